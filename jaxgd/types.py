@@ -1,0 +1,150 @@
+"""The values everything is made of: batches, parameters and problems."""
+
+import functools
+from collections.abc import Callable, Hashable
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+Params = Any
+"""A tree of floating arrays; the systems of this package use NamedTuples."""
+
+Reduction = Literal["mean", "sum"]
+"""How a loss adds up over the rows of a batch."""
+
+LossFn = Callable[..., jax.Array]
+"""`(params, batch) -> []`."""
+
+GradFn = Callable[..., Params]
+"""`(params, batch) -> a tree like params`."""
+
+
+class Batch(NamedTuple):
+    """Rows of data.
+
+    Attributes:
+      inputs: `[N, D]` floating; `[N]` for the systems with one input.
+      targets: `[N]` or `[N, K]` floating, or `[N]` integer labels.
+    """
+
+    inputs: jax.Array
+    targets: jax.Array
+
+
+class ScalarParams(NamedTuple):
+    """The one parameter of a function of one variable.
+
+    Attributes:
+      x: `[]`.
+    """
+
+    x: jax.Array
+
+
+class LinearParams(NamedTuple):
+    """Parameters of `x W + b`.
+
+    Attributes:
+      weights: `[D]` for targets `[N]`, `[D, K]` for targets `[N, K]`, `[]` for inputs `[N]`.
+      bias: `[]` or `[K]`.
+    """
+
+    weights: jax.Array
+    bias: jax.Array
+
+
+class LinearMapParams(NamedTuple):
+    """Parameters of `y = M x + b`.
+
+    Attributes:
+      matrix: `[K, D]`, the M of the formula.
+      bias: `[K]`.
+    """
+
+    matrix: jax.Array
+    bias: jax.Array
+
+
+class LineParams(NamedTuple):
+    """Parameters of the line `phi0 + phi1 x`.
+
+    Attributes:
+      intercept: `[]`, phi0, in units of the targets.
+      slope: `[]`, phi1, in units of the targets over those of the inputs.
+    """
+
+    intercept: jax.Array
+    slope: jax.Array
+
+
+class Formulas(NamedTuple):
+    """What a problem is, in one line each.
+
+    Attributes:
+      model: the prediction.
+      loss: what is minimised.
+      gradient: its derivative, by hand.
+    """
+
+    model: str
+    loss: str
+    gradient: str
+
+
+class Problem(NamedTuple):
+    """Something to minimise: pure functions, hashable, safe as a static argument of `jax.jit`.
+
+    A pair of your own needs a name, a loss and a gradient:
+    `Problem(name="mine", loss=my_loss, grad=my_grad)`; for a loss alone see `autodiff`.
+
+    Attributes:
+      name: the call that builds the problem.
+      loss: `(params, batch) -> []`.
+      grad: `(params, batch) -> a tree like params`, derived by hand.
+      init: `(key, batch) -> params`; shapes and dtypes come from the batch, the key is consumed.
+      predict: `(params, inputs) -> predictions`, or None.
+      minimizer: `(batch) -> params` on the host, or None where there is no closed form.
+      check_batch: `(batch) -> None` on the host; raises ValueError, naming the row, where a value is
+        outside the problem's domain. None where any finite batch will do.
+      reduction: how the loss adds up over rows.
+      l2: the coefficient of the penalty on the weights.
+      formulas: the problem in words, for tables.
+    """
+
+    name: str
+    loss: LossFn
+    grad: GradFn
+    init: Callable[[jax.Array, Any], Params] | None = None
+    predict: Callable[[Params, jax.Array], jax.Array] | None = None
+    minimizer: Callable[[Batch], Params] | None = None
+    check_batch: Callable[[Batch], None] | None = None
+    reduction: Reduction = "mean"
+    l2: float = 0.0
+    formulas: Formulas | None = None
+
+
+def autodiff(loss: LossFn, *, name: str | None = None) -> Problem:
+    """A `Problem` from a loss alone, its gradient by reverse mode.
+
+    The same loss and name give the same object, so that compiled programs are found again.
+
+    Args:
+      loss: `(params, batch) -> []`, differentiable; `batch` is whatever the loss takes.
+      name: what reports call it; the function's own name if None.
+
+    Returns:
+      The problem, without `init`, `predict` and `minimizer`.
+
+    Raises:
+      TypeError: `loss` is not callable.
+    """
+    if not callable(loss):
+        raise TypeError(f"`loss` must be a function (params, batch) -> scalar, got {type(loss).__name__}.")
+    if not isinstance(loss, Hashable):
+        raise TypeError("`loss` must be hashable (a function, not an object with its own __eq__).")
+    return _autodiff(loss, name or getattr(loss, "__name__", type(loss).__name__))
+
+
+@functools.lru_cache(maxsize=256)
+def _autodiff(loss: LossFn, name: str) -> Problem:
+    return Problem(name=name, loss=loss, grad=jax.grad(loss))

@@ -1,0 +1,240 @@
+"""Every error text for shapes, dtypes, trees and ranges.
+
+Structure is checked while tracing, at no cost to the compiled program. Each error names the argument,
+what was expected and what came.
+"""
+
+import math
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def check_shape(name: str, array: Any, expected: tuple[int, ...], reason: str) -> None:
+    """Raise ValueError unless `array` has the shape `expected`.
+
+    Args:
+      name: the argument, as its user wrote it.
+      array: anything with a shape.
+      expected: the shape it must have.
+      reason: where that shape comes from.
+
+    Raises:
+      ValueError: the shapes differ.
+    """
+    if tuple(array.shape) != tuple(expected):
+        raise ValueError(
+            f"`{name}` must have shape {tuple(expected)} ({reason}), got {tuple(array.shape)}."
+        )
+
+
+def check_rank(name: str, array: Any, ranks: tuple[int, ...], meaning: str) -> None:
+    """Raise ValueError unless `array` has one of the ranks.
+
+    Args:
+      name: the argument.
+      array: anything with a shape.
+      ranks: the numbers of axes allowed.
+      meaning: the shapes in words, `[N] or [N, D]`.
+
+    Raises:
+      ValueError: another number of axes.
+    """
+    if len(array.shape) not in ranks:
+        raise ValueError(f"`{name}` must have shape {meaning}, got {tuple(array.shape)}.")
+
+
+def check_floating(name: str, array: Any) -> None:
+    """Raise TypeError unless `array` is of a floating dtype.
+
+    Args:
+      name: the argument.
+      array: anything with a dtype.
+
+    Raises:
+      TypeError: the dtype is not floating.
+    """
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"`{name}` must be floating, got {array.dtype}.")
+
+
+def check_labels(labels: Any, num_rows: int) -> None:
+    """Raise unless `labels` is an integer array `[N]`.
+
+    Args:
+      labels: the targets of a classification problem.
+      num_rows: N, the number of rows of logits.
+
+    Raises:
+      TypeError: the dtype is not an integer one.
+      ValueError: the shape is not `[N]`.
+    """
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"`labels` must be integers, got {labels.dtype}.")
+    check_shape("labels", labels, (num_rows,), "one for each row of logits")
+
+
+def check_label_values(labels: Any, num_classes: int) -> None:
+    """Raise ValueError unless every label is in [0, num_classes). Host side.
+
+    Args:
+      labels: `[N]`, concrete.
+      num_classes: K.
+
+    Raises:
+      ValueError: a label is outside; the text names the first such row.
+    """
+    values = np.asarray(labels)
+    outside = (values < 0) | (values >= num_classes) | (values != np.floor(values))
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise ValueError(
+            f"`labels` must be integers in [0, {num_classes}), got {values[row]} at row {row}."
+        )
+
+
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Raise ValueError unless `value` is one of `choices`.
+
+    Args:
+      name: the argument.
+      value: what came.
+      choices: what is allowed.
+
+    Raises:
+      ValueError: it is none of them.
+    """
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"`{name}` must be one of {listed}, got {value!r}.")
+
+
+def check_count(name: str, value: Any, *, minimum: int = 1, maximum: int | None = None) -> int:
+    """A whole number in a range, as an int.
+
+    Args:
+      name: the argument.
+      value: what came; a Python or NumPy integer.
+      minimum: the smallest allowed.
+      maximum: the largest allowed, or None.
+
+    Returns:
+      The value.
+
+    Raises:
+      TypeError: not a concrete integer.
+      ValueError: out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"`{name}` must be a Python integer, got {_described(value)}.")
+    if value < minimum or (maximum is not None and value > maximum):
+        span = f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
+        raise ValueError(f"`{name}` must be {span}, got {value}.")
+    return int(value)
+
+
+def check_nonnegative(name: str, value: Any) -> float:
+    """A finite number that is zero or more, as a float.
+
+    Args:
+      name: the argument.
+      value: what came; a real number, concrete.
+
+    Returns:
+      The value.
+
+    Raises:
+      TypeError: not a real number.
+      ValueError: negative, infinite or NaN.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"`{name}` must be a number, got {_described(value)}.")
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"`{name}` must be finite and not negative, got {value}.")
+    return float(value)
+
+
+def check_floating_tree(name: str, tree: Any) -> None:
+    """Raise unless `tree` has leaves and all of them are floating.
+
+    Args:
+      name: the argument.
+      tree: parameters.
+
+    Raises:
+      TypeError: a leaf is not a floating array; the text names it.
+      ValueError: there is no leaf.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    if not leaves:
+        raise ValueError(f"`{name}` must hold at least one floating array, got none.")
+    for path, leaf in leaves:
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(f"`{name}{jax.tree_util.keystr(path)}` must be floating, got {dtype}.")
+
+
+def check_same_tree(name: str, tree: Any, reference_name: str, reference: Any) -> None:
+    """Raise unless two trees agree in structure, shapes and dtypes.
+
+    Args:
+      name: what is checked.
+      tree: arrays or shape structs.
+      reference_name: what it must be like.
+      reference: arrays or shape structs.
+
+    Raises:
+      ValueError: structure or a shape differs.
+      TypeError: a dtype differs.
+    """
+    if jax.tree.structure(tree) != jax.tree.structure(reference):
+        raise ValueError(
+            f"{name} must have the tree structure of {reference_name}, "
+            f"{jax.tree.structure(reference)}, got {jax.tree.structure(tree)}."
+        )
+    pairs = zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(reference), strict=True)
+    for (path, leaf), expected in pairs:
+        where = f"{name} at {jax.tree_util.keystr(path) or 'its only leaf'}"
+        if jnp.shape(leaf) != jnp.shape(expected):
+            raise ValueError(
+                f"{where} must have shape {jnp.shape(expected)} (that of {reference_name}), "
+                f"got {jnp.shape(leaf)}."
+            )
+        if jnp.result_type(leaf) != jnp.result_type(expected):
+            raise TypeError(
+                f"{where} must be {jnp.result_type(expected)} (as {reference_name} is), "
+                f"got {jnp.result_type(leaf)}."
+            )
+
+
+def check_rows(batch: Any) -> int:
+    """The number of rows N that all arrays of a batch share as their leading axis.
+
+    Args:
+      batch: a tree of arrays.
+
+    Returns:
+      N.
+
+    Raises:
+      ValueError: there is no array, one has no axis, they differ, or N is 0.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(batch)
+    if not leaves:
+        raise ValueError("`batch` must hold arrays of rows to be cut into batches, got none.")
+    shapes = {f"batch{jax.tree_util.keystr(path)}": jnp.shape(leaf) for path, leaf in leaves}
+    lengths = {shape[0] if shape else None for shape in shapes.values()}
+    if len(lengths) != 1 or None in lengths:
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"all arrays of `batch` must share their leading axis, the rows; got {listed}.")
+    (num_rows,) = lengths
+    if not num_rows:
+        raise ValueError("`batch` must have at least one row, got 0.")
+    return int(num_rows)
+
+
+def _described(value: Any) -> str:
+    return f"{value!r}" if isinstance(value, str | float | bool | type(None)) else type(value).__name__
