@@ -1,0 +1,253 @@
+"""Minimisers and exact trajectories, in float64 on the host whatever the dtype of the data.
+
+A float32 solution is no reference for a float32 descent, and the normal equations alone square the
+condition number: least squares goes through QR and the singular values of R (Golub & Van Loan, Matrix
+Computations, 4th ed., sections 5.3 and 5.5).
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+import scipy.optimize
+
+from jaxgd.types import Batch, LinearMapParams, LinearParams, LineParams, ScalarParams
+from jaxgd.validation import check_choice, check_count, check_nonnegative
+
+Float64Array = npt.NDArray[np.float64]
+
+SQUARED_ERROR_SCALES: dict[str, Any] = {
+    "sum": lambda num_rows: 1.0,
+    "mean": lambda num_rows: 1.0 / num_rows,
+    "half_mean": lambda num_rows: 0.5 / num_rows,
+}
+"""What the plain sum of squares is multiplied by, for N rows."""
+
+
+class LeastSquares(NamedTuple):
+    """The solution of a linear least-squares problem.
+
+    Attributes:
+      weights: `[D]` or `[D, K]` float64.
+      bias: `[]` or `[K]` float64.
+      rank: the numerical rank of `[X, 1]`; the solution is the one of least norm where it falls short of
+        `num_columns`.
+      num_columns: D + 1.
+      condition_number: largest over smallest singular value of `[X, 1]`; that of the Hessian is its square.
+      sum_squared_error: at the solution, in squared units of the targets.
+    """
+
+    weights: Float64Array
+    bias: Float64Array
+    rank: int
+    num_columns: int
+    condition_number: float
+    sum_squared_error: float
+
+    @property
+    def full_rank(self) -> bool:
+        """Whether the minimiser is unique."""
+        return self.rank == self.num_columns
+
+
+def least_squares(inputs: Any, targets: Any, *, penalty: float = 0.0) -> LeastSquares:
+    """Minimise `sum_i |x_i W + b - y_i|^2 + penalty |W|^2`, the bias free.
+
+    Without a penalty this is `(A^T A)^-1 A^T y` for `A = [X, 1]`, computed as `R^-1 Q^T y` with the columns
+    of A scaled to unit length; the penalty adds the rows `sqrt(penalty) I` with targets 0.
+
+    Args:
+      inputs: `[N, D]`, real.
+      targets: `[N]` or `[N, K]`, real.
+      penalty: coefficient of `|W|^2`, in units of the sum of squares (the `l2` of a mean squared error is
+        `2 penalty / N`).
+
+    Returns:
+      The solution in float64; of least norm over (W, b) where the rank is deficient.
+
+    Raises:
+      ValueError: shapes that do not fit, or values that are not finite.
+      TypeError: `penalty` is not a number.
+    """
+    inputs, targets = np.asarray(inputs, np.float64), np.asarray(targets, np.float64)
+    if inputs.ndim != 2 or targets.ndim not in (1, 2) or len(inputs) != len(targets) or not len(inputs):
+        raise ValueError(
+            "`inputs` and `targets` must have shapes [N, D] and [N] or [N, K] with N > 0, "
+            f"got {inputs.shape} and {targets.shape}."
+        )
+    if not (np.isfinite(inputs).all() and np.isfinite(targets).all()):
+        raise ValueError("`inputs` and `targets` must be finite, got NaN or infinity.")
+    penalty = check_nonnegative("penalty", penalty)
+    num_inputs = inputs.shape[1]
+    design = np.column_stack([inputs, np.ones(len(inputs))])
+    values = targets.reshape(len(targets), -1)
+    if penalty:
+        design = np.vstack([design, np.sqrt(penalty) * np.eye(num_inputs, num_inputs + 1)])
+        values = np.vstack([values, np.zeros((num_inputs, values.shape[1]))])
+    solution, rank, condition_number = _solve(design, values)
+    weights, bias = solution[:-1], solution[-1]
+    residuals = inputs @ weights + bias - targets.reshape(len(targets), -1)
+    return LeastSquares(
+        weights=weights.reshape(num_inputs, *targets.shape[1:]),
+        bias=bias.reshape(targets.shape[1:]),
+        rank=rank,
+        num_columns=num_inputs + 1,
+        condition_number=condition_number,
+        sum_squared_error=float(np.sum(residuals**2)),
+    )
+
+
+def _solve(design: Float64Array, values: Float64Array) -> tuple[Float64Array, int, float]:
+    num_columns = design.shape[1]
+    scale = np.linalg.norm(design, axis=0)
+    scale[scale == 0] = 1.0
+    q, r = np.linalg.qr(design / scale)
+    singular = np.linalg.svd(r, compute_uv=False)
+    rank = int(np.sum(singular > singular[0] * max(design.shape) * np.finfo(np.float64).eps))
+    unscaled = np.linalg.svd(r * scale, compute_uv=False)
+    if rank == num_columns:
+        solution = scipy.linalg.solve_triangular(r, q.T @ values) / scale[:, None]
+        return solution, rank, float(unscaled[0] / unscaled[-1])
+    left, singular, right = np.linalg.svd(design, full_matrices=False)
+    solution = right[:rank].T @ ((left[:, :rank].T @ values) / singular[:rank, None])
+    return solution, rank, float("inf")
+
+
+class _Quadratic(NamedTuple):
+    """A quadratic loss around a start: Hessian `[P, P]`, gradient and start `[P, K]`."""
+
+    hessian: Float64Array
+    gradient: Float64Array
+    start: Float64Array
+
+
+def trajectory(
+    params: Any,
+    batch: Batch | None,
+    *,
+    learning_rate: float,
+    num_steps: int,
+    reduction: Literal["sum", "mean", "half_mean"] = "mean",
+    l2: float = 0.0,
+) -> Any:
+    """Every iterate of full-batch gradient descent on a quadratic problem, without running it.
+
+    For `L(theta) = L(theta_0) + g^T d + 1/2 d^T H d`, `d = theta - theta_0`, the update
+    `theta <- theta - eta (g + H d)` gives after t steps
+
+        theta_t = theta_0 - eta sum_{k<t} (I - eta H)^k g = theta_0 - eta Q diag(s_i(t)) Q^T g,
+        s_i(t)  = (1 - (1 - eta lambda_i)^t) / (eta lambda_i),  t for lambda_i = 0,
+
+    with `H = Q diag(lambda) Q^T`. The systems: `(weights, bias)` and `(matrix, bias)` under a squared
+    error, with `A = [X, 1]` and `H = 2 c A^T A + l2 diag(1, .., 1, 0)`; the line; and the parabola
+    `x^2 - 4x + 5` (batch None).
+
+    Args:
+      params: the start, a `LinearParams`, `LinearMapParams`, `LineParams` or `ScalarParams`.
+      batch: the data; None for `ScalarParams`.
+      learning_rate: eta, `[]`.
+      num_steps: T.
+      reduction: c is 1 for "sum", 1/N for "mean", 1/(2N) for "half_mean"; unused for `ScalarParams`.
+      l2: coefficient of the penalty `1/2 l2 |W|^2`.
+
+    Returns:
+      A tree like `params` of float64 NumPy arrays with a leading axis of T + 1: entry t is the parameters
+      after t steps.
+
+    Raises:
+      TypeError: `params` belong to no quadratic problem.
+      ValueError: an argument out of range.
+    """
+    check_choice("reduction", reduction, SQUARED_ERROR_SCALES)
+    num_steps = check_count("num_steps", num_steps, minimum=0)
+    quadratic = _quadratic(params, batch, reduction, check_nonnegative("l2", l2))
+    eigenvalues, vectors = np.linalg.eigh(quadratic.hessian)
+    sums = _geometric_sums(float(learning_rate) * eigenvalues, num_steps)  # [T + 1, P]
+    moves = np.einsum("pq,tq,qk->tpk", vectors, sums, vectors.T @ quadratic.gradient, optimize=True)
+    return _restored(params, quadratic.start - float(learning_rate) * moves)
+
+
+def _geometric_sums(rates: Float64Array, num_steps: int) -> Float64Array:
+    """`sum_{k<t} (1 - rate)^k` for t = 0 .. num_steps, `[T + 1, P]`, without cancellation at small rates."""
+    steps = np.arange(num_steps + 1)[:, None]
+    small = np.abs(rates) < 0.5
+    safe = np.where(rates == 0, 1.0, rates)
+    near = -np.expm1(steps * np.log1p(-np.where(small, rates, 0.0))) / safe
+    far = (1.0 - (1.0 - rates) ** steps) / safe
+    return np.where(rates == 0, steps, np.where(small, near, far))
+
+
+def _quadratic(params: Any, batch: Batch | None, reduction: str, l2: float) -> _Quadratic:
+    if isinstance(params, ScalarParams):
+        start = np.asarray(params.x, np.float64).reshape(1, 1)
+        return _Quadratic(hessian=np.array([[2.0]]), gradient=2.0 * start - 4.0, start=start)
+    if batch is None:
+        raise ValueError("`batch` must hold the data of the squared error, got None.")
+    inputs = np.asarray(batch.inputs, np.float64)
+    if isinstance(params, LinearParams):
+        weights = np.asarray(params.weights, np.float64)
+        start = np.vstack([weights.reshape(len(weights), -1), np.atleast_1d(params.bias)])
+    elif isinstance(params, LinearMapParams):
+        start = np.vstack([np.asarray(params.matrix, np.float64).T, params.bias])
+    elif isinstance(params, LineParams):
+        start = np.array([[params.slope], [params.intercept]], np.float64)
+    else:
+        raise TypeError(
+            "`params` must be a LinearParams, LinearMapParams, LineParams or ScalarParams, "
+            f"got {type(params).__name__}."
+        )
+    inputs = inputs.reshape(-1, len(start) - 1)
+    design = np.column_stack([inputs, np.ones(len(inputs))])
+    scale = 2.0 * SQUARED_ERROR_SCALES[reduction](len(inputs))
+    penalty = l2 * np.diag(np.append(np.ones(len(start) - 1), 0.0))
+    residuals = design @ start - np.asarray(batch.targets, np.float64).reshape(len(inputs), -1)
+    return _Quadratic(
+        hessian=scale * design.T @ design + penalty,
+        gradient=scale * design.T @ residuals + penalty @ start,
+        start=start,
+    )
+
+
+def _restored(params: Any, path: Float64Array) -> Any:
+    """`[T, P, K]` back into a tree like `params` with a leading axis of T."""
+    if isinstance(params, ScalarParams):
+        return ScalarParams(path[:, 0, 0])
+    if isinstance(params, LineParams):
+        return LineParams(intercept=path[:, 1, 0], slope=path[:, 0, 0])
+    if isinstance(params, LinearMapParams):
+        return LinearMapParams(matrix=path[:, :-1].transpose(0, 2, 1), bias=path[:, -1])
+    return LinearParams(
+        weights=path[:, :-1].reshape(len(path), *np.shape(params.weights)),
+        bias=path[:, -1].reshape(len(path), *np.shape(params.bias)),
+    )
+
+
+def linearly_separable(inputs: Any, labels: Any) -> bool:
+    """Whether a hyperplane has all rows of label 1 on one side and all rows of label 0 on the other.
+
+    Then the unpenalised logistic loss has no minimiser: along the separating direction it falls to 0 and
+    the weights grow without end (Albert & Anderson 1984, Biometrika 71, 1-10). Decided exactly, up to the
+    solver's tolerance, by the linear programme `s_i (x_i . w + b) >= 1`, `s_i = +-1`.
+
+    Args:
+      inputs: `[N, D]`, real.
+      labels: `[N]`, in {0, 1}.
+
+    Returns:
+      True if the programme is feasible.
+
+    Raises:
+      ValueError: the solver came to no answer.
+    """
+    inputs = np.asarray(inputs, np.float64)
+    scale = np.abs(inputs).max(axis=0)
+    signs = np.where(np.asarray(labels) == 1, 1.0, -1.0)
+    design = np.column_stack([inputs / np.where(scale == 0, 1.0, scale), np.ones(len(inputs))])
+    answer = scipy.optimize.linprog(
+        np.zeros(design.shape[1]), A_ub=-signs[:, None] * design, b_ub=-np.ones(len(design)),
+        bounds=(None, None), method="highs",
+    )
+    if answer.status not in (0, 2):
+        raise ValueError(f"`inputs`: the separability programme came to no answer ({answer.message}).")
+    return bool(answer.status == 0)

@@ -1,0 +1,134 @@
+"""Curvature of a loss: Hessian-vector products, the largest eigenvalue, the largest stable rate.
+
+On a quadratic loss descent multiplies the error along the eigenvector of `lambda_i` by `1 - eta lambda_i`
+each step: it converges if and only if `eta < 2 / lambda_max` (Nesterov, Lectures on Convex Optimization,
+2nd ed., section 1.2.3; Boyd & Vandenberghe, Convex Optimization, section 9.3).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from jaxgd.types import Params, Problem
+from jaxgd.validation import check_floating_tree
+
+DENSE_LIMIT = 256
+"""Up to this many parameters the whole Hessian is formed and its eigenvalues are exact to rounding."""
+
+LANCZOS_STEPS = 64
+"""Hessian-vector products spent beyond that."""
+
+
+class LargestEigenvalue(NamedTuple):
+    """The largest eigenvalue of a Hessian.
+
+    Attributes:
+      value: `[]`, in units of the loss over squared units of the parameters.
+      error_bound: `[]`: an eigenvalue lies within this distance of `value`; 0 where the whole Hessian was
+        formed (then exact to rounding).
+    """
+
+    value: jax.Array
+    error_bound: jax.Array
+
+
+def hessian_vector_product(problem: Problem, params: Params, batch: Any, direction: Params) -> Params:
+    """`H u`: the derivative of the hand gradient along a direction, in forward mode.
+
+    Args:
+      problem: its `grad` is differentiated.
+      params: the point.
+      batch: the data.
+      direction: u, a tree like `params`.
+
+    Returns:
+      A tree like `params`.
+    """
+    product: Params = jax.jvp(lambda p: problem.grad(p, batch), (params,), (direction,))[1]
+    return product
+
+
+def largest_eigenvalue(problem: Problem, params: Params, batch: Any) -> LargestEigenvalue:
+    """Largest eigenvalue of the Hessian of a loss at a point.
+
+    Up to `DENSE_LIMIT` parameters the Hessian is formed column by column and decomposed. Beyond, Lanczos
+    with full reorthogonalisation: for the Ritz pair (theta, y) from m steps the residual is
+    `beta_m |y_m|`, and an eigenvalue lies within that of theta (Parlett, The Symmetric Eigenvalue Problem,
+    theorem 4.5.1 and section 13.2).
+
+    Args:
+      problem: what is minimised.
+      params: the point; on a quadratic loss any.
+      batch: the data.
+
+    Returns:
+      The eigenvalue and a bound on its error.
+
+    Raises:
+      TypeError: a parameter is not floating.
+      ValueError: there are no parameters.
+    """
+    check_floating_tree("params", params)
+    flat, unravel = ravel_pytree(params)
+
+    def multiply(vector: jax.Array) -> jax.Array:
+        return ravel_pytree(hessian_vector_product(problem, params, batch, unravel(vector)))[0]
+
+    if flat.size <= DENSE_LIMIT:
+        hessian = jax.vmap(multiply)(jnp.eye(flat.size, dtype=flat.dtype))
+        return LargestEigenvalue(jnp.linalg.eigvalsh(hessian)[-1], jnp.zeros((), flat.dtype))
+    return _lanczos(multiply, flat)
+
+
+def largest_stable_learning_rate(problem: Problem, params: Params, batch: Any) -> jax.Array:
+    """The learning rate above which full-batch descent diverges, `2 / lambda_max`.
+
+    On a quadratic loss the limit is exact and the same everywhere. On any other it is local: the limit for
+    small steps around `params`, no guarantee further on.
+
+    Args:
+      problem: what is minimised.
+      params: the point; on a quadratic loss any.
+      batch: the data.
+
+    Returns:
+      `[]`, in squared units of the parameters over units of the loss; infinite where no direction curves
+      upwards.
+
+    Raises:
+      TypeError: a parameter is not floating.
+      ValueError: there are no parameters.
+    """
+    curvature = largest_eigenvalue(problem, params, batch).value
+    return jnp.where(curvature > 0, 2 / jnp.where(curvature > 0, curvature, 1), jnp.inf)
+
+
+def _lanczos(multiply: Callable[[jax.Array], jax.Array], like: jax.Array) -> LargestEigenvalue:
+    start = jax.random.normal(jax.random.key(0), like.shape, like.dtype)
+    basis = jnp.zeros((LANCZOS_STEPS + 1, like.size), like.dtype).at[0].set(start / jnp.linalg.norm(start))
+    zeros = jnp.zeros(LANCZOS_STEPS, like.dtype)
+
+    def step(i: jax.Array, carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+        basis, diagonal, off_diagonal = carry
+        product = multiply(basis[i])
+        diagonal = diagonal.at[i].set(jnp.dot(basis[i], product))
+        for _ in range(2):  # once leaves a component of the size of the rounding over the next norm
+            product = product - basis.T @ (basis @ product)
+        length = jnp.linalg.norm(product)
+        # An exhausted Krylov space leaves rounding: keep it as a zero row, so that it adds nothing.
+        exhausted = length <= jnp.finfo(like.dtype).eps * jnp.max(jnp.abs(diagonal))
+        following = jnp.where(exhausted, 0, product / jnp.where(exhausted, 1, length))
+        return (
+            basis.at[i + 1].set(following),
+            diagonal,
+            off_diagonal.at[i].set(jnp.where(exhausted, 0, length)),
+        )
+
+    _, diagonal, off_diagonal = jax.lax.fori_loop(0, LANCZOS_STEPS, step, (basis, zeros, zeros))
+    inner = off_diagonal[:-1]
+    tridiagonal = jnp.diag(diagonal) + jnp.diag(inner, 1) + jnp.diag(inner, -1)
+    values, vectors = jnp.linalg.eigh(tridiagonal)
+    return LargestEigenvalue(values[-1], off_diagonal[-1] * jnp.abs(vectors[-1, -1]))

@@ -1,0 +1,191 @@
+"""Taylor's theorem as an instrument: remainders and their orders, directions and angles.
+
+Why the step goes against the gradient: to first order the change of the loss along a step eta u is
+`eta u . g = eta |u| |g| cos(beta)`, which over all directions of one length is smallest at beta = 180
+degrees, `u = -g`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxgd.types import GradFn, LossFn, Params
+from jaxgd.validation import check_same_tree
+
+
+class Remainders(NamedTuple):
+    """What is left of the loss after its Taylor polynomial, over S step sizes.
+
+    Attributes:
+      step_sizes: `[S]`.
+      remainders: `[3, S]`: `|L(theta + h u) - P_k(h)|` for the polynomials of degree k = 0, 1, 2.
+      orders: `[3, S - 1]`: the observed orders between neighbouring step sizes, near 1, 2, 3 for a right
+        gradient (and 1, 1, 1 for a wrong one). Where the loss is a polynomial of degree k the remainder
+        of degree k is rounding alone, and its order means nothing.
+    """
+
+    step_sizes: jax.Array
+    remainders: jax.Array
+    orders: jax.Array
+
+
+def remainders(
+    loss: LossFn, grad: GradFn, params: Params, direction: Params, step_sizes: Any, *args: Any
+) -> Remainders:
+    """Taylor remainders of order 0, 1, 2 of a loss along a direction.
+
+        R_0(h) = |L(theta + h u) - L(theta)|                                     = O(h)
+        R_1(h) = |L(theta + h u) - L(theta) - h u . g|                           = O(h^2)
+        R_2(h) = |L(theta + h u) - L(theta) - h u . g - h^2/2 u . H u|           = O(h^3)
+
+    `g` is `grad` at theta and `H u` its forward-mode derivative along u, so R_1 tests the gradient and R_2
+    the gradient's own derivative.
+
+    Args:
+      loss: `(params, *args) -> []`.
+      grad: `(params, *args) -> a tree like params`.
+      params: the point theta.
+      direction: u, a tree like `params`.
+      step_sizes: `[S]`, S at least 2, decreasing or increasing.
+      *args: passed on to both functions.
+
+    Returns:
+      Remainders, in units of the loss, and their orders.
+
+    Raises:
+      ValueError: `direction` is not like `params`, or fewer than two step sizes.
+      TypeError: dtypes differ.
+    """
+    check_same_tree("`direction`", direction, "`params`", params)
+    step_sizes = jnp.asarray(step_sizes)
+    if step_sizes.ndim != 1 or len(step_sizes) < 2:
+        raise ValueError(f"`step_sizes` must have shape [S] with S >= 2, got {step_sizes.shape}.")
+    value = loss(params, *args)
+    slope, bend = directional_derivatives(lambda p: grad(p, *args), params, direction)
+
+    def remainders_at(step_size: jax.Array) -> jax.Array:
+        change = loss(_moved(params, direction, step_size), *args) - value
+        first = change - step_size * slope
+        return jnp.abs(jnp.stack([change, first, first - 0.5 * jnp.square(step_size) * bend]))
+
+    values = jax.lax.map(remainders_at, step_sizes.astype(value.dtype)).T  # [3, S]
+    sizes = jnp.log(step_sizes.astype(value.dtype))
+    orders = jnp.diff(jnp.log(values), axis=1) / jnp.diff(sizes)[None]
+    return Remainders(step_sizes, values, orders)
+
+
+def directional_derivatives(
+    grad_fn: Callable[[Params], Params], params: Params, direction: Params
+) -> tuple[jax.Array, jax.Array]:
+    """First and second derivative of a loss along a direction, `u . g` and `u . H u`.
+
+    Args:
+      grad_fn: `(params) -> a tree like params`, the gradient with its data bound.
+      params: the point.
+      direction: u, a tree like `params`.
+
+    Returns:
+      Two scalars `[]`, in units of the loss.
+
+    Raises:
+      ValueError: `direction` is not like `params`.
+      TypeError: dtypes differ.
+    """
+    check_same_tree("`direction`", direction, "`params`", params)
+    grads, curved = jax.jvp(grad_fn, (params,), (direction,))
+    return inner(direction, grads), inner(direction, curved)
+
+
+def inner(left: Params, right: Params) -> jax.Array:
+    """Inner product of two trees.
+
+    Args:
+      left: a tree of arrays.
+      right: a tree like it.
+
+    Returns:
+      Scalar `[]`.
+
+    Raises:
+      ValueError: the trees differ in structure.
+    """
+    products = jax.tree.map(lambda a, b: jnp.sum(a * b), left, right)
+    return jnp.asarray(sum(jax.tree.leaves(products)))
+
+
+def angle(direction: Params, grads: Params) -> jax.Array:
+    """Angle between a direction and the gradient.
+
+    By `2 atan2(|a - b|, |a + b|)` of the unit vectors, which keeps its digits at 0 and 180 degrees where
+    the arc cosine loses half of them (Kahan, "How Futile are Mindless Assessments of Roundoff", 2006).
+
+    Args:
+      direction: u, a tree like `grads`.
+      grads: g.
+
+    Returns:
+      Degrees in [0, 180], `[]`; NaN where u or g is zero.
+
+    Raises:
+      ValueError: the trees differ in structure.
+    """
+    unit_u, unit_g = (_moved(tree, tree, 1 / norm(tree) - 1) for tree in (direction, grads))
+    return jnp.degrees(2 * jnp.arctan2(norm(_moved(unit_u, unit_g, -1)), norm(_moved(unit_u, unit_g, 1))))
+
+
+def norm(tree: Params) -> jax.Array:
+    """Euclidean norm of a tree.
+
+    Args:
+      tree: arrays.
+
+    Returns:
+      Scalar `[]`.
+    """
+    return jnp.sqrt(inner(tree, tree))
+
+
+def change_over_angles(
+    loss: LossFn, grad: GradFn, params: Params, angles: Any, step_size: Any, *args: Any, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Change of the loss along a fan of directions, all of the length of the gradient.
+
+    Each direction lies in the plane of the gradient and one random direction, at the angle beta from the
+    gradient; to first order the change is `eta k cos(beta)`, `k = |u| |g|`, between -k eta and k eta.
+
+    Args:
+      loss: `(params, *args) -> []`.
+      grad: `(params, *args) -> a tree like params`.
+      params: the point; at least two parameters.
+      angles: beta, degrees, `[A]`.
+      step_size: eta, `[]`.
+      *args: passed on to both functions.
+      key: draws the second direction of the plane.
+
+    Returns:
+      The change of the loss and its first-order prediction, both `[A]`, in units of the loss.
+    """
+    grads = grad(params, *args)
+    leaves, treedef = jax.tree.flatten(grads)
+    drawn = [
+        jax.random.normal(leaf_key, leaf.shape, leaf.dtype)
+        for leaf_key, leaf in zip(jax.random.split(key, len(leaves)), leaves, strict=True)
+    ]
+    random = treedef.unflatten(drawn)
+    length = norm(grads)
+    across = _moved(random, grads, -inner(random, grads) / jnp.square(length))
+    across = jax.tree.map(lambda leaf: leaf * (length / norm(across)), across)
+    value = loss(params, *args)
+
+    def change_at(beta: jax.Array) -> jax.Array:
+        direction = jax.tree.map(lambda g, a: jnp.cos(beta) * g + jnp.sin(beta) * a, grads, across)
+        return loss(_moved(params, direction, step_size), *args) - value
+
+    radians = jnp.radians(jnp.asarray(angles, value.dtype))
+    return jax.lax.map(change_at, radians), step_size * jnp.square(length) * jnp.cos(radians)
+
+
+def _moved(params: Params, direction: Params, step_size: Any) -> Params:
+    return jax.tree.map(lambda p, u: p + jnp.asarray(step_size, p.dtype) * u, params, direction)
