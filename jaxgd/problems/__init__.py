@@ -1,0 +1,21 @@
+"""The systems: each a model, a loss, a gradient derived by hand, and the minimiser where one is known."""
+
+from jaxgd.problems.linear import line, linear_map, linear_regression
+from jaxgd.problems.logistic import logistic_regression, softmax_regression
+from jaxgd.problems.mlp import mlp
+from jaxgd.problems.neuron import sigmoid_neuron
+from jaxgd.problems.scalar import cubic, quadratic
+from jaxgd.problems.table import ALL_PROBLEMS
+
+__all__ = [
+    "ALL_PROBLEMS",
+    "cubic",
+    "line",
+    "linear_map",
+    "linear_regression",
+    "logistic_regression",
+    "mlp",
+    "quadratic",
+    "sigmoid_neuron",
+    "softmax_regression",
+]

@@ -1,0 +1,343 @@
+"""Linear systems under squared errors: y = M x + b, X W + b, and the line phi0 + phi1 x."""
+
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgd.problems.losses import (
+    SQUARED_ERRORS,
+    grad_l2_penalty,
+    grad_sum_squared_error,
+    l2_penalty,
+    sum_squared_error,
+)
+from jaxgd.theory.closed_form import SQUARED_ERROR_SCALES, LeastSquares, least_squares
+from jaxgd.types import Batch, Formulas, LinearMapParams, LinearParams, LineParams, Problem
+from jaxgd.validation import check_choice, check_floating, check_nonnegative, check_rank, check_shape
+
+
+def affine(params: LinearParams, inputs: jax.Array) -> jax.Array:
+    """`X W + b`, the predictor that the regressions share.
+
+    Args:
+      params: weights `[D]` or `[D, K]`, bias `[]` or `[K]`.
+      inputs: `[N, D]`, floating.
+
+    Returns:
+      `[N]` or `[N, K]`.
+
+    Raises:
+      ValueError: the inputs are not `[N, D]` for the D of the weights.
+      TypeError: the inputs are not floating.
+    """
+    check_floating("inputs", inputs)
+    check_rank("inputs", inputs, (2,), "[N, D]")
+    check_shape("inputs", inputs, (inputs.shape[0], params.weights.shape[0]), "[N, D] for the D of the weights")
+    return inputs @ params.weights + jnp.expand_dims(params.bias, 0)
+
+
+def grad_affine(inputs: jax.Array, by_predictions: jax.Array) -> LinearParams:
+    """Gradient by the parameters of `affine` from the derivative by its predictions.
+
+    With `f_ik = sum_d x_id W_dk + b_k` and `delta_ik = dL/df_ik`:
+
+        dL/dW_dk = sum_i delta_ik df_ik/dW_dk = sum_i x_id delta_ik = (X^T delta)_dk    [D, K]
+        dL/db_k  = sum_i delta_ik df_ik/db_k  = sum_i delta_ik                          [K]
+
+    Args:
+      inputs: `[N, D]`.
+      by_predictions: delta, `[N]` or `[N, K]`.
+
+    Returns:
+      weights `[D]` or `[D, K]`, bias `[]` or `[K]`.
+    """
+    # X^T delta as (delta^T X)^T: rows of X are read as they lie in memory.
+    return LinearParams(weights=(by_predictions.T @ inputs).T, bias=jnp.sum(by_predictions, axis=0))
+
+
+def init_affine(key: jax.Array, inputs: jax.Array, output_shape: tuple[int, ...]) -> LinearParams:
+    """Weights drawn from N(0, 1/D), biases of zero.
+
+    Args:
+      key: consumed.
+      inputs: `[N, D]`, floating; D and the dtype are taken from it.
+      output_shape: `()` or `(K,)`.
+
+    Returns:
+      weights `[D, *output_shape]`, bias `output_shape`.
+
+    Raises:
+      ValueError: the inputs are not `[N, D]`.
+      TypeError: the inputs are not floating.
+    """
+    check_floating("inputs", inputs)
+    check_rank("inputs", inputs, (2,), "[N, D]")
+    num_inputs = inputs.shape[1]
+    weights = jax.random.normal(key, (num_inputs, *output_shape), inputs.dtype)
+    return LinearParams(weights / np.sqrt(max(num_inputs, 1)).astype(inputs.dtype),
+                        jnp.zeros(output_shape, inputs.dtype))
+
+
+def jacobian_loss_outputs(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """`dL/dy` of `L = sum_k (g_k - y_k)^2`: `-2 (g - y)`.
+
+    Args:
+      outputs: y, `[K]` or `[N, K]`.
+      targets: g, the same shape.
+
+    Returns:
+      The shape of `outputs`.
+
+    Raises:
+      ValueError: the shapes differ.
+      TypeError: the targets are not floating.
+    """
+    return grad_sum_squared_error(outputs, targets)
+
+
+def jacobian_outputs_bias(params: LinearMapParams) -> jax.Array:
+    """`dy/db` of `y = M x + b`: `dy_i/db_j = [i = j]`, the identity.
+
+    Args:
+      params: matrix `[K, D]`, bias `[K]`.
+
+    Returns:
+      `[K, K]`.
+    """
+    return jnp.eye(params.bias.shape[0], dtype=params.bias.dtype)
+
+
+def jacobian_outputs_matrix(params: LinearMapParams, inputs: jax.Array) -> jax.Array:
+    """`dy/dM` of `y = M x + b`, a 3-tensor: `dy_i/dM_jk = [i = j] x_k`.
+
+    Its contraction with dL/dy collapses to the outer product,
+    `dL/dM_jk = sum_i dL/dy_i [i = j] x_k = dL/dy_j x_k`, which is why no program ever forms it.
+
+    Args:
+      params: matrix `[K, D]`, bias `[K]`.
+      inputs: one x, `[D]`.
+
+    Returns:
+      `[K, K, D]`.
+
+    Raises:
+      ValueError: `inputs` is not `[D]`.
+    """
+    num_outputs, num_inputs = params.matrix.shape
+    check_shape("inputs", inputs, (num_inputs,), "one x, [D] for the D of the matrix")
+    return jnp.einsum("ij,k->ijk", jnp.eye(num_outputs, dtype=inputs.dtype), inputs)
+
+
+@functools.cache
+def linear_map() -> Problem:
+    """`y = M x + b` under the sum of squared errors, `L = sum_i (g_i - y_i)^2`.
+
+    Gradient, by hand, through the Jacobians above:
+
+        dL/dy = -2 (g - y)                                        [K]
+        dL/db = dL/dy dy/db = dL/dy I = -2 (g - y)                [K]
+        dL/dM = dL/dy dy/dM = outer(dL/dy, x) = -2 (g - y) x^T    [K, D]
+
+    and for a batch the sum of these over its rows. With one row, a step multiplies the residual by
+    `1 - 2 eta (|x|^2 + 1)`; the minimiser is not unique, and the one of least norm is
+    `M = g x^T / (|x|^2 + 1)`, `b = g / (|x|^2 + 1)`.
+
+    Returns:
+      The problem; parameters are `LinearMapParams`. Inputs `[D]` with targets `[K]`, or `[N, D]` with
+      `[N, K]`.
+    """
+
+    def init(key: jax.Array, batch: Batch) -> LinearMapParams:
+        check_rank("inputs", batch.inputs, (1, 2), "[D] or [N, D]")
+        check_rank("targets", batch.targets, (batch.inputs.ndim,), "[K] or [N, K], as the inputs")
+        params = init_affine(key, jnp.atleast_2d(batch.inputs), batch.targets.shape[-1:])
+        return LinearMapParams(matrix=params.weights.T, bias=params.bias)
+
+    def predict(params: LinearMapParams, inputs: jax.Array) -> jax.Array:
+        check_floating("inputs", inputs)
+        check_rank("inputs", inputs, (1, 2), "[D] or [N, D]")
+        shape = (*inputs.shape[:-1], params.matrix.shape[1])
+        check_shape("inputs", inputs, shape, "the last axis is the D of the matrix")
+        bias = params.bias if inputs.ndim == 1 else jnp.expand_dims(params.bias, 0)
+        return inputs @ params.matrix.T + bias
+
+    def loss(params: LinearMapParams, batch: Batch) -> jax.Array:
+        return sum_squared_error(predict(params, batch.inputs), batch.targets)
+
+    def grad(params: LinearMapParams, batch: Batch) -> LinearMapParams:
+        outputs = predict(params, batch.inputs)
+        by_outputs = jnp.atleast_2d(jacobian_loss_outputs(outputs, batch.targets))  # [N, K]
+        return LinearMapParams(matrix=by_outputs.T @ jnp.atleast_2d(batch.inputs), bias=jnp.sum(by_outputs, axis=0))
+
+    def minimizer(batch: Batch) -> LinearMapParams:
+        solution = _solved(np.atleast_2d(batch.inputs), np.atleast_2d(batch.targets))
+        dtype = batch.inputs.dtype
+        return LinearMapParams(
+            matrix=jnp.asarray(solution.weights.T, dtype), bias=jnp.asarray(solution.bias, dtype)
+        )
+
+    return Problem(
+        name="linear_map",
+        init=init,
+        loss=loss,
+        grad=grad,
+        predict=predict,
+        minimizer=minimizer,
+        reduction="sum",
+        formulas=Formulas("y = M x + b", "sum (g - y)^2", "dM = -2 (g - y) x^T, db = -2 (g - y)"),
+    )
+
+
+@functools.cache
+def line() -> Problem:
+    """The line `f = phi0 + phi1 x` under the sum of squared errors.
+
+    Gradient, by hand. With residuals `r_i = phi0 + phi1 x_i - y_i` and `L = sum_i r_i^2`:
+
+        dL/dphi0 = sum_i 2 r_i dr_i/dphi0 = sum_i 2 r_i          []
+        dL/dphi1 = sum_i 2 r_i dr_i/dphi1 = sum_i 2 x_i r_i      []
+
+    Both vanish at the minimiser `(X^T X)^-1 X^T y` with the columns 1 and x in X.
+    Source: Prince, Understanding Deep Learning, equations 2.5 and 6.7.
+
+    Returns:
+      The problem; parameters are `LineParams`. Inputs `[N]` or `[N, 1]`, targets `[N]`.
+    """
+
+    def column(inputs: jax.Array) -> jax.Array:
+        check_floating("inputs", inputs)
+        if inputs.ndim == 2:
+            check_shape("inputs", inputs, (inputs.shape[0], 1), "a line has one input")
+        else:
+            check_rank("inputs", inputs, (1,), "[N] or [N, 1]")
+        return inputs.reshape(-1)
+
+    def init(key: jax.Array, batch: Batch) -> LineParams:
+        intercept, slope = jax.random.normal(key, (2,), column(batch.inputs).dtype)
+        return LineParams(intercept, slope)
+
+    def predict(params: LineParams, inputs: jax.Array) -> jax.Array:
+        return params.intercept + params.slope * column(inputs)
+
+    def loss(params: LineParams, batch: Batch) -> jax.Array:
+        return sum_squared_error(predict(params, batch.inputs), batch.targets)
+
+    def grad(params: LineParams, batch: Batch) -> LineParams:
+        by_predictions = grad_sum_squared_error(predict(params, batch.inputs), batch.targets)  # [N]
+        return LineParams(
+            intercept=jnp.sum(by_predictions), slope=jnp.sum(by_predictions * column(batch.inputs))
+        )
+
+    def minimizer(batch: Batch) -> LineParams:
+        solution = _solved(np.reshape(batch.inputs, (-1, 1)), batch.targets)
+        dtype = batch.inputs.dtype
+        return LineParams(
+            intercept=jnp.asarray(solution.bias, dtype), slope=jnp.asarray(solution.weights[0], dtype)
+        )
+
+    return Problem(
+        name="line",
+        init=init,
+        loss=loss,
+        grad=grad,
+        predict=predict,
+        minimizer=minimizer,
+        reduction="sum",
+        formulas=Formulas("f = phi0 + phi1 x", "sum r^2", "(sum 2r, sum 2 x r)"),
+    )
+
+
+def linear_regression(*, loss: str = "mean_squared_error", l2: float = 0.0) -> Problem:
+    """`f = X W + b` under a squared error, with an optional penalty on the weights.
+
+    Gradient, by hand. With residuals `r = X W + b - y` and the mean squared error `L = 1/N sum_i |r_i|^2`:
+
+        dL/df = 2/N r                                             [N, K]
+        dL/dW = X^T dL/df + l2 W = 2/N X^T r + l2 W               [D, K]
+        dL/db = sum_i dL/df_i    = mean of 2 r                    [K]
+
+    with 2 in the place of 2/N for the sum of squared errors, 1/N for its half mean.
+
+    Args:
+      loss: "mean_squared_error", "sum_squared_error" or "half_mean_squared_error".
+      l2: lambda of the penalty `1/2 lambda |W|^2`, the bias free.
+
+    Returns:
+      The problem; parameters are `LinearParams`. Inputs `[N, D]`, targets `[N]` or `[N, K]`.
+
+    Raises:
+      ValueError: an unknown loss, or an l2 that is negative or not finite.
+      TypeError: `l2` is not a number.
+    """
+    check_choice("loss", loss, SQUARED_ERRORS)
+    return _linear_regression(loss, check_nonnegative("l2", l2))
+
+
+@functools.cache
+def _linear_regression(loss_name: str, l2: float) -> Problem:
+    error = SQUARED_ERRORS[loss_name]
+
+    def init(key: jax.Array, batch: Batch) -> LinearParams:
+        check_rank("targets", batch.targets, (1, 2), "[N] or [N, K]")
+        return init_affine(key, batch.inputs, batch.targets.shape[1:])
+
+    def loss(params: LinearParams, batch: Batch) -> jax.Array:
+        value = error.value(affine(params, batch.inputs), batch.targets)
+        return value + l2_penalty(params.weights, l2) if l2 else value
+
+    def grad(params: LinearParams, batch: Batch) -> LinearParams:
+        grads = grad_affine(batch.inputs, error.grad(affine(params, batch.inputs), batch.targets))
+        return grads._replace(weights=grads.weights + grad_l2_penalty(params.weights, l2)) if l2 else grads
+
+    def minimizer(batch: Batch) -> LinearParams:
+        scale = SQUARED_ERROR_SCALES[loss_name.removesuffix("_squared_error")](len(batch.inputs))
+        solution = _solved(batch.inputs, batch.targets, penalty=l2 / (2 * scale))
+        dtype = batch.inputs.dtype
+        return LinearParams(jnp.asarray(solution.weights, dtype), jnp.asarray(solution.bias, dtype))
+
+    penalty, grad_penalty = (" + l2/2 |W|^2", " + l2 W") if l2 else ("", "")
+    return Problem(
+        name=call_name("linear_regression", loss=(loss_name, "mean_squared_error"), l2=(l2, 0.0)),
+        init=init,
+        loss=loss,
+        grad=grad,
+        predict=affine,
+        minimizer=minimizer,
+        reduction=error.reduction,
+        l2=l2,
+        formulas=Formulas(
+            "f = X W + b",
+            f"{error.formula}{penalty}",
+            f"dW = {error.factor}X^T r{grad_penalty}, db = {error.factor}sum r",
+        ),
+    )
+
+
+def call_name(function: str, /, *positional: object, **options: tuple[object, object]) -> str:
+    """The call that builds a problem, defaults left out: its name.
+
+    Args:
+      function: the name of the function.
+      *positional: its positional arguments.
+      **options: for each keyword the value and the default.
+
+    Returns:
+      Such as `linear_regression(l2=0.1)`; the bare name where every value is the default.
+    """
+    shown = [repr(value) for value in positional]
+    shown += [f"{name}={value!r}" for name, (value, default) in options.items() if value != default]
+    return f"{function}({', '.join(shown)})" if shown else function
+
+
+def _solved(inputs: object, targets: object, penalty: float = 0.0) -> LeastSquares:
+    solution = least_squares(inputs, targets, penalty=penalty)
+    if not solution.full_rank:
+        warnings.warn(
+            f"the minimiser is not unique: [X, 1] has rank {solution.rank} of {solution.num_columns} columns; "
+            "this is the one of least norm",
+            stacklevel=3,
+        )
+    return solution

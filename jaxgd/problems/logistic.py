@@ -1,0 +1,121 @@
+"""Logistic and softmax regression: mean cross-entropies on logits."""
+
+import functools
+
+import jax
+
+from jaxgd.problems.linear import affine, call_name, grad_affine, init_affine
+from jaxgd.problems.losses import (
+    SIGMOID_CROSS_ENTROPIES,
+    SOFTMAX_CROSS_ENTROPIES,
+    grad_l2_penalty,
+    l2_penalty,
+)
+from jaxgd.types import Batch, Formulas, LinearParams, Problem
+from jaxgd.validation import check_choice, check_count, check_label_values, check_nonnegative
+
+
+def logistic_regression(*, loss: str = "mean_sigmoid_cross_entropy", l2: float = 0.0) -> Problem:
+    """`p = sigma(x . w + b)` under the mean cross-entropy, computed on the logits.
+
+    Gradient, by hand. With `z_i = x_i . w + b`, `p_i = sigma(z_i)` and
+    `L = -1/N sum_i (y_i log p_i + (1 - y_i) log(1 - p_i))`:
+
+        dL/dp_i = 1/N (p_i - y_i) / (p_i (1 - p_i)),   dp_i/dz_i = p_i (1 - p_i)
+        dL/dz_i = (p_i - y_i) / N                                                    [N]
+        dL/dw   = sum_i dL/dz_i x_i + l2 w = X^T (p - y) / N + l2 w                  [D]
+        dL/db   = sum_i dL/dz_i            = mean(p - y)                             []
+
+    The factor p (1 - p) that stalls the sigmoid neuron cancels. There is no closed form, and where a
+    hyperplane separates the classes no minimiser without a penalty.
+
+    Args:
+      loss: "mean_sigmoid_cross_entropy", or "sum_sigmoid_cross_entropy" without the 1/N.
+      l2: lambda of the penalty `1/2 lambda |w|^2`, the bias free; scikit-learn's C is `1 / (lambda N)`.
+
+    Returns:
+      The problem; parameters are `LinearParams`. Inputs `[N, D]`, targets `[N]` integers in {0, 1}.
+
+    Raises:
+      ValueError: an unknown loss, or an l2 that is negative or not finite.
+      TypeError: `l2` is not a number.
+    """
+    check_choice("loss", loss, SIGMOID_CROSS_ENTROPIES)
+    return _cross_entropy_regression(loss, None, check_nonnegative("l2", l2))
+
+
+def softmax_regression(num_classes: int, *, l2: float = 0.0) -> Problem:
+    """`P = softmax(x W + b)` under the mean cross-entropy, computed on the logits.
+
+    Gradient, by hand. With `z = x W + b` and `L = 1/N sum_i (log sum_k exp z_ik - z_i,y_i)`:
+
+        dL/dz_ik = 1/N (P_ik - [k = y_i])                                     [N, K]
+        dL/dW    = X^T dL/dz + l2 W = X^T (P - onehot(y)) / N + l2 W          [D, K]
+        dL/db    = sum_i dL/dz_i    = mean of P - onehot(y)                   [K]
+
+    Adding one vector to every column of W changes no probability: without a penalty the minimiser is not
+    unique, and where the classes separate there is none.
+
+    Args:
+      num_classes: K, at least 2.
+      l2: lambda of the penalty `1/2 lambda |W|^2`, the bias free.
+
+    Returns:
+      The problem; parameters are `LinearParams`, weights `[D, K]`. Inputs `[N, D]`, targets `[N]` integers
+      in [0, K).
+
+    Raises:
+      ValueError: fewer than 2 classes, or an l2 that is negative or not finite.
+      TypeError: `num_classes` is not an integer, or `l2` not a number.
+    """
+    num_classes = check_count("num_classes", num_classes, minimum=2)
+    return _cross_entropy_regression("mean_softmax_cross_entropy", num_classes, check_nonnegative("l2", l2))
+
+
+@functools.cache
+def _cross_entropy_regression(loss_name: str, num_classes: int | None, l2: float) -> Problem:
+    """Both regressions: they differ in the shape of the logits and in the cross-entropy of these."""
+    if num_classes is None:
+        entropy = SIGMOID_CROSS_ENTROPIES[loss_name]
+        name = call_name("logistic_regression", loss=(loss_name, "mean_sigmoid_cross_entropy"), l2=(l2, 0.0))
+        model, residual, output_shape = "p = sigma(x . w + b)", "(p - y)", ()
+    else:
+        entropy = SOFTMAX_CROSS_ENTROPIES[loss_name]
+        name = call_name("softmax_regression", num_classes, l2=(l2, 0.0))
+        model, residual, output_shape = "P = softmax(x W + b)", "(P - onehot)", (num_classes,)
+
+    def init(key: jax.Array, batch: Batch) -> LinearParams:
+        return init_affine(key, batch.inputs, output_shape)
+
+    def loss(params: LinearParams, batch: Batch) -> jax.Array:
+        value = entropy.value(affine(params, batch.inputs), batch.targets)
+        return value + l2_penalty(params.weights, l2) if l2 else value
+
+    def grad(params: LinearParams, batch: Batch) -> LinearParams:
+        grads = grad_affine(batch.inputs, entropy.grad(affine(params, batch.inputs), batch.targets))
+        return grads._replace(weights=grads.weights + grad_l2_penalty(params.weights, l2)) if l2 else grads
+
+    def predict(params: LinearParams, inputs: jax.Array) -> jax.Array:
+        """Probabilities: `[N]` of label 1, or `[N, K]`."""
+        logits = affine(params, inputs)
+        return jax.nn.sigmoid(logits) if num_classes is None else jax.nn.softmax(logits)
+
+    def check_batch(batch: Batch) -> None:
+        check_label_values(batch.targets, num_classes or 2)
+
+    penalty, grad_penalty = (" + l2/2 |W|^2", " + l2 W") if l2 else ("", "")
+    return Problem(
+        name=name,
+        init=init,
+        loss=loss,
+        grad=grad,
+        predict=predict,
+        check_batch=check_batch,
+        reduction=entropy.reduction,
+        l2=l2,
+        formulas=Formulas(
+            model,
+            f"{entropy.formula}{penalty}",
+            f"dW = {entropy.factor}X^T {residual}{grad_penalty}, db = {entropy.factor}sum {residual}",
+        ),
+    )

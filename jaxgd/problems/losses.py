@@ -1,0 +1,332 @@
+"""Losses of predictions, each with its derivative by the predictions.
+
+The factor is in the name: for N rows, `sum_` adds them up, `mean_` divides by N, `half_mean_` by 2N.
+Outputs of one row always add up: targets `[N, K]` under the mean squared error give
+`1/N sum_i |f_i - y_i|^2`, so that the derivative stays `2/N (f - y)` for any K.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxgd.types import Reduction
+from jaxgd.validation import check_floating, check_labels, check_rank, check_shape
+
+
+def sum_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    """Sum of squared errors, `sum_i |f_i - y_i|^2`.
+
+    Args:
+      predictions: `[N]` or `[N, K]`, floating.
+      targets: the shape of `predictions`. Not broadcast.
+
+    Returns:
+      Scalar `[]`, in squared units of the targets.
+
+    Raises:
+      ValueError: the two shapes differ.
+      TypeError: the targets are not floating.
+    """
+    return jnp.sum(jnp.square(_residuals(predictions, targets)))
+
+
+def grad_sum_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    """Derivative of `sum_squared_error` by the predictions, `2 (f_i - y_i)`.
+
+    Args:
+      predictions: `[N]` or `[N, K]`, floating.
+      targets: the shape of `predictions`. Not broadcast.
+
+    Returns:
+      The shape of `predictions`, in units of the targets.
+
+    Raises:
+      ValueError: the two shapes differ.
+      TypeError: the targets are not floating.
+    """
+    return 2 * _residuals(predictions, targets)
+
+
+def mean_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    """Mean over rows of the squared error, `1/N sum_i |f_i - y_i|^2`.
+
+    Args:
+      predictions: `[N]` or `[N, K]`, floating.
+      targets: the shape of `predictions`. Not broadcast.
+
+    Returns:
+      Scalar `[]`, in squared units of the targets. The K outputs of a row add up; they are not averaged.
+
+    Raises:
+      ValueError: the two shapes differ.
+      TypeError: the targets are not floating.
+    """
+    return sum_squared_error(predictions, targets) / len(predictions)
+
+
+def grad_mean_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    """Derivative of `mean_squared_error` by the predictions, `2/N (f_i - y_i)`.
+
+    Args:
+      predictions: `[N]` or `[N, K]`, floating.
+      targets: the shape of `predictions`. Not broadcast.
+
+    Returns:
+      The shape of `predictions`, in units of the targets.
+
+    Raises:
+      ValueError: the two shapes differ.
+      TypeError: the targets are not floating.
+    """
+    return (2 / len(predictions)) * _residuals(predictions, targets)
+
+
+def half_mean_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    """Half of the mean squared error, `1/(2N) sum_i |f_i - y_i|^2`.
+
+    Args:
+      predictions: `[N]` or `[N, K]`, floating.
+      targets: the shape of `predictions`. Not broadcast.
+
+    Returns:
+      Scalar `[]`, in squared units of the targets.
+
+    Raises:
+      ValueError: the two shapes differ.
+      TypeError: the targets are not floating.
+    """
+    return sum_squared_error(predictions, targets) / (2 * len(predictions))
+
+
+def grad_half_mean_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    """Derivative of `half_mean_squared_error` by the predictions, `1/N (f_i - y_i)`.
+
+    Args:
+      predictions: `[N]` or `[N, K]`, floating.
+      targets: the shape of `predictions`. Not broadcast.
+
+    Returns:
+      The shape of `predictions`, in units of the targets.
+
+    Raises:
+      ValueError: the two shapes differ.
+      TypeError: the targets are not floating.
+    """
+    return _residuals(predictions, targets) / len(predictions)
+
+
+def sum_sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross-entropy of the logistic model, `sum_i log(1 + exp(-s_i z_i))`, `s_i = 2 y_i - 1`.
+
+    With `p = sigma(z)`, `-y log p - (1 - y) log(1 - p)` is `softplus(-s z)`, and
+    `softplus(u) = max(u, 0) + log(1 + exp(-|u|))`: no overflow and no difference of large numbers at any z.
+
+    Args:
+      logits: `[N]`, floating.
+      labels: `[N]`, integers in {0, 1}.
+
+    Returns:
+      Scalar `[]`, in nats.
+
+    Raises:
+      ValueError: the shapes differ.
+      TypeError: the labels are not integers.
+    """
+    _check_binary(logits, labels)
+    wrongness = jnp.where(labels == 1, -logits, logits)  # -s z
+    return jnp.sum(jnp.maximum(wrongness, 0) + jnp.log1p(jnp.exp(-jnp.abs(wrongness))))
+
+
+def grad_sum_sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Derivative of `sum_sigmoid_cross_entropy` by the logits, `p_i - y_i`.
+
+    `d softplus(u)/du = sigma(u)` at `u = -s z`, so the derivative is `-s sigma(-s z)`: `sigma(z)` for y = 0,
+    `-sigma(-z) = p - 1` for y = 1, with all its digits where p rounds to 1. It shares `exp(-|u|)` with the loss.
+
+    Args:
+      logits: `[N]`, floating.
+      labels: `[N]`, integers in {0, 1}.
+
+    Returns:
+      `[N]`.
+
+    Raises:
+      ValueError: the shapes differ.
+      TypeError: the labels are not integers.
+    """
+    _check_binary(logits, labels)
+    wrongness = jnp.where(labels == 1, -logits, logits)  # -s z
+    decay = jnp.exp(-jnp.abs(wrongness))
+    slope = jnp.where(wrongness >= 0, 1, decay) / (1 + decay)  # sigma(-s z)
+    return jnp.where(labels == 1, -slope, slope)
+
+
+def mean_sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean cross-entropy of the logistic model, `1/N` of `sum_sigmoid_cross_entropy`.
+
+    Args:
+      logits: `[N]`, floating.
+      labels: `[N]`, integers in {0, 1}.
+
+    Returns:
+      Scalar `[]`, in nats.
+
+    Raises:
+      ValueError: the shapes differ.
+      TypeError: the labels are not integers.
+    """
+    return sum_sigmoid_cross_entropy(logits, labels) / len(logits)
+
+
+def grad_mean_sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Derivative of `mean_sigmoid_cross_entropy` by the logits, `1/N (p_i - y_i)`.
+
+    Args:
+      logits: `[N]`, floating.
+      labels: `[N]`, integers in {0, 1}.
+
+    Returns:
+      `[N]`.
+
+    Raises:
+      ValueError: the shapes differ.
+      TypeError: the labels are not integers.
+    """
+    return grad_sum_sigmoid_cross_entropy(logits, labels) / len(logits)
+
+
+def mean_softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean cross-entropy of the softmax model, `1/N sum_i (log sum_k exp z_ik - z_i,y_i)`.
+
+    Args:
+      logits: `[N, K]`, floating.
+      labels: `[N]`, integers in [0, K).
+
+    Returns:
+      Scalar `[]`, in nats.
+
+    Raises:
+      ValueError: the shapes do not fit.
+      TypeError: the labels are not integers.
+    """
+    _check_classes(logits, labels)
+    log_probabilities = jax.nn.log_softmax(logits)  # [N, K]
+    return -jnp.mean(jnp.take_along_axis(log_probabilities, labels[:, None], axis=1))
+
+
+def grad_mean_softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Derivative of `mean_softmax_cross_entropy` by the logits, `1/N (P - onehot(y))`.
+
+    With `P_k = exp(z_k) / sum_j exp(z_j)`: `d/dz_k log sum_j exp z_j = P_k` and `dz_y/dz_k = [k = y]`.
+
+    Args:
+      logits: `[N, K]`, floating.
+      labels: `[N]`, integers in [0, K).
+
+    Returns:
+      `[N, K]`.
+
+    Raises:
+      ValueError: the shapes do not fit.
+      TypeError: the labels are not integers.
+    """
+    _check_classes(logits, labels)
+    onehot = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
+    return (jax.nn.softmax(logits) - onehot) / len(logits)
+
+
+def l2_penalty(weights: jax.Array, l2: float) -> jax.Array:
+    """The penalty `1/2 lambda |W|^2`, lambda being `l2`.
+
+    Args:
+      weights: any shape; biases are left free by not passing them.
+      l2: lambda, `[]`.
+
+    Returns:
+      Scalar `[]`.
+    """
+    return 0.5 * l2 * jnp.sum(jnp.square(weights))
+
+
+def grad_l2_penalty(weights: jax.Array, l2: float) -> jax.Array:
+    """Derivative of `l2_penalty` by the weights, `lambda W`.
+
+    Args:
+      weights: any shape.
+      l2: lambda, `[]`.
+
+    Returns:
+      The shape of `weights`.
+    """
+    return l2 * weights
+
+
+class PredictionLoss(NamedTuple):
+    """A loss of predictions, its derivative, and how it adds up over rows.
+
+    Attributes:
+      value: `(predictions, targets) -> []`.
+      grad: `(predictions, targets) -> ` the shape of the predictions.
+      reduction: "mean" or "sum".
+      formula: the loss in terms of the residuals r = f - y, or of the logits z.
+      factor: what multiplies the residual, or probability less label, in the derivative.
+    """
+
+    value: Callable[[jax.Array, jax.Array], jax.Array]
+    grad: Callable[[jax.Array, jax.Array], jax.Array]
+    reduction: Reduction
+    formula: str
+    factor: str
+
+
+SQUARED_ERRORS = {
+    "sum_squared_error": PredictionLoss(
+        sum_squared_error, grad_sum_squared_error, "sum", "sum r^2", "2 "
+    ),
+    "mean_squared_error": PredictionLoss(
+        mean_squared_error, grad_mean_squared_error, "mean", "1/N sum r^2", "2/N "
+    ),
+    "half_mean_squared_error": PredictionLoss(
+        half_mean_squared_error, grad_half_mean_squared_error, "mean", "1/2N sum r^2", "1/N "
+    ),
+}
+"""The squared errors by name, which is what `loss=` takes."""
+
+SIGMOID_CROSS_ENTROPIES = {
+    "mean_sigmoid_cross_entropy": PredictionLoss(
+        mean_sigmoid_cross_entropy, grad_mean_sigmoid_cross_entropy, "mean", "1/N sum softplus(-+z)", "1/N "
+    ),
+    "sum_sigmoid_cross_entropy": PredictionLoss(
+        sum_sigmoid_cross_entropy, grad_sum_sigmoid_cross_entropy, "sum", "sum softplus(-+z)", ""
+    ),
+}
+"""The cross-entropies on one logit a row, by name."""
+
+SOFTMAX_CROSS_ENTROPIES = {
+    "mean_softmax_cross_entropy": PredictionLoss(
+        mean_softmax_cross_entropy,
+        grad_mean_softmax_cross_entropy,
+        "mean",
+        "1/N sum (logsumexp z - z_y)",
+        "1/N ",
+    ),
+}
+"""The cross-entropies on K logits a row, by name."""
+
+
+def _residuals(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    check_floating("targets", targets)
+    check_shape("targets", targets, predictions.shape, "that of the predictions")
+    return predictions - targets
+
+
+def _check_binary(logits: jax.Array, labels: jax.Array) -> None:
+    check_rank("logits", logits, (1,), "[N]")
+    check_labels(labels, logits.shape[0])
+
+
+def _check_classes(logits: jax.Array, labels: jax.Array) -> None:
+    check_rank("logits", logits, (2,), "[N, K]")
+    check_labels(labels, logits.shape[0])

@@ -1,0 +1,91 @@
+"""Functions of one and two variables, minimised without data: the batch is None."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxgd.types import Formulas, Problem, ScalarParams
+
+
+@functools.cache
+def quadratic() -> Problem:
+    """The parabola `y = x^2 - 4x + 5`.
+
+    Gradient, by hand: `dy/dx = 2x - 4`, whose only root x = 2 is the minimum, y = 1, since
+    `d^2y/dx^2 = 2 > 0`. Descent multiplies the error: `x' - 2 = (1 - 2 eta)(x - 2)`.
+
+    Returns:
+      The problem; parameters are `ScalarParams`, the batch is None.
+    """
+
+    def init(key: jax.Array, batch: Any) -> ScalarParams:
+        del batch
+        return ScalarParams(2 + 5 * jax.random.normal(key))
+
+    def loss(params: ScalarParams, batch: Any) -> jax.Array:
+        del batch
+        return jnp.square(params.x) - 4 * params.x + 5
+
+    def grad(params: ScalarParams, batch: Any) -> ScalarParams:
+        del batch
+        return ScalarParams(2 * params.x - 4)
+
+    def minimizer(batch: Any) -> ScalarParams:
+        del batch
+        return ScalarParams(jnp.asarray(2.0))
+
+    return Problem(
+        name="quadratic",
+        init=init,
+        loss=loss,
+        grad=grad,
+        minimizer=minimizer,
+        formulas=Formulas("y = x^2 - 4x + 5", "y", "2x - 4"),
+    )
+
+
+class CubicParams(NamedTuple):
+    """Parameters of `w^3 + b^2`.
+
+    Attributes:
+      w: `[]`.
+      b: `[]`.
+    """
+
+    w: jax.Array
+    b: jax.Array
+
+
+@functools.cache
+def cubic() -> Problem:
+    """The surface `f(w, b) = w^3 + b^2`, which has no minimum.
+
+    Gradient, by hand: `(df/dw, df/db) = (3 w^2, 2 b)`. It vanishes at the origin, which is no minimum:
+    from w < 0 descent lowers w for ever, faster and faster, and must end as DIVERGED.
+
+    Returns:
+      The problem; parameters are `CubicParams`, the batch is None.
+    """
+
+    def init(key: jax.Array, batch: Any) -> CubicParams:
+        del batch
+        w, b = jax.random.normal(key, (2,))
+        return CubicParams(w, b)
+
+    def loss(params: CubicParams, batch: Any) -> jax.Array:
+        del batch
+        return params.w * jnp.square(params.w) + jnp.square(params.b)
+
+    def grad(params: CubicParams, batch: Any) -> CubicParams:
+        del batch
+        return CubicParams(w=3 * jnp.square(params.w), b=2 * params.b)
+
+    return Problem(
+        name="cubic",
+        init=init,
+        loss=loss,
+        grad=grad,
+        formulas=Formulas("f = w^3 + b^2", "f", "(3w^2, 2b)"),
+    )

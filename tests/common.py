@@ -1,0 +1,55 @@
+"""The table of systems as pytest parameters, and arithmetic on trees."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgd.problems import ALL_PROBLEMS
+
+SYSTEMS = [pytest.param(problem, make_batch, id=problem.name) for problem, make_batch in ALL_PROBLEMS]
+SYSTEMS_WITH_DATA = [
+    pytest.param(problem, make_batch, id=problem.name)
+    for problem, make_batch in ALL_PROBLEMS
+    if make_batch(jax.random.key(0)) is not None
+]
+
+
+def setting(problem, make_batch, dtype=jnp.float64, seed=0):
+    """Parameters and a batch in a dtype; parameters away from the zeros of a fresh bias."""
+    batch_key, init_key, move_key = jax.random.split(jax.random.key(seed), 3)
+    batch = cast(make_batch(batch_key), dtype)
+    params = cast(problem.init(init_key, batch), dtype)
+    return jax.tree.map(lambda p, u: p + jnp.asarray(0.1, dtype) * u, params, random_like(move_key, params)), batch
+
+
+def cast(tree, dtype):
+    def cast_leaf(leaf):
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(cast_leaf, tree)
+
+
+def random_like(key, tree):
+    leaves, treedef = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
+    return treedef.unflatten(drawn)
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)])
+
+
+def assert_trees_close(actual, expected, *, rtol=0.0, atol=0.0):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for (path, left), right in zip(
+        jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(
+            np.asarray(left), np.asarray(right), rtol=rtol, atol=atol, err_msg=jax.tree_util.keystr(path)
+        )
+
+
+def assert_trees_equal(actual, expected):
+    assert_trees_close(actual, expected)

@@ -1,0 +1,33 @@
+"""Strict settings for every test (after optimistix), and what several tests share."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
+
+
+@pytest.fixture(scope="session")
+def cases():
+    """The published cases by id; tests that need them skip where they are absent."""
+    if not CASES.exists():
+        pytest.skip(f"the published cases are not here ({CASES})")
+    return {case["id"]: case for case in json.loads((CASES / "cases.json").read_text())["cases"]}
+
+
+@pytest.fixture(scope="session")
+def cases_folder(cases):
+    del cases
+    return CASES / "data"
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20)

@@ -1,0 +1,240 @@
+"""Values at points worked out by hand, second formulas, extreme logits, and what each system refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from common import assert_trees_close, flat
+
+from jaxgd import problems
+from jaxgd.problems import linear, losses
+from jaxgd.problems.scalar import CubicParams
+from jaxgd.types import Batch, LinearMapParams, LinearParams, LineParams, ScalarParams
+
+
+def test_the_parabola():
+    problem = problems.quadratic()
+    params = ScalarParams(jnp.asarray(5.0))
+    assert problem.loss(params, None) == 10  # 25 - 20 + 5
+    assert problem.grad(params, None).x == 6  # 10 - 4
+    assert problem.minimizer(None).x == 2
+    assert problem.loss(problem.minimizer(None), None) == 1
+
+
+def test_the_cubic():
+    problem = problems.cubic()
+    params = CubicParams(jnp.asarray(2.0), jnp.asarray(3.0))
+    assert problem.loss(params, None) == 17  # 8 + 9
+    assert problem.grad(params, None) == CubicParams(12, 6)
+    assert problem.minimizer is None
+
+
+def test_the_linear_map():
+    problem = problems.linear_map()
+    params = LinearMapParams(jnp.array([[1.0, 2.0, 0.0], [0.0, 1.0, 1.0]]), jnp.array([0.5, -0.3]))
+    x, g = jnp.array([1.0, 0.5, 0.5]), jnp.array([2.0, 1.0])
+    # y = (1 + 1 + 0.5, 0.5 + 0.5 - 0.3) = (2.5, 0.7); residuals y - g = (0.5, -0.3).
+    np.testing.assert_allclose(problem.predict(params, x), [2.5, 0.7], rtol=1e-15)
+    np.testing.assert_allclose(problem.loss(params, Batch(x, g)), 0.25 + 0.09, rtol=1e-14)
+    grads = problem.grad(params, Batch(x, g))
+    np.testing.assert_allclose(grads.bias, [1.0, -0.6], rtol=1e-14)
+    np.testing.assert_allclose(grads.matrix, [[1.0, 0.5, 0.5], [-0.6, -0.3, -0.3]], rtol=1e-14)
+    batch = Batch(jnp.stack([x, x]), jnp.stack([g, g]))
+    assert_trees_close(problem.grad(params, batch), jax.tree.map(lambda a: 2 * a, grads), rtol=1e-14)
+
+
+def test_the_jacobians_contract_to_the_outer_product_to_the_last_bit(rng):
+    for num_outputs, num_inputs in [(1, 1), (2, 3), (5, 2)]:
+        params = LinearMapParams(
+            jnp.asarray(rng.normal(size=(num_outputs, num_inputs))), jnp.asarray(rng.normal(size=num_outputs))
+        )
+        x, g = jnp.asarray(rng.normal(size=num_inputs)), jnp.asarray(rng.normal(size=num_outputs))
+        y = problems.linear_map().predict(params, x)
+        by_outputs = linear.jacobian_loss_outputs(y, g)
+        np.testing.assert_array_equal(by_outputs, -2 * (g - y))
+        by_bias = linear.jacobian_outputs_bias(params)
+        by_matrix = linear.jacobian_outputs_matrix(params, x)
+        np.testing.assert_array_equal(by_bias, np.eye(num_outputs))
+        np.testing.assert_array_equal(by_matrix, jax.jacfwd(lambda m: m @ x)(params.matrix))
+        grads = problems.linear_map().grad(params, Batch(x, g))
+        np.testing.assert_array_equal(np.einsum("i,ijk->jk", by_outputs, by_matrix), np.outer(by_outputs, x))
+        np.testing.assert_array_equal(grads.matrix, np.outer(by_outputs, x))
+        np.testing.assert_array_equal(grads.bias, by_outputs @ by_bias)
+
+
+def test_the_line_by_its_normal_equations():
+    x, y = np.array([0.0, 1.0, 2.0]), np.array([1.0, 3.0, 4.0])
+    batch = Batch(jnp.asarray(x), jnp.asarray(y))
+    problem = problems.line()
+    assert problem.loss(LineParams(jnp.asarray(1.0), jnp.asarray(1.0)), batch) == 2  # residuals 0, -1, -1
+    grads = problem.grad(LineParams(jnp.asarray(1.0), jnp.asarray(1.0)), batch)
+    assert grads == LineParams(-4, -6)
+    # (X^T X)^-1 X^T y with X^T X = [[3, 3], [3, 5]] and X^T y = (8, 11).
+    np.testing.assert_allclose(flat(problem.minimizer(batch)), [7 / 6, 3 / 2], rtol=1e-14)
+    column = Batch(batch.inputs[:, None], batch.targets)
+    np.testing.assert_array_equal(flat(problem.grad(grads, column)), flat(problem.grad(grads, batch)))
+
+
+@pytest.mark.parametrize("num_outputs", [None, 3])
+@pytest.mark.parametrize(
+    ("loss", "factor"), [("sum_squared_error", 2), ("mean_squared_error", 2 / 9), ("half_mean_squared_error", 1 / 9)]
+)
+def test_linear_regression_by_the_textbook(rng, loss, factor, num_outputs):
+    shape = () if num_outputs is None else (num_outputs,)
+    x, y = rng.normal(size=(9, 4)), rng.normal(size=(9, *shape))
+    params = LinearParams(jnp.asarray(rng.normal(size=(4, *shape))), jnp.asarray(rng.normal(size=shape)))
+    residuals = x @ np.asarray(params.weights) + np.asarray(params.bias) - y
+    problem = problems.linear_regression(loss=loss)
+    batch = Batch(jnp.asarray(x), jnp.asarray(y))
+    np.testing.assert_allclose(problem.loss(params, batch), factor / 2 * np.sum(residuals**2), rtol=1e-13)
+    grads = problem.grad(params, batch)
+    np.testing.assert_allclose(grads.weights, factor * x.T @ residuals, rtol=1e-12)
+    np.testing.assert_allclose(grads.bias, factor * residuals.sum(axis=0), rtol=1e-12)
+
+
+def test_the_sigmoid_neuron_at_two_points():
+    # w = b = 0: f = 1/2 everywhere, f (1 - f) = 1/4; residuals 0.3 and -0.4.
+    batch = Batch(jnp.array([0.5, 2.5]), jnp.array([0.2, 0.9]))
+    params = LinearParams(jnp.asarray(0.0), jnp.asarray(0.0))
+    problem = problems.sigmoid_neuron()
+    np.testing.assert_allclose(problem.loss(params, batch), (0.09 + 0.16) / 4, rtol=1e-14)
+    grads = problem.grad(params, batch)
+    np.testing.assert_allclose(grads.weights, (0.3 * 0.5 - 0.4 * 2.5) / 8, rtol=1e-14)
+    np.testing.assert_allclose(grads.bias, -0.1 / 8, rtol=1e-13)
+
+
+def test_cross_entropies_by_their_definition(rng):
+    logits, labels = rng.normal(size=6), rng.integers(0, 2, 6)
+    p = 1 / (1 + np.exp(-logits))
+    expected = -np.mean(labels * np.log(p) + (1 - labels) * np.log(1 - p))
+    given = jnp.asarray(logits), jnp.asarray(labels)
+    np.testing.assert_allclose(losses.mean_sigmoid_cross_entropy(*given), expected, rtol=1e-13)
+    np.testing.assert_allclose(losses.grad_mean_sigmoid_cross_entropy(*given), (p - labels) / 6, rtol=1e-12)
+    np.testing.assert_allclose(losses.sum_sigmoid_cross_entropy(*given), 6 * expected, rtol=1e-13)
+    logits, labels = rng.normal(size=(6, 3)), rng.integers(0, 3, 6)
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    given = jnp.asarray(logits), jnp.asarray(labels)
+    np.testing.assert_allclose(
+        losses.mean_softmax_cross_entropy(*given), -np.mean(np.log(p[np.arange(6), labels])), rtol=1e-13
+    )
+    np.testing.assert_allclose(
+        losses.grad_mean_softmax_cross_entropy(*given), (p - np.eye(3)[labels]) / 6, rtol=1e-12, atol=1e-15
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_extreme_logits_are_finite_and_right(dtype):
+    logits = jnp.array([1e4, 1e4, -1e4, -1e4], dtype)
+    labels = jnp.array([1, 0, 1, 0])
+    with jax.debug_nans(True):
+        assert losses.sum_sigmoid_cross_entropy(logits, labels) == 2e4
+        np.testing.assert_array_equal(losses.grad_sum_sigmoid_cross_entropy(logits, labels), [0, 1, -1, 0])
+        two = jnp.stack([jnp.zeros_like(logits), logits], axis=1)
+        assert losses.mean_softmax_cross_entropy(two, labels) == 0.5e4
+        np.testing.assert_array_equal(
+            losses.grad_mean_softmax_cross_entropy(two, labels), np.array([[0, 0], [-1, 1], [1, -1], [0, 0]]) / 4
+        )
+        batch = Batch(jnp.array([[1e4], [-1e4]], dtype), jnp.array([1, 0]))
+        params = LinearParams(jnp.ones(1, dtype), jnp.zeros((), dtype))
+        problem = problems.logistic_regression()
+        assert problem.loss(params, batch) == 0
+        assert np.all(flat(problem.grad(params, batch)) == 0)
+
+
+def test_softmax_of_two_classes_is_the_logistic_model(rng):
+    batch = Batch(jnp.asarray(rng.normal(size=(8, 3))), jnp.asarray(rng.integers(0, 2, 8)))
+    one = LinearParams(jnp.asarray(rng.normal(size=3)), jnp.asarray(0.3))
+    two = LinearParams(jnp.stack([jnp.zeros(3), one.weights], axis=1), jnp.array([0.0, 0.3]))
+    binary, multi = problems.logistic_regression(), problems.softmax_regression(2)
+    np.testing.assert_allclose(multi.loss(two, batch), binary.loss(one, batch), rtol=1e-13)
+    np.testing.assert_allclose(
+        multi.grad(two, batch).weights[:, 1], binary.grad(one, batch).weights, rtol=1e-12
+    )
+
+
+def test_a_network_without_hidden_layers_is_linear_regression(rng):
+    batch = Batch(jnp.asarray(rng.normal(size=(8, 3))), jnp.asarray(rng.normal(size=(8, 2))))
+    layer = LinearParams(jnp.asarray(rng.normal(size=(3, 2))), jnp.asarray(rng.normal(size=2)))
+    network, linear_model = problems.mlp(()), problems.linear_regression()
+    params = network.init(jax.random.key(0), batch)._replace(layers=(layer,))
+    assert_trees_close(network.grad(params, batch).layers[0], linear_model.grad(layer, batch), rtol=1e-13)
+
+
+def test_relu_has_derivative_zero_at_its_kink():
+    problem = problems.mlp((1,))
+    batch = Batch(jnp.zeros((1, 1)), jnp.ones(1))
+    params = jax.tree.map(jnp.ones_like, problem.init(jax.random.key(0), batch))
+    params = params._replace(layers=(params.layers[0]._replace(bias=jnp.zeros(1)), params.layers[1]))
+    assert_trees_close(problem.grad(params, batch), jax.grad(problem.loss)(params, batch))
+    assert np.all(flat(problem.grad(params, batch).layers[0]) == 0)
+
+
+def test_the_same_arguments_return_the_same_object():
+    assert problems.linear_regression() is problems.linear_regression(loss="mean_squared_error", l2=0)
+    assert problems.mlp([4, 2]) is problems.mlp((4, 2))
+    assert problems.mlp((4,)) is not problems.mlp((5,))
+    assert len({problem for problem, _ in problems.ALL_PROBLEMS}) == len(problems.ALL_PROBLEMS)
+    names = [problem.name for problem, _ in problems.ALL_PROBLEMS]
+    assert len(set(names)) == len(names)
+
+
+X, Y = jnp.ones((7, 2)), jnp.ones(7)
+LABELS = jnp.zeros(7, jnp.int32)
+W = LinearParams(jnp.ones(2), jnp.asarray(0.0))
+W3 = LinearParams(jnp.ones((2, 3)), jnp.zeros(3))
+
+REFUSED = [
+    ("targets [N, 1] are not broadcast", lambda: problems.linear_regression().loss(W, Batch(X, Y[:, None])), ValueError,
+     "`targets` must have shape (7,) (that of the predictions), got (7, 1)."),
+    ("nor by the gradient", lambda: problems.linear_regression().grad(W, Batch(X, Y[:, None])), ValueError,
+     "`targets` must have shape (7,) (that of the predictions), got (7, 1)."),
+    ("nor by the neuron", lambda: problems.sigmoid_neuron().grad(W, Batch(X, Y[:, None])), ValueError,
+     "`targets` must have shape (7,) (that of the predictions), got (7, 1)."),
+    ("inputs of another width", lambda: problems.linear_regression().loss(W, Batch(jnp.ones((7, 3)), Y)), ValueError,
+     "`inputs` must have shape (7, 2) ([N, D] for the D of the weights), got (7, 3)."),
+    ("inputs without features", lambda: problems.linear_regression().loss(W, Batch(Y, Y)), ValueError,
+     "`inputs` must have shape [N, D], got (7,)."),
+    ("integer inputs", lambda: problems.linear_regression().loss(W, Batch(X.astype(int), Y)), TypeError,
+     "`inputs` must be floating, got int64."),
+    ("integer targets of a squared error", lambda: problems.linear_regression().loss(W, Batch(X, LABELS)), TypeError,
+     "`targets` must be floating, got int32."),
+    ("floating labels", lambda: problems.logistic_regression().loss(W, Batch(X, Y)), TypeError,
+     "`labels` must be integers, got float64."),
+    ("labels [N, 1]", lambda: problems.softmax_regression(3).grad(W3, Batch(X, LABELS[:, None])), ValueError,
+     "`labels` must have shape (7,) (one for each row of logits), got (7, 1)."),
+    ("binary logits of several columns", lambda: losses.mean_sigmoid_cross_entropy(X, LABELS), ValueError,
+     "`logits` must have shape [N], got (7, 2)."),
+    ("class logits of one column", lambda: losses.mean_softmax_cross_entropy(Y, LABELS), ValueError,
+     "`logits` must have shape [N, K], got (7,)."),
+    ("a line with two inputs", lambda: problems.line().init(jax.random.key(0), Batch(X, Y)), ValueError,
+     "`inputs` must have shape (7, 1) (a line has one input), got (7, 2)."),
+    ("a neuron whose weights do not fit", lambda: problems.sigmoid_neuron().loss(W, Batch(Y, Y)), ValueError,
+     "`weights` must have shape [] for inputs [N], [D] for inputs [N, D], got (2,)."),
+    ("a label too large, on the host",
+     lambda: problems.softmax_regression(3).check_batch(Batch(X, LABELS.at[5].set(3))), ValueError,
+     "`labels` must be integers in [0, 3), got 3 at row 5."),
+    ("a negative label", lambda: problems.logistic_regression().check_batch(Batch(X, LABELS.at[2].set(-1))), ValueError,
+     "`labels` must be integers in [0, 2), got -1 at row 2."),
+    ("a target out of the sigmoid's range", lambda: problems.sigmoid_neuron().check_batch(Batch(X, 2 * Y)), ValueError,
+     "`targets` must be in [0, 1], the range of the sigmoid, got 2.0 at row 0."),
+    ("an unknown loss", lambda: problems.linear_regression(loss="mse"), ValueError,
+     "`loss` must be one of 'sum_squared_error', 'mean_squared_error', 'half_mean_squared_error', got 'mse'."),
+    ("a negative penalty", lambda: problems.linear_regression(l2=-1.0), ValueError,
+     "`l2` must be finite and not negative, got -1.0."),
+    ("a penalty that is no number", lambda: problems.mlp((3,), l2="much"), TypeError, "`l2` must be a number, got 'much'."),
+    ("one class", lambda: problems.softmax_regression(1), ValueError, "`num_classes` must be at least 2, got 1."),
+    ("half a class", lambda: problems.softmax_regression(2.5), TypeError,
+     "`num_classes` must be a Python integer, got 2.5."),
+    ("a layer without units", lambda: problems.mlp((3, 0)), ValueError, "`hidden_sizes[1]` must be at least 1, got 0."),
+    ("cross-entropy without classes", lambda: problems.mlp((3,), loss="mean_softmax_cross_entropy"), TypeError,
+     "`num_classes` must be a Python integer, got None."),
+    ("classes of a squared error", lambda: problems.mlp((3,), num_classes=3), ValueError,
+     "`num_classes` belongs to the cross-entropy; with 'mean_squared_error' it must be None."),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "text"), [pytest.param(*row[1:], id=row[0]) for row in REFUSED])
+def test_bad_input_gets_its_exact_error(call, error, text):
+    with pytest.raises(error) as caught:
+        call()
+    assert str(caught.value) == text
