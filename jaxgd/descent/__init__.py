@@ -1,0 +1,7 @@
+"""How a problem is minimised: the rule, the batches, the loop and the host's drive of it."""
+
+from jaxgd.descent.fit import fit
+from jaxgd.descent.loop import History, Result, StopReason, descend
+from jaxgd.descent.rule import gradient_descent
+
+__all__ = ["History", "Result", "StopReason", "descend", "fit", "gradient_descent"]

@@ -1,0 +1,76 @@
+"""Full, mini and single batches; true epochs.
+
+An epoch visits every row once. Where the batch size does not divide the number of rows, the last batch of
+the epoch is smaller: no row is dropped, none repeated.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxgd.validation import check_count, check_rows
+
+
+class Epochs(NamedTuple):
+    """How the rows of a batch are cut up; all static.
+
+    Attributes:
+      num_rows: N; 0 where the whole batch is used and may have no rows.
+      batch_size: B; 0 for the full batch.
+      steps_per_epoch: ceil(N / B); 1 for the full batch.
+    """
+
+    num_rows: int
+    batch_size: int
+    steps_per_epoch: int
+
+
+def cut(batch: Any, batch_size: int | None) -> Epochs:
+    """Plan the epochs of a batch.
+
+    Args:
+      batch: a tree of arrays that share their leading axis N; anything at all for the full batch.
+      batch_size: B, between 1 and N, or None for the full batch.
+
+    Returns:
+      The plan.
+
+    Raises:
+      ValueError: rows that differ in number, or B out of range.
+      TypeError: B is not an integer.
+    """
+    if batch_size is None:
+        return Epochs(num_rows=0, batch_size=0, steps_per_epoch=1)
+    num_rows = check_rows(batch)
+    batch_size = check_count("batch_size", batch_size, maximum=num_rows)
+    return Epochs(num_rows, batch_size, -(-num_rows // batch_size))
+
+
+def row_order(epochs: Epochs, key: jax.Array | None, epoch: jax.Array) -> jax.Array:
+    """The order in which an epoch visits the rows.
+
+    Args:
+      epochs: the plan.
+      key: the run's key; each epoch draws its own permutation from it. None keeps the order of the data.
+      epoch: `[]` integer, 0 for the first.
+
+    Returns:
+      `[N]` integers, each row once.
+    """
+    if key is None:
+        return jnp.arange(epochs.num_rows)
+    return jax.random.permutation(jax.random.fold_in(key, epoch), epochs.num_rows)
+
+
+def take(batch: Any, rows: jax.Array) -> Any:
+    """Rows of a batch.
+
+    Args:
+      batch: a tree of arrays `[N, ...]`.
+      rows: `[B]` integers.
+
+    Returns:
+      The tree with arrays `[B, ...]`.
+    """
+    return jax.tree.map(lambda array: array[rows], batch)

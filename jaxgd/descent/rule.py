@@ -1,0 +1,65 @@
+"""The update rule theta <- theta - eta g, as an (init, update) pair like optax's."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxgd.types import Params
+
+Schedule = Callable[[jax.Array], Any]
+"""`(step) -> learning rate`; optax's schedules fit."""
+
+
+class GradientDescentState(NamedTuple):
+    """State of the rule.
+
+    Attributes:
+      step: `[]` int32, updates made so far.
+    """
+
+    step: jax.Array
+
+
+def gradient_descent(learning_rate: Any) -> optax.GradientTransformation:
+    """Gradient descent, `theta_{t+1} = theta_t - eta_t g_t`, interchangeable with optax's optimizers.
+
+    `update` returns `-eta g` in the dtype of g; `optax.apply_updates` adds it. A Taylor expansion says why
+    the sign: `L(theta + u) = L(theta) + u . g + O(|u|^2)`, and of all u of one length `u = -eta g` makes
+    `u . g` smallest.
+
+    Args:
+      learning_rate: eta, a number, a traced scalar `[]`, or a function step -> eta.
+
+    Returns:
+      The pair (init, update).
+    """
+
+    def init(params: Params) -> GradientDescentState:
+        del params
+        return GradientDescentState(jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: Params, state: GradientDescentState, params: Params | None = None
+    ) -> tuple[Params, GradientDescentState]:
+        del params
+        rate = rate_at(learning_rate, state.step)
+        steps = jax.tree.map(lambda g: -jnp.asarray(rate, g.dtype) * g, updates)
+        return steps, GradientDescentState(state.step + 1)
+
+    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]  # optax types states as Any
+
+
+def rate_at(learning_rate: Any, step: jax.Array) -> Any:
+    """The learning rate of a step.
+
+    Args:
+      learning_rate: a number, a scalar, or a function step -> rate.
+      step: `[]` integer, 0 at the first update.
+
+    Returns:
+      A scalar.
+    """
+    return learning_rate(step) if callable(learning_rate) else learning_rate
