@@ -5,6 +5,7 @@ import functools
 import gc
 import importlib
 import inspect
+import itertools
 import json
 import sys
 import threading
@@ -34,8 +35,15 @@ from jaxgd.theory.closed_form import linearly_separable
 from jaxgd.theory.curvature import largest_stable_learning_rate
 from jaxgd.types import Batch, Problem
 
-PROBLEMS = ("linear_regression", "line", "linear_map", "sigmoid_neuron", "logistic_regression",
-            "softmax_regression", "mlp")
+PROBLEMS = (
+    "linear_regression",
+    "line",
+    "linear_map",
+    "sigmoid_neuron",
+    "logistic_regression",
+    "softmax_regression",
+    "mlp",
+)
 """The systems that fit data."""
 
 WORK = 2e10
@@ -117,7 +125,7 @@ def main() -> None:
     # run. What the command itself leaves behind does not grow with its steps.
     gc.disable()
     options = tyro.cli(
-        Annotated[FitOptions, tyro.conf.subcommand("fit")]  # type: ignore[arg-type]  # a union is a form tyro takes
+        Annotated[FitOptions, tyro.conf.subcommand("fit")]
         | Annotated[ProblemsOptions, tyro.conf.subcommand("problems")],
         prog="jaxgd",
         description="Gradient descent that can be trusted.",
@@ -150,17 +158,22 @@ def run_problems(options: ProblemsOptions) -> int:
     """
     shown = [problem for problem, _ in problems.ALL_PROBLEMS]
     if options.json:
-        print(json.dumps([
-            {"name": problem.name, **_formulas(problem)._asdict(), "closed_form": problem.minimizer is not None}
-            for problem in shown
-        ]))
+        print(
+            json.dumps(
+                [
+                    {"name": problem.name, **_formulas(problem)._asdict(), "closed_form": problem.minimizer is not None}
+                    for problem in shown
+                ]
+            )
+        )
         return 0
-    table = rich.table.Table(box=rich.box.SIMPLE, row_styles=["", "dim"])
-    for column in ("problem", "model", "loss", "gradient, by hand", "closed form"):
-        table.add_column(column, overflow="fold")
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_lines=True)
+    table.add_column("problem", width=26, overflow="fold")
+    table.add_column("model\nloss\ngradient, by hand", overflow="fold")
+    table.add_column("closed\nform", no_wrap=True)
     for problem in shown:
-        cells = (problem.name, *_formulas(problem))
-        table.add_row(*map(rich.markup.escape, cells), "yes" if problem.minimizer else "")
+        formulas = rich.markup.escape("\n".join(_formulas(problem)))
+        table.add_row(rich.markup.escape(problem.name), formulas, "yes" if problem.minimizer else "")
     _console().print(table)
     return 0
 
@@ -216,7 +229,9 @@ def run_fit(options: FitOptions) -> int:
     record_every = -(-num_steps // RECORDS)
     try:
         result = fit(
-            problem, params, batch,
+            problem,
+            params,
+            batch,
             learning_rate=learning_rate,
             num_steps=num_steps,
             batch_size=options.batch_size,
@@ -256,12 +271,10 @@ def run_fit(options: FitOptions) -> int:
     }
     summary |= _quality(problem, result, batch, test_set, transform)
     summary |= _parameters(problem, result, batch, dataset, scaling, notes)
-    folder = options.out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{summary['data']}-{name}"
+    folder = options.out or _new_folder(f"{time.strftime('%Y%m%d-%H%M%S')}-{summary['data']}-{name}")
     config = {**dataclasses.asdict(options), "problem": problem.name, "num_steps": num_steps}
     try:
-        reporting.write_run(
-            folder, config=config, summary=summary, history=result.history, record_every=record_every
-        )
+        reporting.write_run(folder, config=config, summary=summary, history=result.history, record_every=record_every)
     except OSError as error:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror or error}).") from None
     if options.json:
@@ -269,6 +282,11 @@ def run_fit(options: FitOptions) -> int:
     else:
         _print_summary(summary, folder)
     return 1 if reason in (StopReason.DIVERGED, StopReason.NONFINITE) else 0
+
+
+def _new_folder(name: str) -> Path:
+    folders = (Path("runs") / (f"{name}-{i}" if i else name) for i in itertools.count())
+    return next(folder for folder in folders if not folder.exists())
 
 
 # Eager operations compile one by one: a start of 60 small programs takes longer than the fit.
@@ -347,8 +365,7 @@ def _prepare_targets(name: str, dataset: data.Dataset) -> data.Dataset:
         targets = targets[:, None]
     if name == "line" and dataset.inputs.shape[1] != 1:
         raise UserError(
-            f"--problem line has one input, {dataset.name} has {dataset.inputs.shape[1]}; "
-            "name one by --features."
+            f"--problem line has one input, {dataset.name} has {dataset.inputs.shape[1]}; name one by --features."
         )
     return dataset._replace(targets=targets)
 
@@ -379,9 +396,7 @@ def _build_problem(name: str, options: FitOptions, dataset: data.Dataset) -> Pro
         raise UserError(str(error)) from None
 
 
-def _choose_rate(
-    problem: Problem, params: Any, batch: Batch, options: FitOptions, limit: float
-) -> float:
+def _choose_rate(problem: Problem, params: Any, batch: Batch, options: FitOptions, limit: float) -> float:
     """A rate below the largest stable one; of mini-batches the smallest of some, which each have their own."""
     if options.batch_size is not None and options.batch_size < len(batch.inputs):
         num_batches = min(32, len(batch.inputs) // options.batch_size)
@@ -401,13 +416,20 @@ def _describe_end(reason: StopReason, num_steps: int, rate: float, limit: float,
     if reason in (StopReason.DIVERGED, StopReason.NONFINITE):
         if rate > limit:
             advice = "Standardise the inputs or lower the rate" if raw else "Lower the rate"
-            return f"{text}. learning_rate {rate:.4g} is {rate / limit:.4g} times the largest stable one, {limit:.3g}. {advice}."
+            return (
+                f"{text}. learning_rate {rate:.4g} is {rate / limit:.4g} times the largest stable one, {limit:.3g}. "
+                f"{advice}."
+            )
         return f"{text}. learning_rate {rate:.4g} is below the largest stable one at the start, {limit:.3g}; lower it."
     return f"{text}."
 
 
 def _quality(
-    problem: Problem, result: Result, batch: Batch, test_set: data.Dataset, transform: Callable[[data.Array], data.Array]
+    problem: Problem,
+    result: Result,
+    batch: Batch,
+    test_set: data.Dataset,
+    transform: Callable[[data.Array], data.Array],
 ) -> dict[str, float]:
     """Accuracy of classifiers, R^2 of regressions, on the rows fitted and those held out."""
     assert problem.predict is not None
@@ -508,7 +530,9 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
         table.add_row(label, rich.markup.escape(text), style=style)
     console.print(table)
     parameters, exact = summary["parameters"], summary.get("closed_form", {})
-    if len(parameters) <= PARAMETER_ROWS:
+    if summary["stop_reason"] in ("DIVERGED", "NONFINITE"):
+        pass  # parameters of a run that was lost tell nothing; the folder has them
+    elif len(parameters) <= PARAMETER_ROWS:
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
         table.add_column("parameter, in the units of the data")
         for column in ["fitted", "closed form", "gap"][: 3 if exact else 1]:

@@ -85,9 +85,7 @@ def load(source: str, *, target: str | None = None, features: Sequence[str] = ()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{source}: cannot be read ({error}).") from None
     else:
-        raise DataError(
-            f"--data must be one of {', '.join(BUNDLED)}, or a .csv or .npz file, got {source!r}."
-        )
+        raise DataError(f"--data must be one of {', '.join(BUNDLED)}, or a .csv or .npz file, got {source!r}.")
     return _checked(_selected(dataset, features))
 
 
@@ -138,8 +136,7 @@ def _csv(path: str, target: str | None, features: Sequence[str]) -> Dataset:
                 continue
             if len(cells) != len(header):
                 raise DataError(
-                    f"{path}, line {reader.line_num}: expected {len(header)} cells as in the header, "
-                    f"got {len(cells)}."
+                    f"{path}, line {reader.line_num}: expected {len(header)} cells as in the header, got {len(cells)}."
                 )
             rows.append([_number(cells[i], path, reader.line_num, name) for i, name in columns])
             lines.append(reader.line_num)
@@ -183,8 +180,7 @@ def _npz(path: str, target: str | None, features: Sequence[str]) -> Dataset:
         inputs = inputs[:, None]
     if inputs.ndim != 2 or targets.ndim not in (1, 2) or len(inputs) != len(targets):
         raise DataError(
-            f"{path}: expected `inputs` [N, D] and `targets` [N] or [N, K], "
-            f"got {inputs.shape} and {targets.shape}."
+            f"{path}: expected `inputs` [N, D] and `targets` [N] or [N, K], got {inputs.shape} and {targets.shape}."
         )
     for name, array in (("inputs", inputs), ("targets", targets)):
         if not np.issubdtype(array.dtype, np.number) or np.issubdtype(array.dtype, np.complexfloating):
@@ -203,9 +199,7 @@ def _selected(dataset: Dataset, features: Sequence[str]) -> Dataset:
         return dataset
     for name in features:
         if name not in dataset.input_names:
-            raise DataError(
-                f"{dataset.name}: no feature {name!r}; the features are {', '.join(dataset.input_names)}."
-            )
+            raise DataError(f"{dataset.name}: no feature {name!r}; the features are {', '.join(dataset.input_names)}.")
     kept = [dataset.input_names.index(name) for name in features]
     return dataset._replace(inputs=dataset.inputs[:, kept], input_names=tuple(features))
 
@@ -241,9 +235,7 @@ def as_labels(dataset: Dataset, num_classes: int | None = None) -> Dataset:
       DataError: a target is no label; the text says where.
     """
     if dataset.targets.ndim != 1:
-        raise DataError(
-            f"{dataset.name}: labels must be one column, got {', '.join(dataset.target_names)}."
-        )
+        raise DataError(f"{dataset.name}: labels must be one column, got {', '.join(dataset.target_names)}.")
     labels = np.asarray(dataset.targets, np.float64)
     wrong = (labels < 0) | (labels != np.floor(labels)) | (labels >= (num_classes or np.inf))
     if wrong.any():
@@ -297,7 +289,7 @@ class Standardization(NamedTuple):
             first, *others = params.layers
             return params._replace(layers=(self.in_data_units(first), *others))
         if isinstance(params, LineParams):
-            raw = self._affine(np.reshape(params.slope, (1, 1)), np.reshape(params.intercept, (1,)))
+            raw = self._affine(np.asarray(params.slope)[None, None], np.asarray(params.intercept)[None])
             return LineParams(intercept=raw.bias[0], slope=raw.weights[0, 0])
         if isinstance(params, LinearMapParams):
             raw = self._affine(np.asarray(params.matrix).T, np.asarray(params.bias))

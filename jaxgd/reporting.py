@@ -36,7 +36,7 @@ def environment() -> dict[str, Any]:
         "optax": optax.__version__,
         "numpy": np.__version__,
         "devices": [str(device) for device in jax.devices()],
-        "x64": bool(jax.config.jax_enable_x64),
+        "x64": bool(jax.config.read("jax_enable_x64")),
         "commit": _commit(),
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -45,9 +45,7 @@ def environment() -> dict[str, Any]:
 
 def _commit() -> str | None:
     try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        )
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip()
@@ -76,7 +74,10 @@ def write_run(
         contents = (("config", config), ("environment", environment()), ("summary", summary))
         for name, content in contents:
             (temporary / f"{name}.json").write_text(to_json(content, indent=2) + "\n", encoding="utf-8")
-        arrays = {k: np.asarray(v) for k, v in history._asdict().items() if isinstance(v, jax.Array)}
+        arrays: dict[str, Any] = {
+            jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(history)
+        }
         np.savez(temporary / "history.npz", **arrays)
         if history.loss is not None:
             plot_loss(temporary / "loss.png", np.asarray(history.loss), record_every, summary)

@@ -9,6 +9,9 @@ import jax
 Params = Any
 """A tree of floating arrays; the systems of this package use NamedTuples."""
 
+Leaf = Any
+"""A `jax.Array`, while a program runs; a NumPy array in float64 closed forms."""
+
 Reduction = Literal["mean", "sum"]
 """How a loss adds up over the rows of a batch."""
 
@@ -38,7 +41,7 @@ class ScalarParams(NamedTuple):
       x: `[]`.
     """
 
-    x: jax.Array
+    x: Leaf
 
 
 class LinearParams(NamedTuple):
@@ -49,8 +52,8 @@ class LinearParams(NamedTuple):
       bias: `[]` or `[K]`.
     """
 
-    weights: jax.Array
-    bias: jax.Array
+    weights: Leaf
+    bias: Leaf
 
 
 class LinearMapParams(NamedTuple):
@@ -61,8 +64,8 @@ class LinearMapParams(NamedTuple):
       bias: `[K]`.
     """
 
-    matrix: jax.Array
-    bias: jax.Array
+    matrix: Leaf
+    bias: Leaf
 
 
 class LineParams(NamedTuple):
@@ -73,8 +76,8 @@ class LineParams(NamedTuple):
       slope: `[]`, phi1, in units of the targets over those of the inputs.
     """
 
-    intercept: jax.Array
-    slope: jax.Array
+    intercept: Leaf
+    slope: Leaf
 
 
 class Formulas(NamedTuple):

@@ -26,9 +26,7 @@ def check_shape(name: str, array: Any, expected: tuple[int, ...], reason: str) -
       ValueError: the shapes differ.
     """
     if tuple(array.shape) != tuple(expected):
-        raise ValueError(
-            f"`{name}` must have shape {tuple(expected)} ({reason}), got {tuple(array.shape)}."
-        )
+        raise ValueError(f"`{name}` must have shape {tuple(expected)} ({reason}), got {tuple(array.shape)}.")
 
 
 def check_rank(name: str, array: Any, ranks: tuple[int, ...], meaning: str) -> None:
@@ -91,9 +89,7 @@ def check_label_values(labels: Any, num_classes: int) -> None:
     outside = (values < 0) | (values >= num_classes) | (values != np.floor(values))
     if outside.any():
         row = int(np.argmax(outside))
-        raise ValueError(
-            f"`labels` must be integers in [0, {num_classes}), got {values[row]} at row {row}."
-        )
+        raise ValueError(f"`labels` must be integers in [0, {num_classes}), got {values[row]} at row {row}.")
 
 
 def check_choice(name: str, value: Any, choices: Any) -> None:
@@ -130,10 +126,11 @@ def check_count(name: str, value: Any, *, minimum: int = 1, maximum: int | None 
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"`{name}` must be a Python integer, got {_described(value)}.")
-    if value < minimum or (maximum is not None and value > maximum):
+    count = int(value)
+    if count < minimum or (maximum is not None and count > maximum):
         span = f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
-        raise ValueError(f"`{name}` must be {span}, got {value}.")
-    return int(value)
+        raise ValueError(f"`{name}` must be {span}, got {count}.")
+    return count
 
 
 def check_nonnegative(name: str, value: Any) -> float:
@@ -190,23 +187,22 @@ def check_same_tree(name: str, tree: Any, reference_name: str, reference: Any) -
       ValueError: structure or a shape differs.
       TypeError: a dtype differs.
     """
-    if jax.tree.structure(tree) != jax.tree.structure(reference):
+    structure: Any = jax.tree.structure(tree)
+    expected_structure: Any = jax.tree.structure(reference)
+    if structure != expected_structure:
         raise ValueError(
-            f"{name} must have the tree structure of {reference_name}, "
-            f"{jax.tree.structure(reference)}, got {jax.tree.structure(tree)}."
+            f"{name} must have the tree structure of {reference_name}, {expected_structure}, got {structure}."
         )
     pairs = zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(reference), strict=True)
     for (path, leaf), expected in pairs:
         where = f"{name} at {jax.tree_util.keystr(path) or 'its only leaf'}"
         if jnp.shape(leaf) != jnp.shape(expected):
             raise ValueError(
-                f"{where} must have shape {jnp.shape(expected)} (that of {reference_name}), "
-                f"got {jnp.shape(leaf)}."
+                f"{where} must have shape {jnp.shape(expected)} (that of {reference_name}), got {jnp.shape(leaf)}."
             )
         if jnp.result_type(leaf) != jnp.result_type(expected):
             raise TypeError(
-                f"{where} must be {jnp.result_type(expected)} (as {reference_name} is), "
-                f"got {jnp.result_type(leaf)}."
+                f"{where} must be {jnp.result_type(expected)} (as {reference_name} is), got {jnp.result_type(leaf)}."
             )
 
 

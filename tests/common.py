@@ -1,5 +1,7 @@
 """The table of systems as pytest parameters, and arithmetic on trees."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +25,12 @@ def setting(problem, make_batch, dtype=jnp.float64, seed=0):
     return jax.tree.map(lambda p, u: p + jnp.asarray(0.1, dtype) * u, params, random_like(move_key, params)), batch
 
 
+@functools.cache
+def compiled(function):
+    """jax.jit(function), one for each function, so that tests share what was compiled."""
+    return jax.jit(function)
+
+
 def cast(tree, dtype):
     def cast_leaf(leaf):
         return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
@@ -43,9 +51,7 @@ def flat(tree):
 
 def assert_trees_close(actual, expected, *, rtol=0.0, atol=0.0):
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for (path, left), right in zip(
-        jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True
-    ):
+    for (path, left), right in zip(jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(
             np.asarray(left), np.asarray(right), rtol=rtol, atol=atol, err_msg=jax.tree_util.keystr(path)
         )

@@ -47,9 +47,7 @@ def test_docstring_has_the_sections(name):
         assert "Raises:" in doc
 
 
-@pytest.mark.parametrize(
-    "module", ["jaxgd", *(info.name for info in pkgutil.walk_packages(jaxgd.__path__, "jaxgd."))]
-)
+@pytest.mark.parametrize("module", ["jaxgd", *(info.name for info in pkgutil.walk_packages(jaxgd.__path__, "jaxgd."))])
 def test_all_is_sorted_and_importable(module):
     if module.endswith("__main__"):
         return

@@ -23,8 +23,19 @@ LAYERS = {
 }
 
 AUTODIFF = {
-    "grad", "value_and_grad", "vjp", "jvp", "linearize", "jacfwd", "jacrev", "jacobian", "hessian",
-    "linear_transpose", "custom_vjp", "custom_jvp", "autodiff",
+    "grad",
+    "value_and_grad",
+    "vjp",
+    "jvp",
+    "linearize",
+    "jacfwd",
+    "jacrev",
+    "jacobian",
+    "hessian",
+    "linear_transpose",
+    "custom_vjp",
+    "custom_jvp",
+    "autodiff",
 }
 
 
@@ -49,8 +60,7 @@ def imports(module, path):
             assert not node.level, f"{module}: relative imports hide the layer"
             if node.module.split(".")[0] == "jaxgd":
                 yield from (
-                    f"{node.module}.{alias.name}" if node.module == "jaxgd" else node.module
-                    for alias in node.names
+                    f"{node.module}.{alias.name}" if node.module == "jaxgd" else node.module for alias in node.names
                 )
 
 
@@ -89,7 +99,12 @@ def test_hand_derivations_use_no_autodiff(module):
 
 @pytest.mark.parametrize(
     "source",
-    ["import jax\njax.grad(f)", "import jax\njax.jit(jax.vjp)", "from jax import jvp", "from jaxgd.types import autodiff"],
+    [
+        "import jax\njax.grad(f)",
+        "import jax\njax.jit(jax.vjp)",
+        "from jax import jvp",
+        "from jaxgd.types import autodiff",
+    ],
 )
 def test_the_autodiff_test_can_fail(source):
     assert list(autodiff_names(source))

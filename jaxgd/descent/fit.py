@@ -15,12 +15,12 @@ NUM_CHUNKS = 20
 
 
 class _Chunk(NamedTuple):
-    """Steps run by one call: `num_epochs` whole epochs, or `count` batches of one from `first` on."""
+    """Steps run by one call: `num_epochs` whole epochs, or `num_batches` of one from `first` on."""
 
     epoch: int
     num_epochs: int = 0
     first: int = 0
-    count: int = 0
+    num_batches: int = 0
     closing: bool = False
 
 
@@ -67,27 +67,29 @@ def fit(
       ValueError: see `descend`; `problem.check_batch` found a value outside the domain.
       TypeError: see `descend`.
     """
-    settings = loop.check_settings(
-        problem, learning_rate, num_steps, batch_size, optimizer, record, record_every
-    )
+    settings = loop.check_settings(problem, learning_rate, num_steps, batch_size, optimizer, record, record_every)
     if chunk_steps is None:
         chunk_steps = -(-settings.num_steps // NUM_CHUNKS)
     chunk_steps = check_count("chunk_steps", chunk_steps)
     if problem.check_batch is not None:
         problem.check_batch(batch)
-    controls = loop.Controls(
-        None if callable(learning_rate) else learning_rate, grad_tol, param_tol, divergence_factor
-    )
+    controls = loop.Controls(None if callable(learning_rate) else learning_rate, grad_tol, param_tol, divergence_factor)
     steps_per_epoch = batches.cut(batch, batch_size).steps_per_epoch
     state = _start(problem, settings, loop.as_arrays(params), batch, controls)
     for chunk in _chunks(settings.num_steps, steps_per_epoch, chunk_steps):
         if chunk.num_epochs:
-            state = _run_epochs(
-                problem, settings, state, batch, key, controls, chunk.epoch, chunk.num_epochs
-            )
+            state = _run_epochs(problem, settings, state, batch, key, controls, chunk.epoch, chunk.num_epochs)
         else:
             state = _run_part(
-                problem, settings, state, batch, key, controls, chunk.epoch, chunk.first, chunk.count,
+                problem,
+                settings,
+                state,
+                batch,
+                key,
+                controls,
+                chunk.epoch,
+                chunk.first,
+                chunk.num_batches,
                 closing=chunk.closing,
             )
         if int(state.stop_reason) != loop.StopReason.MAX_STEPS:
@@ -117,4 +119,4 @@ def _chunks(num_steps: int, steps_per_epoch: int, chunk_steps: int) -> Iterator[
 def _parts(epoch: int, num_batches: int, chunk_steps: int, *, closing: bool) -> Iterator[_Chunk]:
     for first in range(0, num_batches, chunk_steps):
         count = min(chunk_steps, num_batches - first)
-        yield _Chunk(epoch, first=first, count=count, closing=closing and first + count == num_batches)
+        yield _Chunk(epoch, first=first, num_batches=count, closing=closing and first + count == num_batches)

@@ -207,12 +207,8 @@ def descend(
       ValueError: an argument out of range, trees or shapes that do not fit.
       TypeError: parameters that are not floating, a count that is no integer, a gradient of another dtype.
     """
-    settings = check_settings(
-        problem, learning_rate, num_steps, batch_size, optimizer, record, record_every
-    )
-    controls = Controls(
-        None if callable(learning_rate) else learning_rate, grad_tol, param_tol, divergence_factor
-    )
+    settings = check_settings(problem, learning_rate, num_steps, batch_size, optimizer, record, record_every)
+    controls = Controls(None if callable(learning_rate) else learning_rate, grad_tol, param_tol, divergence_factor)
     return _descend(problem, settings, as_arrays(params), batch, key, controls)
 
 
@@ -258,8 +254,7 @@ def check_settings(
     """
     if not isinstance(problem, Problem):
         raise TypeError(
-            f"`problem` must be a jaxgd.Problem, got {type(problem).__name__}; "
-            "wrap a loss by jaxgd.autodiff(loss)."
+            f"`problem` must be a jaxgd.Problem, got {type(problem).__name__}; wrap a loss by jaxgd.autodiff(loss)."
         )
     ready = isinstance(optimizer, optax.GradientTransformation)
     if optimizer is not None and not ready and not callable(optimizer):
@@ -270,13 +265,13 @@ def check_settings(
     if learning_rate is None and not ready:
         raise TypeError("`learning_rate` must be a number or a function step -> rate, got None.")
     if learning_rate is not None and not callable(learning_rate):
+        if isinstance(learning_rate, str):
+            raise TypeError(f"`learning_rate` must be a number or a function step -> rate, got {learning_rate!r}.")
         if jnp.shape(learning_rate) != ():
             raise ValueError(
                 f"`learning_rate` must be a scalar, got shape {jnp.shape(learning_rate)}; "
                 "jax.vmap over it for several runs."
             )
-        if not jnp.issubdtype(jnp.result_type(learning_rate), jnp.number):
-            raise TypeError(f"`learning_rate` must be a number, got {jnp.result_type(learning_rate)}.")
     if isinstance(record, str):
         raise TypeError(f"`record` must be a sequence of field names, got the string {record!r}.")
     for field in record:
@@ -484,7 +479,7 @@ def finish(problem: Problem, settings: Settings, state: State, batch: Any) -> Re
     last = jnp.maximum(state.num_judged - 1, 0) // settings.record_every
 
     def hold_after_stop(values: jax.Array) -> jax.Array:
-        return values[jnp.minimum(jnp.arange(len(values)), last)]
+        return values[jnp.minimum(jnp.arange(len(values), dtype=last.dtype), last)]
 
     return Result(
         params=params,
@@ -562,7 +557,8 @@ def _judge_divergence(
     best = jnp.where(jnp.isinf(state.best_loss), state.first_loss, state.best_loss)
     # Far over a tiny best but under its start, a run is restless, not lost.
     limit = jnp.maximum(state.first_loss, best + factor * jnp.abs(best))
-    unbounded = (mean < -factor * jnp.abs(state.first_loss)) & (grad_norm > factor * state.first_grad_norm)
+    steeper = grad_norm > _like(factor, grad_norm) * state.first_grad_norm
+    unbounded = (mean < -factor * jnp.abs(state.first_loss)) & steeper
     lost = ((mean > factor * limit) & (limit > 0)) | unbounded
     num_excess = jnp.where(lost, DIVERGENCE_PATIENCE, state.num_excess)
     if not closing:
@@ -651,8 +647,8 @@ def _norm(tree: Params) -> jax.Array:
 
 
 def _norm_dtype(tree: Params) -> Any:
-    dtypes = [leaf.dtype for leaf in jax.tree.leaves(tree)]
-    return functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
+    wide = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(tree))
+    return jnp.float64 if wide else jnp.float32
 
 
 def _all_finite(tree: Params) -> jax.Array:

@@ -49,7 +49,7 @@ def gradient_descent(learning_rate: Any) -> optax.GradientTransformation:
         steps = jax.tree.map(lambda g: -jnp.asarray(rate, g.dtype) * g, updates)
         return steps, GradientDescentState(state.step + 1)
 
-    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]  # optax types states as Any
+    return optax.GradientTransformation(init, update)
 
 
 def rate_at(learning_rate: Any, step: jax.Array) -> Any:

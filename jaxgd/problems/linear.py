@@ -77,8 +77,9 @@ def init_affine(key: jax.Array, inputs: jax.Array, output_shape: tuple[int, ...]
     check_rank("inputs", inputs, (2,), "[N, D]")
     num_inputs = inputs.shape[1]
     weights = jax.random.normal(key, (num_inputs, *output_shape), inputs.dtype)
-    return LinearParams(weights / np.sqrt(max(num_inputs, 1)).astype(inputs.dtype),
-                        jnp.zeros(output_shape, inputs.dtype))
+    return LinearParams(
+        weights / np.sqrt(max(num_inputs, 1)).astype(inputs.dtype), jnp.zeros(output_shape, inputs.dtype)
+    )
 
 
 def jacobian_loss_outputs(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -175,9 +176,7 @@ def linear_map() -> Problem:
     def minimizer(batch: Batch) -> LinearMapParams:
         solution = _solved(np.atleast_2d(batch.inputs), np.atleast_2d(batch.targets))
         dtype = batch.inputs.dtype
-        return LinearMapParams(
-            matrix=jnp.asarray(solution.weights.T, dtype), bias=jnp.asarray(solution.bias, dtype)
-        )
+        return LinearMapParams(matrix=jnp.asarray(solution.weights.T, dtype), bias=jnp.asarray(solution.bias, dtype))
 
     return Problem(
         name="linear_map",
@@ -227,16 +226,12 @@ def line() -> Problem:
 
     def grad(params: LineParams, batch: Batch) -> LineParams:
         by_predictions = grad_sum_squared_error(predict(params, batch.inputs), batch.targets)  # [N]
-        return LineParams(
-            intercept=jnp.sum(by_predictions), slope=jnp.sum(by_predictions * column(batch.inputs))
-        )
+        return LineParams(intercept=jnp.sum(by_predictions), slope=jnp.sum(by_predictions * column(batch.inputs)))
 
     def minimizer(batch: Batch) -> LineParams:
         solution = _solved(np.reshape(batch.inputs, (-1, 1)), batch.targets)
         dtype = batch.inputs.dtype
-        return LineParams(
-            intercept=jnp.asarray(solution.bias, dtype), slope=jnp.asarray(solution.weights[0], dtype)
-        )
+        return LineParams(intercept=jnp.asarray(solution.bias, dtype), slope=jnp.asarray(solution.weights[0], dtype))
 
     return Problem(
         name="line",

@@ -75,14 +75,15 @@ def softmax_regression(num_classes: int, *, l2: float = 0.0) -> Problem:
 @functools.cache
 def _cross_entropy_regression(loss_name: str, num_classes: int | None, l2: float) -> Problem:
     """Both regressions: they differ in the shape of the logits and in the cross-entropy of these."""
+    output_shape: tuple[int, ...] = () if num_classes is None else (num_classes,)
     if num_classes is None:
         entropy = SIGMOID_CROSS_ENTROPIES[loss_name]
         name = call_name("logistic_regression", loss=(loss_name, "mean_sigmoid_cross_entropy"), l2=(l2, 0.0))
-        model, residual, output_shape = "p = sigma(x . w + b)", "(p - y)", ()
+        model, residual = "p = sigma(x . w + b)", "(p - y)"
     else:
         entropy = SOFTMAX_CROSS_ENTROPIES[loss_name]
         name = call_name("softmax_regression", num_classes, l2=(l2, 0.0))
-        model, residual, output_shape = "P = softmax(x W + b)", "(P - onehot)", (num_classes,)
+        model, residual = "P = softmax(x W + b)", "(P - onehot)"
 
     def init(key: jax.Array, batch: Batch) -> LinearParams:
         return init_affine(key, batch.inputs, output_shape)

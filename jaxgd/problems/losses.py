@@ -282,12 +282,8 @@ class PredictionLoss(NamedTuple):
 
 
 SQUARED_ERRORS = {
-    "sum_squared_error": PredictionLoss(
-        sum_squared_error, grad_sum_squared_error, "sum", "sum r^2", "2 "
-    ),
-    "mean_squared_error": PredictionLoss(
-        mean_squared_error, grad_mean_squared_error, "mean", "1/N sum r^2", "2/N "
-    ),
+    "sum_squared_error": PredictionLoss(sum_squared_error, grad_sum_squared_error, "sum", "sum r^2", "2 "),
+    "mean_squared_error": PredictionLoss(mean_squared_error, grad_mean_squared_error, "mean", "1/N sum r^2", "2/N "),
     "half_mean_squared_error": PredictionLoss(
         half_mean_squared_error, grad_half_mean_squared_error, "mean", "1/2N sum r^2", "1/N "
     ),

@@ -1,6 +1,7 @@
 """The ReLU network, backpropagation written out."""
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -105,7 +106,7 @@ def _mlp(hidden_sizes: tuple[int, ...], loss_name: str, num_classes: int | None,
         sizes = (batch.inputs.shape[1], *hidden_sizes, num_outputs)
         keys = jax.random.split(key, len(sizes) - 1)
         layers = []
-        for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             gain = 1 if i == len(hidden_sizes) else 2
             scale = np.sqrt(gain / max(fan_in, 1)).astype(dtype)
             weights = jax.random.normal(keys[i], (fan_in, fan_out), dtype) * scale

@@ -14,7 +14,6 @@ from jaxgd.types import Batch, Problem
 MakeBatch = Callable[[jax.Array], Batch | None]
 
 
-
 def _without_data(key: jax.Array) -> None:
     del key
 

@@ -245,8 +245,11 @@ def linearly_separable(inputs: Any, labels: Any) -> bool:
     signs = np.where(np.asarray(labels) == 1, 1.0, -1.0)
     design = np.column_stack([inputs / np.where(scale == 0, 1.0, scale), np.ones(len(inputs))])
     answer = scipy.optimize.linprog(
-        np.zeros(design.shape[1]), A_ub=-signs[:, None] * design, b_ub=-np.ones(len(design)),
-        bounds=(None, None), method="highs",
+        np.zeros(design.shape[1]),
+        A_ub=-signs[:, None] * design,
+        b_ub=-np.ones(len(design)),
+        bounds=(None, None),
+        method="highs",
     )
     if answer.status not in (0, 2):
         raise ValueError(f"`inputs`: the separability programme came to no answer ({answer.message}).")

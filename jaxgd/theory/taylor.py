@@ -168,12 +168,9 @@ def change_over_angles(
       The change of the loss and its first-order prediction, both `[A]`, in units of the loss.
     """
     grads = grad(params, *args)
-    leaves, treedef = jax.tree.flatten(grads)
-    drawn = [
-        jax.random.normal(leaf_key, leaf.shape, leaf.dtype)
-        for leaf_key, leaf in zip(jax.random.split(key, len(leaves)), leaves, strict=True)
-    ]
-    random = treedef.unflatten(drawn)
+    leaves = jax.tree.leaves(grads)
+    keys = jax.tree.unflatten(jax.tree.structure(grads), list(jax.random.split(key, len(leaves))))
+    random = jax.tree.map(lambda leaf, leaf_key: jax.random.normal(leaf_key, leaf.shape, leaf.dtype), grads, keys)
     length = norm(grads)
     across = _moved(random, grads, -inner(random, grads) / jnp.square(length))
     across = jax.tree.map(lambda leaf: leaf * (length / norm(across)), across)

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import SYSTEMS, SYSTEMS_WITH_DATA, assert_trees_close, cast, flat, random_like, setting
+from common import SYSTEMS, SYSTEMS_WITH_DATA, assert_trees_close, cast, compiled, flat, random_like, setting
 
+from jaxgd import problems
 from jaxgd.problems import (
     ALL_PROBLEMS,
     linear_regression,
@@ -14,12 +15,11 @@ from jaxgd.problems import (
     sigmoid_neuron,
     softmax_regression,
 )
-from jaxgd import problems
 from jaxgd.theory import taylor
 from jaxgd.types import Batch
 
 CROSS_ENTROPY = {"loss": "mean_softmax_cross_entropy", "num_classes": 3}
-MAKE_BATCH = {problem: make_batch for problem, make_batch in ALL_PROBLEMS}
+MAKE_BATCH = dict(ALL_PROBLEMS)
 
 
 def rounding_scale(problem, params, batch):
@@ -29,28 +29,24 @@ def rounding_scale(problem, params, batch):
     """
     if batch is None:
         return jax.tree.map(lambda g: jnp.max(jnp.abs(g)), problem.grad(params, batch))
-    num_rows = len(batch.inputs)
-    total = None
-    for i in range(num_rows):
-        row = jax.tree.map(lambda array, i=i: array[i : i + 1], batch)
-        grads = jax.tree.map(jnp.abs, problem.grad(params, row))
-        total = grads if total is None else jax.tree.map(jnp.add, total, grads)
-    share = 1 if problem.reduction == "sum" else 1 / num_rows
-    return jax.tree.map(lambda g: jnp.max(g) * share, total)
+    rows = jax.tree.map(lambda array: array[:, None], batch)
+    of_rows = jax.vmap(problem.grad, in_axes=(None, 0))(params, rows)
+    add_up = jnp.sum if problem.reduction == "sum" else jnp.mean
+    return jax.tree.map(lambda g: jnp.max(add_up(jnp.abs(g), axis=0)), of_rows)
 
 
-@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("problem", "make_batch"), SYSTEMS)
-def test_equals_reverse_mode_within_4_eps(problem, make_batch, seed):
-    params, batch = setting(problem, make_batch, seed=seed)
-    hand, reverse = problem.grad(params, batch), jax.grad(problem.loss)(params, batch)
-    assert jax.tree.structure(hand) == jax.tree.structure(params)
-    scales = rounding_scale(problem, params, batch)
-    for (path, by_hand), by_reverse, scale in zip(
-        jax.tree_util.tree_leaves_with_path(hand), jax.tree.leaves(reverse), jax.tree.leaves(scales), strict=True
-    ):
-        error = float(jnp.max(jnp.abs(by_hand - by_reverse)) / scale) / np.finfo(np.float64).eps
-        assert error <= 4, f"{jax.tree_util.keystr(path)}: {error:.1f} eps"
+def test_equals_reverse_mode_within_4_eps(problem, make_batch):
+    compare = jax.jit(lambda p, b: (problem.grad(p, b), jax.grad(problem.loss)(p, b), rounding_scale(problem, p, b)))
+    for seed in range(5):
+        params, batch = setting(problem, make_batch, seed=seed)
+        hand, reverse, scales = compare(params, batch)
+        assert jax.tree.structure(hand) == jax.tree.structure(params)
+        for (path, by_hand), by_reverse, scale in zip(
+            jax.tree_util.tree_leaves_with_path(hand), jax.tree.leaves(reverse), jax.tree.leaves(scales), strict=True
+        ):
+            error = float(jnp.max(jnp.abs(by_hand - by_reverse)) / scale) / np.finfo(np.float64).eps
+            assert error <= 4, f"{jax.tree_util.keystr(path)}, seed {seed}: {error:.1f} eps"
 
 
 @pytest.mark.parametrize(("problem", "make_batch"), SYSTEMS)
@@ -77,10 +73,11 @@ def test_the_network_follows_bfloat16(problem):
 @pytest.mark.parametrize(("problem", "make_batch"), SYSTEMS)
 def test_forward_mode_along_random_directions(problem, make_batch):
     params, batch = setting(problem, make_batch)
-    grads = problem.grad(params, batch)
+    grads = compiled(problem.grad)(params, batch)
+    along = jax.jit(lambda u: jax.jvp(lambda p: problem.loss(p, batch), (params,), (u,))[1])
     for key in jax.random.split(jax.random.key(1), 3):
         direction = random_like(key, params)
-        slope = jax.jvp(lambda p: problem.loss(p, batch), (params,), (direction,))[1]
+        slope = along(direction)
         np.testing.assert_allclose(slope, taylor.inner(direction, grads), rtol=1e-12, atol=1e-13)
 
 
@@ -91,10 +88,10 @@ def test_central_differences(problem, make_batch):
     step = 1e-5
 
     def at(size):
-        return float(problem.loss(jax.tree.map(lambda p, u: p + size * u, params, direction), batch))
+        return float(compiled(problem.loss)(jax.tree.map(lambda p, u: p + size * u, params, direction), batch))
 
     difference = (at(step) - at(-step)) / (2 * step)
-    slope = float(taylor.inner(direction, problem.grad(params, batch)))
+    slope = float(taylor.inner(direction, compiled(problem.grad)(params, batch)))
     assert difference == pytest.approx(slope, rel=1e-7, abs=1e-8)
 
 
@@ -105,7 +102,8 @@ def test_taylor_order_is_two(problem, make_batch):
     direction = jax.tree.map(lambda u: u / taylor.norm(direction), direction)
     # Steps small enough to cross no kink of a ReLU, large enough to stand above rounding.
     step_sizes = 2.0 ** -jnp.arange(8.0, 13.0)
-    orders = taylor.remainders(problem.loss, problem.grad, params, direction, step_sizes, batch).orders
+    found = jax.jit(lambda p, u: taylor.remainders(problem.loss, problem.grad, p, u, step_sizes, batch))
+    orders = found(params, direction).orders
     assert float(jnp.median(orders[1])) == pytest.approx(2.0, abs=0.05)
 
 
@@ -123,15 +121,16 @@ def test_zero_at_the_minimizer(problem, make_batch):
 @pytest.mark.parametrize(("problem", "make_batch"), SYSTEMS_WITH_DATA)
 def test_rows_may_be_permuted_and_halved(problem, make_batch):
     params, batch = setting(problem, make_batch)
-    whole = flat(problem.grad(params, batch))
+    grad = compiled(problem.grad)
+    whole = flat(grad(params, batch))
     order = jax.random.permutation(jax.random.key(4), len(batch.inputs))
     permuted = jax.tree.map(lambda array: array[order], batch)
-    np.testing.assert_allclose(flat(problem.grad(params, permuted)), whole, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(flat(grad(params, permuted)), whole, rtol=1e-12, atol=1e-14)
     doubled = jax.tree.map(lambda array: jnp.concatenate([array, array]), batch)
     if problem.reduction == "mean":
-        np.testing.assert_allclose(flat(problem.grad(params, doubled)), whole, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(flat(grad(params, doubled)), whole, rtol=1e-12, atol=1e-14)
     elif not problem.l2:
-        np.testing.assert_allclose(flat(problem.grad(params, doubled)), 2 * whole, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(flat(grad(params, doubled)), 2 * whole, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize(

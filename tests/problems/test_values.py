@@ -55,7 +55,7 @@ def test_the_jacobians_contract_to_the_outer_product_to_the_last_bit(rng):
         by_bias = linear.jacobian_outputs_bias(params)
         by_matrix = linear.jacobian_outputs_matrix(params, x)
         np.testing.assert_array_equal(by_bias, np.eye(num_outputs))
-        np.testing.assert_array_equal(by_matrix, jax.jacfwd(lambda m: m @ x)(params.matrix))
+        np.testing.assert_array_equal(by_matrix, jax.jacfwd(lambda m, x: m @ x)(params.matrix, x))
         grads = problems.linear_map().grad(params, Batch(x, g))
         np.testing.assert_array_equal(np.einsum("i,ijk->jk", by_outputs, by_matrix), np.outer(by_outputs, x))
         np.testing.assert_array_equal(grads.matrix, np.outer(by_outputs, x))
@@ -147,9 +147,7 @@ def test_softmax_of_two_classes_is_the_logistic_model(rng):
     two = LinearParams(jnp.stack([jnp.zeros(3), one.weights], axis=1), jnp.array([0.0, 0.3]))
     binary, multi = problems.logistic_regression(), problems.softmax_regression(2)
     np.testing.assert_allclose(multi.loss(two, batch), binary.loss(one, batch), rtol=1e-13)
-    np.testing.assert_allclose(
-        multi.grad(two, batch).weights[:, 1], binary.grad(one, batch).weights, rtol=1e-12
-    )
+    np.testing.assert_allclose(multi.grad(two, batch).weights[:, 1], binary.grad(one, batch).weights, rtol=1e-12)
 
 
 def test_a_network_without_hidden_layers_is_linear_regression(rng):
@@ -184,52 +182,140 @@ W = LinearParams(jnp.ones(2), jnp.asarray(0.0))
 W3 = LinearParams(jnp.ones((2, 3)), jnp.zeros(3))
 
 REFUSED = [
-    ("targets [N, 1] are not broadcast", lambda: problems.linear_regression().loss(W, Batch(X, Y[:, None])), ValueError,
-     "`targets` must have shape (7,) (that of the predictions), got (7, 1)."),
-    ("nor by the gradient", lambda: problems.linear_regression().grad(W, Batch(X, Y[:, None])), ValueError,
-     "`targets` must have shape (7,) (that of the predictions), got (7, 1)."),
-    ("nor by the neuron", lambda: problems.sigmoid_neuron().grad(W, Batch(X, Y[:, None])), ValueError,
-     "`targets` must have shape (7,) (that of the predictions), got (7, 1)."),
-    ("inputs of another width", lambda: problems.linear_regression().loss(W, Batch(jnp.ones((7, 3)), Y)), ValueError,
-     "`inputs` must have shape (7, 2) ([N, D] for the D of the weights), got (7, 3)."),
-    ("inputs without features", lambda: problems.linear_regression().loss(W, Batch(Y, Y)), ValueError,
-     "`inputs` must have shape [N, D], got (7,)."),
-    ("integer inputs", lambda: problems.linear_regression().loss(W, Batch(X.astype(int), Y)), TypeError,
-     "`inputs` must be floating, got int64."),
-    ("integer targets of a squared error", lambda: problems.linear_regression().loss(W, Batch(X, LABELS)), TypeError,
-     "`targets` must be floating, got int32."),
-    ("floating labels", lambda: problems.logistic_regression().loss(W, Batch(X, Y)), TypeError,
-     "`labels` must be integers, got float64."),
-    ("labels [N, 1]", lambda: problems.softmax_regression(3).grad(W3, Batch(X, LABELS[:, None])), ValueError,
-     "`labels` must have shape (7,) (one for each row of logits), got (7, 1)."),
-    ("binary logits of several columns", lambda: losses.mean_sigmoid_cross_entropy(X, LABELS), ValueError,
-     "`logits` must have shape [N], got (7, 2)."),
-    ("class logits of one column", lambda: losses.mean_softmax_cross_entropy(Y, LABELS), ValueError,
-     "`logits` must have shape [N, K], got (7,)."),
-    ("a line with two inputs", lambda: problems.line().init(jax.random.key(0), Batch(X, Y)), ValueError,
-     "`inputs` must have shape (7, 1) (a line has one input), got (7, 2)."),
-    ("a neuron whose weights do not fit", lambda: problems.sigmoid_neuron().loss(W, Batch(Y, Y)), ValueError,
-     "`weights` must have shape [] for inputs [N], [D] for inputs [N, D], got (2,)."),
-    ("a label too large, on the host",
-     lambda: problems.softmax_regression(3).check_batch(Batch(X, LABELS.at[5].set(3))), ValueError,
-     "`labels` must be integers in [0, 3), got 3 at row 5."),
-    ("a negative label", lambda: problems.logistic_regression().check_batch(Batch(X, LABELS.at[2].set(-1))), ValueError,
-     "`labels` must be integers in [0, 2), got -1 at row 2."),
-    ("a target out of the sigmoid's range", lambda: problems.sigmoid_neuron().check_batch(Batch(X, 2 * Y)), ValueError,
-     "`targets` must be in [0, 1], the range of the sigmoid, got 2.0 at row 0."),
-    ("an unknown loss", lambda: problems.linear_regression(loss="mse"), ValueError,
-     "`loss` must be one of 'sum_squared_error', 'mean_squared_error', 'half_mean_squared_error', got 'mse'."),
-    ("a negative penalty", lambda: problems.linear_regression(l2=-1.0), ValueError,
-     "`l2` must be finite and not negative, got -1.0."),
-    ("a penalty that is no number", lambda: problems.mlp((3,), l2="much"), TypeError, "`l2` must be a number, got 'much'."),
+    (
+        "targets [N, 1] are not broadcast",
+        lambda: problems.linear_regression().loss(W, Batch(X, Y[:, None])),
+        ValueError,
+        "`targets` must have shape (7,) (that of the predictions), got (7, 1).",
+    ),
+    (
+        "nor by the gradient",
+        lambda: problems.linear_regression().grad(W, Batch(X, Y[:, None])),
+        ValueError,
+        "`targets` must have shape (7,) (that of the predictions), got (7, 1).",
+    ),
+    (
+        "nor by the neuron",
+        lambda: problems.sigmoid_neuron().grad(W, Batch(X, Y[:, None])),
+        ValueError,
+        "`targets` must have shape (7,) (that of the predictions), got (7, 1).",
+    ),
+    (
+        "inputs of another width",
+        lambda: problems.linear_regression().loss(W, Batch(jnp.ones((7, 3)), Y)),
+        ValueError,
+        "`inputs` must have shape (7, 2) ([N, D] for the D of the weights), got (7, 3).",
+    ),
+    (
+        "inputs without features",
+        lambda: problems.linear_regression().loss(W, Batch(Y, Y)),
+        ValueError,
+        "`inputs` must have shape [N, D], got (7,).",
+    ),
+    (
+        "integer inputs",
+        lambda: problems.linear_regression().loss(W, Batch(X.astype(int), Y)),
+        TypeError,
+        "`inputs` must be floating, got int64.",
+    ),
+    (
+        "integer targets of a squared error",
+        lambda: problems.linear_regression().loss(W, Batch(X, LABELS)),
+        TypeError,
+        "`targets` must be floating, got int32.",
+    ),
+    (
+        "floating labels",
+        lambda: problems.logistic_regression().loss(W, Batch(X, Y)),
+        TypeError,
+        "`labels` must be integers, got float64.",
+    ),
+    (
+        "labels [N, 1]",
+        lambda: problems.softmax_regression(3).grad(W3, Batch(X, LABELS[:, None])),
+        ValueError,
+        "`labels` must have shape (7,) (one for each row of logits), got (7, 1).",
+    ),
+    (
+        "binary logits of several columns",
+        lambda: losses.mean_sigmoid_cross_entropy(X, LABELS),
+        ValueError,
+        "`logits` must have shape [N], got (7, 2).",
+    ),
+    (
+        "class logits of one column",
+        lambda: losses.mean_softmax_cross_entropy(Y, LABELS),
+        ValueError,
+        "`logits` must have shape [N, K], got (7,).",
+    ),
+    (
+        "a line with two inputs",
+        lambda: problems.line().init(jax.random.key(0), Batch(X, Y)),
+        ValueError,
+        "`inputs` must have shape (7, 1) (a line has one input), got (7, 2).",
+    ),
+    (
+        "a neuron whose weights do not fit",
+        lambda: problems.sigmoid_neuron().loss(W, Batch(Y, Y)),
+        ValueError,
+        "`weights` must have shape [] for inputs [N], [D] for inputs [N, D], got (2,).",
+    ),
+    (
+        "a label too large, on the host",
+        lambda: problems.softmax_regression(3).check_batch(Batch(X, LABELS.at[5].set(3))),
+        ValueError,
+        "`labels` must be integers in [0, 3), got 3 at row 5.",
+    ),
+    (
+        "a negative label",
+        lambda: problems.logistic_regression().check_batch(Batch(X, LABELS.at[2].set(-1))),
+        ValueError,
+        "`labels` must be integers in [0, 2), got -1 at row 2.",
+    ),
+    (
+        "a target out of the sigmoid's range",
+        lambda: problems.sigmoid_neuron().check_batch(Batch(X, 2 * Y)),
+        ValueError,
+        "`targets` must be in [0, 1], the range of the sigmoid, got 2.0 at row 0.",
+    ),
+    (
+        "an unknown loss",
+        lambda: problems.linear_regression(loss="mse"),
+        ValueError,
+        "`loss` must be one of 'sum_squared_error', 'mean_squared_error', 'half_mean_squared_error', got 'mse'.",
+    ),
+    (
+        "a negative penalty",
+        lambda: problems.linear_regression(l2=-1.0),
+        ValueError,
+        "`l2` must be finite and not negative, got -1.0.",
+    ),
+    (
+        "a penalty that is no number",
+        lambda: problems.mlp((3,), l2="much"),
+        TypeError,
+        "`l2` must be a number, got 'much'.",
+    ),
     ("one class", lambda: problems.softmax_regression(1), ValueError, "`num_classes` must be at least 2, got 1."),
-    ("half a class", lambda: problems.softmax_regression(2.5), TypeError,
-     "`num_classes` must be a Python integer, got 2.5."),
+    (
+        "half a class",
+        lambda: problems.softmax_regression(2.5),
+        TypeError,
+        "`num_classes` must be a Python integer, got 2.5.",
+    ),
     ("a layer without units", lambda: problems.mlp((3, 0)), ValueError, "`hidden_sizes[1]` must be at least 1, got 0."),
-    ("cross-entropy without classes", lambda: problems.mlp((3,), loss="mean_softmax_cross_entropy"), TypeError,
-     "`num_classes` must be a Python integer, got None."),
-    ("classes of a squared error", lambda: problems.mlp((3,), num_classes=3), ValueError,
-     "`num_classes` belongs to the cross-entropy; with 'mean_squared_error' it must be None."),
+    (
+        "cross-entropy without classes",
+        lambda: problems.mlp((3,), loss="mean_softmax_cross_entropy"),
+        TypeError,
+        "`num_classes` must be a Python integer, got None.",
+    ),
+    (
+        "classes of a squared error",
+        lambda: problems.mlp((3,), num_classes=3),
+        ValueError,
+        "`num_classes` belongs to the cross-entropy; with 'mean_squared_error' it must be None.",
+    ),
 ]
 
 

@@ -1,0 +1,58 @@
+"""The host's loop over chunks: what it covers, where it ends, what it checks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxgd
+from jaxgd import StopReason, problems
+from jaxgd.descent.fit import _chunks
+from jaxgd.types import Batch, ScalarParams
+
+
+@pytest.mark.parametrize("chunk_steps", [1, 3, 4, 7, 9, 100])
+@pytest.mark.parametrize("steps_per_epoch", [1, 4, 7])
+@pytest.mark.parametrize("num_steps", [1, 6, 28, 30])
+def test_chunks_cover_every_step_once(num_steps, steps_per_epoch, chunk_steps):
+    steps, closed = [], 0
+    for chunk in _chunks(num_steps, steps_per_epoch, chunk_steps):
+        first = chunk.epoch * steps_per_epoch + chunk.first
+        count = chunk.num_epochs * steps_per_epoch or chunk.num_batches
+        steps += range(first, first + count)
+        closed += chunk.num_epochs + chunk.closing
+    assert steps == list(range(num_steps))
+    assert closed == num_steps // steps_per_epoch
+
+
+def test_a_run_that_has_stopped_ends_there():
+    calls = []
+
+    def loss(params, batch):
+        jax.debug.callback(lambda: calls.append(None))
+        return (params - 2) ** 2
+
+    problem = jaxgd.Problem(name="counted", loss=loss, grad=lambda p, b: 2 * (p - 2))
+    result = jaxgd.fit(problem, jnp.asarray(5.0), None, learning_rate=0.4, num_steps=10_000, chunk_steps=100)
+    jax.effects_barrier()
+    assert StopReason(int(result.stop_reason)) == StopReason.GRADIENT_SMALL
+    assert len(calls) < 200
+    assert len(result.history.loss) == 10_000
+    assert float(result.history.loss[-1]) == float(result.loss)
+
+
+def test_values_are_checked_once_on_the_host():
+    batch = Batch(jnp.ones((3, 2)), jnp.array([0, 1, 2]))
+    problem = problems.logistic_regression()
+    params = problem.init(jax.random.key(0), batch)
+    with pytest.raises(ValueError, match=r"`labels` must be integers in \[0, 2\), got 2 at row 2"):
+        jaxgd.fit(problem, params, batch, learning_rate=0.1, num_steps=3)
+
+
+def test_chunk_steps_are_counted():
+    run = functools.partial(
+        jaxgd.fit, problems.quadratic(), ScalarParams(jnp.asarray(1.0)), None, learning_rate=0.1, num_steps=3
+    )
+    with pytest.raises(ValueError, match="`chunk_steps` must be at least 1, got 0"):
+        run(chunk_steps=0)

@@ -1,0 +1,309 @@
+"""The command, as its users meet it: screens, exit codes, folders, mistakes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgd import cli
+
+HEIGHTS = "height,weight\n" + "\n".join(f"{150 + i},{50 + i + i % 3}" for i in range(20)) + "\n"
+
+
+@pytest.fixture(autouse=True)
+def clean(tmp_path, monkeypatch):
+    """A folder of its own; x64 and the garbage collector as they were; optax without strict promotion."""
+    monkeypatch.chdir(tmp_path)
+    was = jax.config.read("jax_enable_x64")
+    jax.config.update("jax_enable_x64", False)
+    import gc
+
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+    jax.config.update("jax_enable_x64", was)
+    gc.enable()
+    gc.unfreeze()
+
+
+def run(monkeypatch, capsys, *words):
+    """Exit code, standard output and standard error of one command."""
+    monkeypatch.setattr(sys, "argv", ["jaxgd", *map(str, words)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    captured = capsys.readouterr()
+    return caught.value.code, captured.out, captured.err
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    return lambda *words: run(monkeypatch, capsys, *words)
+
+
+def summary_of(command, *words):
+    code, out, err = command("fit", "--json", *words)
+    assert err == ""
+    return code, json.loads(out)
+
+
+@pytest.mark.parametrize(("flags", "tolerance"), [((), 1e-4), (("--x64",), 1e-10)], ids=["float32", "float64"])
+def test_diabetes_agrees_with_scikit_learn(command, flags, tolerance):
+    from sklearn import datasets, linear_model
+
+    code, summary = summary_of(command, "--data", "diabetes", *flags)
+    assert code == 0
+    bunch = datasets.load_diabetes(scaled=False)
+    reference = linear_model.LinearRegression().fit(bunch.data, bunch.target)
+    expected = dict(zip(bunch.feature_names, reference.coef_, strict=True)) | {"intercept": reference.intercept_}
+    assert summary["parameters"].keys() == expected.keys()
+    for name, value in expected.items():
+        assert summary["parameters"][name] == pytest.approx(value, rel=tolerance), name
+        assert summary["closed_form"][name] == pytest.approx(value, rel=tolerance), name
+
+
+def test_breast_cancer_with_a_penalty_agrees_with_scikit_learn(command):
+    from sklearn import datasets, linear_model, preprocessing
+
+    code, summary = summary_of(command, "--data", "breast_cancer", "--l2", "0.01")
+    assert (code, summary["stop_reason"], summary["notes"]) == (0, "NO_CHANGE", [])
+    bunch = datasets.load_breast_cancer()
+    scaler = preprocessing.StandardScaler().fit(bunch.data)
+    reference = linear_model.LogisticRegression(C=1 / (0.01 * 569), tol=1e-10, max_iter=10_000)
+    reference.fit(scaler.transform(bunch.data), bunch.target)
+    for name, value in zip(bunch.feature_names, reference.coef_[0] / scaler.scale_, strict=True):
+        assert summary["parameters"][name] == pytest.approx(value, rel=1e-3), name
+
+
+def test_separable_classes_are_said(command):
+    code, summary = summary_of(command, "--data", "breast_cancer", "--num-steps", "50")
+    assert code == 0
+    assert summary["notes"][0].startswith("The classes are linearly separable: without a penalty")
+
+
+def test_digits_by_a_network(command):
+    code, summary = summary_of(command, "--data", "digits", "--problem", "mlp")
+    assert code == 0
+    assert summary["held_out_accuracy"] > 0.95
+    assert (summary["rows"], summary["held_out_rows"]) == (1348, 449)
+
+
+def test_a_rate_too_large_says_so_and_by_how_much(command):
+    code, out, err = command("fit", "--data", "diabetes", "--no-standardize", "--learning-rate", "0.01")
+    assert (code, err) == (1, "")
+    text = " ".join(out.split())
+    assert "DIVERGED at step 1" in text
+    assert "learning_rate 0.01 is 735.9 times the largest stable one, 1.36e-05." in text
+    assert "Standardise the inputs or lower the rate." in text
+
+
+def test_the_screen(command):
+    code, out, _ = command("fit", "--data", "diabetes")
+    assert code == 0
+    for words in (
+        "linear_regression",
+        "442 rows",
+        "29143.8 -> 2859.7",
+        "NO_CHANGE",
+        "largest stable",
+        "closed form",
+        "bmi",
+    ):
+        assert words in out
+
+
+def test_the_run_folder(command, tmp_path):
+    code, summary = summary_of(command, "--data", "diabetes", "--out", "run", "--num-steps", "1500")
+    folder = tmp_path / "run"
+    assert code == 0
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "environment.json",
+        "history.npz",
+        "loss.png",
+        "summary.json",
+    ]
+    config, environment, saved = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("config", "environment", "summary")
+    )
+    assert config["num_steps"] == 1500
+    assert environment["jax"] == jax.__version__
+    assert saved == {name: value for name, value in summary.items() if name != "folder"}
+    with np.load(folder / "history.npz") as history:
+        assert set(history) == {"loss", "grad_norm", "learning_rate"}
+        assert history["loss"].shape == (750,)
+        assert history["loss"][0] == pytest.approx(summary["first_loss"])
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert [path for path in tmp_path.iterdir() if path.name != "run"] == []
+
+
+def test_seeds_repeat_and_differ(command):
+    words = ("--data", "iris", "--num-steps", "20", "--batch-size", "10", "--seed")
+    first, again, other = (summary_of(command, *words, seed)[1] for seed in (1, 1, 2))
+    assert first["parameters"] == again["parameters"]
+    assert first["parameters"] != other["parameters"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--data", "iris", "--num-steps", "20"),
+        ("--data", "wine", "--optimizer", "adam", "--learning-rate", "0.01", "--num-steps", "20"),
+        ("--data", "linnerud", "--num-steps", "20"),
+        ("--data", "linnerud", "--problem", "linear_map", "--num-steps", "20"),
+        ("--data", "linnerud", "--problem", "mlp", "--hidden-sizes", "4", "3", "--num-steps", "20"),
+        ("--data", "diabetes", "--loss", "half_mean_squared_error", "--l2", "0.1", "--num-steps", "20"),
+        ("--data", "diabetes", "--features", "bmi", "--problem", "line", "--num-steps", "20"),
+        ("--data", "diabetes", "--batch-size", "1", "--num-steps", "500"),
+        ("--data", "diabetes", "--held-out", "0.2", "--grad-tol", "1", "--num-steps", "5000"),
+        ("--data", "breast_cancer", "--problem", "sigmoid_neuron", "--num-steps", "20"),
+    ],
+    ids=" ".join,
+)
+def test_other_jobs_run(command, words):
+    code, summary = summary_of(command, *words)
+    assert code == 0
+    assert summary["last_loss"] < summary["first_loss"]
+
+
+def test_a_csv_of_your_own(command, tmp_path):
+    (tmp_path / "people.csv").write_text(HEIGHTS)
+    code, summary = summary_of(command, "--data", "people.csv", "--target", "weight", "--x64")
+    assert (code, summary["problem"]) == (0, "linear_regression")
+    slope, intercept = np.polyfit(*np.loadtxt(HEIGHTS.splitlines()[1:], delimiter=",").T, 1)
+    assert summary["parameters"]["height"] == pytest.approx(slope, rel=1e-10)
+    assert summary["parameters"]["intercept"] == pytest.approx(intercept, rel=1e-10)
+
+
+def test_collinear_columns_are_said(command, tmp_path):
+    rows = "\n".join(f"{i},{2 * i},{i % 4}" for i in range(10))
+    (tmp_path / "twice.csv").write_text(f"x,z,y\n{rows}\n")
+    code, summary = summary_of(command, "--data", "twice.csv", "--target", "y")
+    assert code == 0
+    assert summary["notes"] == [
+        "The minimiser is not unique: [x, 1] has rank 2 of 3 columns; this is the one of least norm."
+    ]
+
+
+def test_problems_prints_the_systems(command):
+    code, out, _ = command("problems")
+    assert code == 0
+    assert "logistic_regression" in out
+    code, out, _ = command("problems", "--json")
+    table = {row["name"]: row for row in json.loads(out)}
+    assert table["quadratic"]["gradient"] == "2x - 4"
+    assert table["linear_regression"]["closed_form"]
+    assert not table["cubic"]["closed_form"]
+
+
+FIT = ("fit", "--data")
+MISTAKES = [
+    (
+        (*FIT, "mnist"),
+        "jaxgd: --data must be one of breast_cancer, diabetes, digits, iris, linnerud, wine, "
+        "or a .csv or .npz file, got 'mnist'.",
+    ),
+    ((*FIT, "none.csv"), "jaxgd: none.csv: no such file."),
+    ((*FIT, "people.csv"), "jaxgd: people.csv: --target is needed, one of the columns height, weight."),
+    ((*FIT, "people.csv", "--target", "size"), "jaxgd: people.csv: no column 'size'; the columns are height, weight."),
+    (
+        (*FIT, "people.csv", "--target", "weight", "--problem", "logistic_regression"),
+        "jaxgd: people.csv, line 2, column 'weight': labels must be integers in [0, 2), got 50.",
+    ),
+    (
+        (*FIT, "people.csv", "--target", "weight", "--problem", "sigmoid_neuron"),
+        "jaxgd: people.csv: `targets` must be in [0, 1], the range of the sigmoid, got 50.0 at row 0.",
+    ),
+    (
+        (*FIT, "diabetes", "--problem", "svm"),
+        "jaxgd: --problem must be one of linear_regression, line, linear_map, "
+        "sigmoid_neuron, logistic_regression, softmax_regression, mlp, got 'svm'.",
+    ),
+    (
+        (*FIT, "diabetes", "--problem", "line"),
+        "jaxgd: --problem line has one input, diabetes has 10; name one by --features.",
+    ),
+    (
+        (*FIT, "linnerud", "--problem", "sigmoid_neuron"),
+        "jaxgd: --problem sigmoid_neuron has one target, linnerud has 3.",
+    ),
+    (
+        (*FIT, "linnerud", "--problem", "softmax_regression"),
+        "jaxgd: linnerud: labels must be one column, got Weight, Waist, Pulse.",
+    ),
+    (
+        (*FIT, "diabetes", "--loss", "mse"),
+        "jaxgd: `loss` must be one of 'sum_squared_error', 'mean_squared_error', 'half_mean_squared_error', got 'mse'.",
+    ),
+    ((*FIT, "diabetes", "--features", "bmi", "--problem", "line", "--l2", "1"), "jaxgd: --l2 does not belong to line."),
+    ((*FIT, "diabetes", "--l2", "-1"), "jaxgd: --l2 must be finite and not negative, got -1.0."),
+    ((*FIT, "diabetes", "--learning-rate", "0"), "jaxgd: --learning-rate must be a positive number, got 0.0."),
+    ((*FIT, "diabetes", "--learning-rate", "nan"), "jaxgd: --learning-rate must be a positive number, got nan."),
+    ((*FIT, "diabetes", "--num-steps", "0"), "jaxgd: --num-steps must be at least 1, got 0."),
+    ((*FIT, "diabetes", "--batch-size", "0"), "jaxgd: --batch-size must be at least 1, got 0."),
+    ((*FIT, "diabetes", "--batch-size", "1000"), "jaxgd: `batch_size` must be between 1 and 442, got 1000."),
+    ((*FIT, "diabetes", "--held-out", "1"), "jaxgd: --held-out must be in [0, 1), got 1.0."),
+    ((*FIT, "diabetes", "--held-out", "0.999"), "jaxgd: diabetes: --held-out 0.999 leaves fewer than 2 of 442 rows."),
+    ((*FIT, "diabetes", "--seed", "-1"), "jaxgd: --seed must not be negative, got -1."),
+    ((*FIT, "diabetes", "--grad-tol", "nan"), "jaxgd: --grad-tol must be a number, got nan."),
+    ((*FIT, "diabetes", "--divergence-factor", "0"), "jaxgd: --divergence-factor must be a positive number, got 0.0."),
+    (
+        (*FIT, "diabetes", "--optimizer", "adam"),
+        "jaxgd: --optimizer adam needs --learning-rate; 0.01 is a common start.",
+    ),
+    (
+        (*FIT, "diabetes", "--optimizer", "chain", "--learning-rate", "1"),
+        "jaxgd: --optimizer must be gradient_descent or an optimizer of optax, got 'chain'.",
+    ),
+    (
+        (*FIT, "diabetes", "--hidden-sizes", "0", "--problem", "mlp"),
+        "jaxgd: `hidden_sizes[0]` must be at least 1, got 0.",
+    ),
+    ((*FIT, "diabetes", "--out", "people.csv"), "jaxgd: --out people.csv exists already; name a new folder."),
+    (
+        (*FIT, "diabetes", "--out", "people.csv/run", "--num-steps", "5"),
+        "jaxgd: --out people.csv/run: cannot be written (File exists).",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "error"), MISTAKES, ids=lambda value: " ".join(value[1:]) if isinstance(value, tuple) else ""
+)
+def test_a_mistake_gets_one_line_and_exit_code_2(command, tmp_path, words, error):
+    (tmp_path / "people.csv").write_text(HEIGHTS)
+    code, out, err = command(*words)
+    assert (code, out, err) == (2, "", f"{error}\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("fit",),
+        ("train",),
+        ("fit", "--data", "iris", "--learningrate", "1"),
+        ("fit", "--data", "iris", "--num-steps", "many"),
+    ],
+)
+def test_wrong_flags_exit_with_2(command, words):
+    code, _, err = command(*words)
+    assert code == 2
+    assert "Traceback" not in err
+
+
+def test_python_m_jaxgd_and_an_interrupt(tmp_path):
+    """As a process of its own: the module runs, and Ctrl-C ends it in one line and no folder."""
+    done = subprocess.run([sys.executable, "-m", "jaxgd", "problems", "--json"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    script = (
+        "import os, signal, sys, jaxgd.cli as cli\n"
+        "cli.fit = lambda *a, **k: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.argv = ['jaxgd', 'fit', '--data', 'iris']\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=dict(os.environ))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "jaxgd: interrupted; nothing was written\n")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,77 @@
+"""Largest eigenvalues and stable rates against dense Hessians and published ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from common import SYSTEMS, flat, setting
+
+import jaxgd
+from jaxgd import problems
+from jaxgd.theory import closed_form, curvature
+from jaxgd.types import Batch
+
+
+def dense_hessian(problem, params, batch):
+    vector, unravel = jax.flatten_util.ravel_pytree(params)
+    return np.asarray(jax.hessian(lambda v: problem.loss(unravel(v), batch))(vector))
+
+
+@pytest.mark.parametrize(("problem", "make_batch"), SYSTEMS)
+def test_largest_eigenvalue_of_all_problems(problem, make_batch):
+    params, batch = setting(problem, make_batch)
+    expected = np.linalg.eigvalsh(dense_hessian(problem, params, batch))[-1]
+    found = jax.jit(curvature.largest_eigenvalue, static_argnums=0)(problem, params, batch)
+    np.testing.assert_allclose(found.value, expected, rtol=1e-11)
+    assert found.error_bound == 0
+
+
+def test_lanczos_holds_its_bound(rng):
+    inputs = jnp.asarray(rng.normal(size=(400, 300)) * np.linspace(0.1, 3, 300))
+    batch = Batch(inputs, jnp.asarray(rng.normal(size=400)))
+    problem = problems.linear_regression()
+    params = problem.init(jax.random.key(0), batch)
+    found = curvature.largest_eigenvalue(problem, params, batch)
+    design = np.column_stack([inputs, np.ones(400)])
+    expected = 2 / 400 * np.linalg.norm(design, 2) ** 2
+    assert abs(float(found.value) - expected) <= float(found.error_bound) + 1e-12 * expected
+    assert float(found.error_bound) < 1e-3 * expected
+
+
+def test_lanczos_stops_where_the_krylov_space_is_exhausted():
+    # x^2-like loss in 300 directions of curvature 2: the space has one dimension.
+    problem = jaxgd.Problem(name="ball", loss=lambda p, b: jnp.sum(p**2), grad=lambda p, b: 2 * p)
+    found = curvature.largest_eigenvalue(problem, jnp.ones(300), None)
+    assert float(found.value) == pytest.approx(2, rel=1e-12)
+    assert float(found.error_bound) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_limit_of_the_parabola_is_one():
+    problem = problems.quadratic()
+    params = problem.init(jax.random.key(0), None)
+    assert float(jaxgd.largest_stable_learning_rate(problem, params, None)) == 1
+
+
+def test_no_limit_where_nothing_curves_upwards():
+    problem = jaxgd.Problem(name="slope", loss=lambda p, b: p[0], grad=lambda p, b: jnp.ones(1))
+    assert float(jaxgd.largest_stable_learning_rate(problem, jnp.zeros(1), None)) == np.inf
+
+
+def test_hessian_vector_product_is_the_column_of_the_hessian():
+    problem, make_batch = next(s.values for s in SYSTEMS if s.values[0] is problems.softmax_regression(3))
+    params, batch = setting(problem, make_batch)
+    direction = jax.tree.map(jnp.ones_like, params)
+    expected = dense_hessian(problem, params, batch) @ flat(direction)
+    found = curvature.hessian_vector_product(problem, params, batch, direction)
+    np.testing.assert_allclose(flat(found), expected, rtol=1e-10, atol=1e-13)
+
+
+def test_the_published_limit_of_the_sat_data(cases, cases_folder):
+    del cases
+    table = np.genfromtxt(cases_folder / "satgpa.csv", delimiter=",", names=True)
+    batch = Batch(jnp.asarray(table["sat_sum"])[:, None], jnp.asarray(table["fy_gpa"]))
+    problem = problems.linear_regression()
+    params = problem.init(jax.random.key(0), batch)
+    limit = jaxgd.largest_stable_learning_rate(problem, params, batch)
+    np.testing.assert_allclose(limit, 9.189666037e-05, rtol=1e-9)
+    assert closed_form.least_squares(batch.inputs, batch.targets).full_rank
