@@ -56,7 +56,16 @@ def test_the_linear_map_of_one_sample():
     zeros = LinearMapParams(jnp.zeros((2, 3)), jnp.zeros(2))
 
     def run(rate):
-        return jaxgd.descend(problem, zeros, batch, learning_rate=rate, num_steps=100, param_tol=-1.0, grad_tol=-1.0, divergence_factor=1e9)
+        return jaxgd.descend(
+            problem,
+            zeros,
+            batch,
+            learning_rate=rate,
+            num_steps=100,
+            param_tol=-1.0,
+            grad_tol=-1.0,
+            divergence_factor=1e9,
+        )
 
     result = run(0.1)
     np.testing.assert_allclose(

@@ -1,0 +1,87 @@
+"""The README says only what is true: its example, its screens and its table."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxgd
+from jaxgd import problems
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+pytestmark = pytest.mark.skipif(not README.exists(), reason="the README is not beside these tests")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def test_the_example_is_short_and_prints_what_it_says():
+    (example,) = blocks("python")
+    assert len(re.findall(r"^(>>>|\.\.\.) ", example, re.MULTILINE)) < 20
+    done = subprocess.run([sys.executable, "-m", "doctest", str(README)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def number(word):
+    try:
+        return float(word)
+    except ValueError:
+        return None
+
+
+def assert_same_text(shown, printed):
+    """Words equal, numbers to 1 %; what is rounding (1e-05 and the like) to a factor of 10."""
+    assert len(shown) == len(printed), (shown, printed)
+    for left, right in zip(shown, printed, strict=True):
+        if number(left) is None:
+            assert left == right
+        else:
+            tolerance = 9 if "e-0" in left else 0.01
+            assert number(right) == pytest.approx(number(left), rel=tolerance), (shown, printed)
+
+
+@pytest.mark.parametrize(
+    ("block", "words", "code"),
+    [(0, [], 0), (1, ["--no-standardize", "--learning-rate", "0.01"], 1)],
+    ids=["fit", "diverged"],
+)
+def test_the_screens_are_those_of_the_command(tmp_path, block, words, code):
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxgd", "fit", "--data", "diabetes", *words],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "COLUMNS": "80", "PYTHONPATH": str(README.parent), "LANG": "C.UTF-8"},
+    )
+    assert done.returncode == code, done.stderr
+    printed = {tuple(line.split()[:2]): line for line in done.stdout.splitlines() if line.strip()}
+    for line in blocks("text")[block].splitlines():
+        if line.strip():
+            found = printed[tuple(line.split()[:2])] if not line.startswith("steps") else line
+            shown = line.split()
+            if line.startswith("ended") and not words:  # the last step differs by a few between versions
+                assert shown[:3] == found.split()[:3]
+            else:
+                assert_same_text(shown, found.split())
+
+
+def test_the_table_lists_every_problem():
+    listed = set(re.findall(r"^\| `(\w+)\(", README.read_text(), re.MULTILINE))
+    assert listed == set(problems.__all__) - {"ALL_PROBLEMS"}
+
+
+def test_it_is_at_most_150_lines():
+    assert len(README.read_text().splitlines()) <= 150
+
+
+def test_the_picture_of_the_folders_is_true():
+    text = README.read_text()
+
+    for path in Path(jaxgd.__file__).parent.glob("*"):
+        if path.suffix == ".py" and not path.name.startswith("__"):
+            assert path.name in text
+        elif path.is_dir() and path.name != "__pycache__":
+            assert f"{path.name}/" in text
