@@ -49,8 +49,8 @@ PROBLEMS = (
 WORK = 2e10
 """Multiplications that a run without --num-steps may cost."""
 
-RECORDS = 1000
-"""Steps of the loss that a run folder keeps."""
+RECORDS = 100_000
+"""Entries of the history that a run keeps if not told otherwise."""
 
 PARAMETER_ROWS = 40
 """Parameters that the screen shows."""
@@ -101,6 +101,10 @@ class FitOptions:
     """Stop when no parameter moves by more than this in an epoch."""
     divergence_factor: float = 1000.0
     """Growth of the loss over its best that counts as divergence."""
+    record: tuple[str, ...] = ("loss", "grad_norm", "learning_rate")
+    """What the run folder's history.npz keeps: loss, grad_norm, learning_rate, update_norm, params."""
+    record_every: int | None = None
+    """Keep every so many steps; by default as many as leave 100000 entries."""
     seed: int = 0
     """Of the start, the split and the order of the rows."""
     x64: bool = False
@@ -226,7 +230,7 @@ def run_fit(options: FitOptions) -> int:
             "grow for ever; the run ends at its last step. Give --l2 for a fit that converges."
         )
     started = time.perf_counter()
-    record_every = -(-num_steps // RECORDS)
+    record_every = options.record_every or -(-num_steps // RECORDS)
     try:
         result = fit(
             problem,
@@ -240,6 +244,7 @@ def run_fit(options: FitOptions) -> int:
             grad_tol=options.grad_tol,
             param_tol=options.param_tol,
             divergence_factor=options.divergence_factor,
+            record=options.record,
             record_every=record_every,
         )
         jax.block_until_ready(result)
@@ -315,7 +320,7 @@ def _check(options: FitOptions) -> None:
     for name in ("grad_tol", "param_tol"):
         if np.isnan(getattr(options, name)):
             raise UserError(f"--{name.replace('_', '-')} must be a number, got nan.")
-    for name in ("num_steps", "batch_size"):
+    for name in ("num_steps", "batch_size", "record_every"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")

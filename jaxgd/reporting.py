@@ -60,7 +60,7 @@ def write_run(
       folder: must not exist yet.
       config: what was asked for.
       summary: what came out.
-      history: the trace.
+      history: the trace; what follows the stop is left out.
       record_every: steps between its entries.
 
     Raises:
@@ -74,13 +74,14 @@ def write_run(
         contents = (("config", config), ("environment", environment()), ("summary", summary))
         for name, content in contents:
             (temporary / f"{name}.json").write_text(to_json(content, indent=2) + "\n", encoding="utf-8")
+        num_shown = summary["num_steps"] // record_every + 1  # what follows repeats the entry at the stop
         arrays: dict[str, Any] = {
-            jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf)
+            jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf)[:num_shown]
             for path, leaf in jax.tree_util.tree_leaves_with_path(history)
         }
         np.savez(temporary / "history.npz", **arrays)
-        if history.loss is not None:
-            plot_loss(temporary / "loss.png", np.asarray(history.loss), record_every, summary)
+        if "loss" in arrays:
+            plot_loss(temporary / "loss.png", arrays["loss"], record_every, summary)
         temporary.chmod(0o755)
         os.rename(temporary, folder)
     except BaseException:
@@ -126,20 +127,18 @@ def plot_loss(path: Path, losses: np.ndarray[Any, Any], record_every: int, summa
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    num_shown = min(len(losses), summary["num_steps"] // record_every + 1)
-    steps = np.arange(num_shown) * record_every
-    shown = losses[:num_shown]
+    steps = np.arange(len(losses)) * record_every
     figure = Figure(figsize=(7, 4.2))
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.12, 0.13, 0.84, 0.73))
-    axes.plot(steps, shown, color="#0b4f8a", linewidth=1.6, label="loss", marker="." if num_shown < 30 else "")
+    axes.plot(steps, losses, color="#0b4f8a", linewidth=1.6, label="loss", marker="." if len(losses) < 30 else "")
     minimum = summary.get("loss_at_minimizer")
     if minimum is not None:
         axes.axhline(minimum, color="#c44e00", linestyle="--", linewidth=1.2, label="closed-form minimum")
         axes.legend(frameon=False)
-    if np.all(shown > 0) and np.all(np.isfinite(shown)):
+    if np.all(losses > 0) and np.all(np.isfinite(losses)):
         axes.set_yscale("log")
-    if num_shown > 100:
+    if len(losses) > 100:
         axes.set_xscale("symlog", linthresh=10)
         axes.set_xlim(left=0)
     axes.set_xlabel("step")

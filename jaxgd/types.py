@@ -111,6 +111,7 @@ class Problem(NamedTuple):
         outside the problem's domain. None where any finite batch will do.
       reduction: how the loss adds up over rows.
       l2: the coefficient of the penalty on the weights.
+      with_l2: `(l2) -> Problem` under another coefficient, which may be traced; None where there is no penalty.
       formulas: the problem in words, for tables.
     """
 
@@ -123,6 +124,7 @@ class Problem(NamedTuple):
     check_batch: Callable[[Batch], None] | None = None
     reduction: Reduction = "mean"
     l2: float = 0.0
+    with_l2: Callable[[Any], "Problem"] | None = None
     formulas: Formulas | None = None
 
 

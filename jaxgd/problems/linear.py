@@ -9,11 +9,10 @@ import numpy as np
 
 from jaxgd.problems.losses import (
     SQUARED_ERRORS,
-    grad_l2_penalty,
     grad_sum_squared_error,
-    l2_penalty,
     sum_squared_error,
 )
+from jaxgd.problems.penalty import penalisable
 from jaxgd.theory.closed_form import SQUARED_ERROR_SCALES, LeastSquares, least_squares
 from jaxgd.types import Batch, Formulas, LinearMapParams, LinearParams, LineParams, Problem
 from jaxgd.validation import check_choice, check_floating, check_nonnegative, check_rank, check_shape
@@ -280,12 +279,10 @@ def _linear_regression(loss_name: str, l2: float) -> Problem:
         return init_affine(key, batch.inputs, batch.targets.shape[1:])
 
     def loss(params: LinearParams, batch: Batch) -> jax.Array:
-        value = error.value(affine(params, batch.inputs), batch.targets)
-        return value + l2_penalty(params.weights, l2) if l2 else value
+        return error.value(affine(params, batch.inputs), batch.targets)
 
     def grad(params: LinearParams, batch: Batch) -> LinearParams:
-        grads = grad_affine(batch.inputs, error.grad(affine(params, batch.inputs), batch.targets))
-        return grads._replace(weights=grads.weights + grad_l2_penalty(params.weights, l2)) if l2 else grads
+        return grad_affine(batch.inputs, error.grad(affine(params, batch.inputs), batch.targets))
 
     def minimizer(batch: Batch) -> LinearParams:
         scale = SQUARED_ERROR_SCALES[loss_name.removesuffix("_squared_error")](len(batch.inputs))
@@ -293,22 +290,16 @@ def _linear_regression(loss_name: str, l2: float) -> Problem:
         dtype = batch.inputs.dtype
         return LinearParams(jnp.asarray(solution.weights, dtype), jnp.asarray(solution.bias, dtype))
 
-    penalty, grad_penalty = (" + l2/2 |W|^2", " + l2 W") if l2 else ("", "")
-    return Problem(
-        name=call_name("linear_regression", loss=(loss_name, "mean_squared_error"), l2=(l2, 0.0)),
+    problem = Problem(
+        name=call_name("linear_regression", loss=(loss_name, "mean_squared_error")),
         init=init,
         loss=loss,
         grad=grad,
         predict=affine,
-        minimizer=minimizer,
         reduction=error.reduction,
-        l2=l2,
-        formulas=Formulas(
-            "f = X W + b",
-            f"{error.formula}{penalty}",
-            f"dW = {error.factor}X^T r{grad_penalty}, db = {error.factor}sum r",
-        ),
+        formulas=Formulas("f = X W + b", error.formula, f"dW = {error.factor}X^T r, db = {error.factor}sum r"),
     )
+    return penalisable(problem, l2)._replace(minimizer=minimizer)
 
 
 def call_name(function: str, /, *positional: object, **options: tuple[object, object]) -> str:

@@ -5,12 +5,8 @@ import functools
 import jax
 
 from jaxgd.problems.linear import affine, call_name, grad_affine, init_affine
-from jaxgd.problems.losses import (
-    SIGMOID_CROSS_ENTROPIES,
-    SOFTMAX_CROSS_ENTROPIES,
-    grad_l2_penalty,
-    l2_penalty,
-)
+from jaxgd.problems.losses import SIGMOID_CROSS_ENTROPIES, SOFTMAX_CROSS_ENTROPIES
+from jaxgd.problems.penalty import penalisable
 from jaxgd.types import Batch, Formulas, LinearParams, Problem
 from jaxgd.validation import check_choice, check_count, check_label_values, check_nonnegative
 
@@ -78,23 +74,21 @@ def _cross_entropy_regression(loss_name: str, num_classes: int | None, l2: float
     output_shape: tuple[int, ...] = () if num_classes is None else (num_classes,)
     if num_classes is None:
         entropy = SIGMOID_CROSS_ENTROPIES[loss_name]
-        name = call_name("logistic_regression", loss=(loss_name, "mean_sigmoid_cross_entropy"), l2=(l2, 0.0))
+        name = call_name("logistic_regression", loss=(loss_name, "mean_sigmoid_cross_entropy"))
         model, residual = "p = sigma(x . w + b)", "(p - y)"
     else:
         entropy = SOFTMAX_CROSS_ENTROPIES[loss_name]
-        name = call_name("softmax_regression", num_classes, l2=(l2, 0.0))
+        name = call_name("softmax_regression", num_classes)
         model, residual = "P = softmax(x W + b)", "(P - onehot)"
 
     def init(key: jax.Array, batch: Batch) -> LinearParams:
         return init_affine(key, batch.inputs, output_shape)
 
     def loss(params: LinearParams, batch: Batch) -> jax.Array:
-        value = entropy.value(affine(params, batch.inputs), batch.targets)
-        return value + l2_penalty(params.weights, l2) if l2 else value
+        return entropy.value(affine(params, batch.inputs), batch.targets)
 
     def grad(params: LinearParams, batch: Batch) -> LinearParams:
-        grads = grad_affine(batch.inputs, entropy.grad(affine(params, batch.inputs), batch.targets))
-        return grads._replace(weights=grads.weights + grad_l2_penalty(params.weights, l2)) if l2 else grads
+        return grad_affine(batch.inputs, entropy.grad(affine(params, batch.inputs), batch.targets))
 
     def predict(params: LinearParams, inputs: jax.Array) -> jax.Array:
         """Probabilities: `[N]` of label 1, or `[N, K]`."""
@@ -104,8 +98,7 @@ def _cross_entropy_regression(loss_name: str, num_classes: int | None, l2: float
     def check_batch(batch: Batch) -> None:
         check_label_values(batch.targets, num_classes or 2)
 
-    penalty, grad_penalty = (" + l2/2 |W|^2", " + l2 W") if l2 else ("", "")
-    return Problem(
+    problem = Problem(
         name=name,
         init=init,
         loss=loss,
@@ -113,10 +106,8 @@ def _cross_entropy_regression(loss_name: str, num_classes: int | None, l2: float
         predict=predict,
         check_batch=check_batch,
         reduction=entropy.reduction,
-        l2=l2,
         formulas=Formulas(
-            model,
-            f"{entropy.formula}{penalty}",
-            f"dW = {entropy.factor}X^T {residual}{grad_penalty}, db = {entropy.factor}sum {residual}",
+            model, entropy.formula, f"dW = {entropy.factor}X^T {residual}, db = {entropy.factor}sum {residual}"
         ),
     )
+    return penalisable(problem, l2)

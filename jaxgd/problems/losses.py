@@ -237,32 +237,6 @@ def grad_mean_softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax
     return (jax.nn.softmax(logits) - onehot) / len(logits)
 
 
-def l2_penalty(weights: jax.Array, l2: float) -> jax.Array:
-    """The penalty `1/2 lambda |W|^2`, lambda being `l2`.
-
-    Args:
-      weights: any shape; biases are left free by not passing them.
-      l2: lambda, `[]`.
-
-    Returns:
-      Scalar `[]`.
-    """
-    return 0.5 * l2 * jnp.sum(jnp.square(weights))
-
-
-def grad_l2_penalty(weights: jax.Array, l2: float) -> jax.Array:
-    """Derivative of `l2_penalty` by the weights, `lambda W`.
-
-    Args:
-      weights: any shape.
-      l2: lambda, `[]`.
-
-    Returns:
-      The shape of `weights`.
-    """
-    return l2 * weights
-
-
 class PredictionLoss(NamedTuple):
     """A loss of predictions, its derivative, and how it adds up over rows.
 

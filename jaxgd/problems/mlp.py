@@ -10,12 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.problems.linear import affine, call_name, grad_affine
-from jaxgd.problems.losses import (
-    SOFTMAX_CROSS_ENTROPIES,
-    SQUARED_ERRORS,
-    grad_l2_penalty,
-    l2_penalty,
-)
+from jaxgd.problems.losses import SOFTMAX_CROSS_ENTROPIES, SQUARED_ERRORS
+from jaxgd.problems.penalty import penalisable
 from jaxgd.types import Batch, Formulas, LinearParams, Problem
 from jaxgd.validation import (
     check_choice,
@@ -126,8 +122,7 @@ def _mlp(hidden_sizes: tuple[int, ...], loss_name: str, num_classes: int | None,
 
     def loss(params: MLPParams, batch: Batch) -> jax.Array:
         _, outputs = forward(params, batch.inputs)
-        value = output_loss.value(outputs_like(batch.targets, outputs), batch.targets)
-        return value + sum(l2_penalty(layer.weights, l2) for layer in params.layers) if l2 else value
+        return output_loss.value(outputs_like(batch.targets, outputs), batch.targets)
 
     def grad(params: MLPParams, batch: Batch) -> MLPParams:
         activations, outputs = forward(params, batch.inputs)
@@ -136,8 +131,6 @@ def _mlp(hidden_sizes: tuple[int, ...], loss_name: str, num_classes: int | None,
         grads: list[LinearParams] = []
         for layer, activation in zip(reversed(params.layers), reversed(activations), strict=True):
             grads.insert(0, grad_affine(activation, delta))
-            if l2:
-                grads[0] = grads[0]._replace(weights=grads[0].weights + grad_l2_penalty(layer.weights, l2))
             if activation is not batch.inputs:
                 delta = jnp.where(activation > 0, delta @ layer.weights.T, 0)  # a > 0 where z > 0
         return MLPParams(tuple(grads))
@@ -151,24 +144,23 @@ def _mlp(hidden_sizes: tuple[int, ...], loss_name: str, num_classes: int | None,
             check_label_values(batch.targets, num_classes)
 
     by_output = "2/N (f - y)" if num_classes is None else "1/N (P - onehot)"
-    return Problem(
+    problem = Problem(
         name=call_name(
             "mlp",
             hidden_sizes,
             loss=(loss_name, "mean_squared_error"),
             num_classes=(num_classes, None),
-            l2=(l2, 0.0),
         ),
         init=init,
         loss=loss,
         grad=grad,
         predict=predict,
         check_batch=check_batch,
-        l2=l2,
         formulas=Formulas(
             "a_l = relu(a_{l-1} W_l + b_l), f linear",
-            output_loss.formula + (" + l2/2 sum |W_l|^2" if l2 else ""),
+            output_loss.formula,
             f"delta_L = {by_output}, delta_{{l-1}} = delta_l W_l^T [z_{{l-1}} > 0], "
-            f"dW_l = a_{{l-1}}^T delta_l{' + l2 W_l' if l2 else ''}, db_l = sum delta_l",
+            f"dW_l = a_{{l-1}}^T delta_l, db_l = sum delta_l",
         ),
     )
+    return penalisable(problem, l2)

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxgd.problems.linear import affine, call_name, grad_affine, init_affine
-from jaxgd.problems.losses import SQUARED_ERRORS, grad_l2_penalty, l2_penalty
+from jaxgd.problems.losses import SQUARED_ERRORS
+from jaxgd.problems.penalty import penalisable
 from jaxgd.types import Batch, Formulas, LinearParams, Problem
 from jaxgd.validation import check_choice, check_floating, check_nonnegative, check_rank, check_shape
 
@@ -61,14 +62,12 @@ def _sigmoid_neuron(loss_name: str, l2: float) -> Problem:
         return jax.nn.sigmoid(params.weights * inputs + params.bias)
 
     def loss(params: LinearParams, batch: Batch) -> jax.Array:
-        value = error.value(predict(params, batch.inputs), batch.targets)
-        return value + l2_penalty(params.weights, l2) if l2 else value
+        return error.value(predict(params, batch.inputs), batch.targets)
 
     def grad(params: LinearParams, batch: Batch) -> LinearParams:
         f = predict(params, batch.inputs)
         by_logits = error.grad(f, batch.targets) * f * (1 - f)  # [N]
-        grads = grad_affine(batch.inputs, by_logits)
-        return grads._replace(weights=grads.weights + grad_l2_penalty(params.weights, l2)) if l2 else grads
+        return grad_affine(batch.inputs, by_logits)
 
     def check_batch(batch: Batch) -> None:
         check_shape("targets", batch.targets, (batch.inputs.shape[0],), "one for each row of inputs")
@@ -79,19 +78,18 @@ def _sigmoid_neuron(loss_name: str, l2: float) -> Problem:
                 f"`targets` must be in [0, 1], the range of the sigmoid, got {batch.targets[row]} at row {row}."
             )
 
-    penalty, grad_penalty = (" + l2/2 |w|^2", " + l2 w") if l2 else ("", "")
-    return Problem(
-        name=call_name("sigmoid_neuron", loss=(loss_name, "half_mean_squared_error"), l2=(l2, 0.0)),
+    problem = Problem(
+        name=call_name("sigmoid_neuron", loss=(loss_name, "half_mean_squared_error")),
         init=init,
         loss=loss,
         grad=grad,
         predict=predict,
         check_batch=check_batch,
         reduction=error.reduction,
-        l2=l2,
         formulas=Formulas(
             "f = sigma(w . x + b)",
-            f"{error.formula}{penalty}",
-            f"dw = {error.factor}sum r f (1 - f) x{grad_penalty}, db = {error.factor}sum r f (1 - f)",
+            error.formula,
+            f"dw = {error.factor}sum r f (1 - f) x, db = {error.factor}sum r f (1 - f)",
         ),
     )
+    return penalisable(problem, l2)

@@ -1,0 +1,72 @@
+"""The L2 penalty, as a Problem -> Problem function."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxgd.types import Batch, Params, Problem
+
+
+def with_l2(problem: Problem, l2: Any) -> Problem:
+    """Add the penalty `1/2 lambda |W|^2` on the weights of a problem; biases stay free.
+
+    Gradient, by hand: `d/dW 1/2 lambda sum_jk W_jk^2 = lambda W` is added for every leaf named `weights`,
+    nothing for the others.
+
+    Args:
+      problem: unpenalised, with parameters whose weights are named `weights`.
+      l2: lambda, `[]`, a number or traced. 0 as a number gives `problem` itself.
+
+    Returns:
+      The penalised problem, without a minimiser: where there is one, its own module knows it.
+    """
+    if isinstance(l2, float | int) and not l2:
+        return problem
+
+    def loss(params: Params, batch: Batch) -> jax.Array:
+        weights = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params) if _is_weights(path)]
+        return problem.loss(params, batch) + 0.5 * _like(l2, weights[0]) * sum(jnp.sum(jnp.square(w)) for w in weights)
+
+    def grad(params: Params, batch: Batch) -> Params:
+        def add(path: Any, by_loss: jax.Array, leaf: jax.Array) -> jax.Array:
+            return by_loss + _like(l2, leaf) * leaf if _is_weights(path) else by_loss
+
+        return jax.tree_util.tree_map_with_path(add, problem.grad(params, batch), params)
+
+    formulas = problem.formulas
+    if formulas is not None:
+        formulas = formulas._replace(
+            loss=f"{formulas.loss} + l2/2 |W|^2", gradient=f"{formulas.gradient}, and l2 W for the weights"
+        )
+    call, _, arguments = problem.name.removesuffix(")").partition("(")
+    return problem._replace(
+        name=f"{call}({arguments}, l2={l2!r})" if arguments else f"{call}(l2={l2!r})",
+        loss=loss,
+        grad=grad,
+        minimizer=None,
+        l2=l2,
+        formulas=formulas,
+    )
+
+
+def penalisable(problem: Problem, l2: float) -> Problem:
+    """`with_l2(problem, l2)` whose penalty can be replaced later, as a sweep over l2 does.
+
+    Args:
+      problem: unpenalised.
+      l2: lambda.
+
+    Returns:
+      The penalised problem; its `with_l2` gives the problem under another lambda.
+    """
+    return with_l2(problem, l2)._replace(with_l2=functools.partial(with_l2, problem))
+
+
+def _is_weights(path: Any) -> bool:
+    return bool(path) and getattr(path[-1], "name", None) == "weights"
+
+
+def _like(l2: Any, leaf: jax.Array) -> jax.Array:
+    return jnp.asarray(l2).astype(leaf.dtype)
