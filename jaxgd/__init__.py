@@ -1,7 +1,7 @@
 """Gradient descent that can be trusted: a functional reference implementation in JAX."""
 
 from jaxgd import problems, theory
-from jaxgd.descent import History, Result, StopReason, descend, fit, gradient_descent
+from jaxgd.descent import History, Result, StopReason, descend, fit, gradient_descent, sweep
 from jaxgd.theory.curvature import largest_stable_learning_rate
 from jaxgd.types import Batch, Problem, autodiff
 
@@ -17,5 +17,6 @@ __all__ = [
     "gradient_descent",
     "largest_stable_learning_rate",
     "problems",
+    "sweep",
     "theory",
 ]

@@ -3,5 +3,6 @@
 from jaxgd.descent.fit import fit
 from jaxgd.descent.loop import History, Result, StopReason, descend
 from jaxgd.descent.rule import gradient_descent
+from jaxgd.descent.sweep import sweep
 
-__all__ = ["History", "Result", "StopReason", "descend", "fit", "gradient_descent"]
+__all__ = ["History", "Result", "StopReason", "descend", "fit", "gradient_descent", "sweep"]

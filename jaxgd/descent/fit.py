@@ -37,7 +37,7 @@ def fit(
     grad_tol: Any = 0.0,
     param_tol: Any = 0.0,
     divergence_factor: Any = 1000.0,
-    record: Sequence[str] = ("loss", "grad_norm", "learning_rate"),
+    record: Sequence[str] = loop.DEFAULT_RECORD,
     record_every: int = 1,
     chunk_steps: int | None = None,
 ) -> loop.Result:

@@ -21,6 +21,9 @@ from jaxgd.descent.rule import gradient_descent, rate_at
 from jaxgd.types import Params, Problem
 from jaxgd.validation import check_choice, check_count, check_floating_tree, check_same_tree
 
+DEFAULT_RECORD = ("loss", "grad_norm", "learning_rate")
+"""The fields of the history that are kept if not told otherwise."""
+
 DIVERGENCE_PATIENCE = 3
 """Epochs in a row whose loss must exceed the limit before a run is called diverged."""
 
@@ -165,7 +168,7 @@ def descend(
     grad_tol: Any = 0.0,
     param_tol: Any = 0.0,
     divergence_factor: Any = 1000.0,
-    record: Sequence[str] = ("loss", "grad_norm", "learning_rate"),
+    record: Sequence[str] = DEFAULT_RECORD,
     record_every: int = 1,
 ) -> Result:
     """Minimise a problem by gradient descent; pure, and safe under jit, vmap and grad.
@@ -209,13 +212,25 @@ def descend(
     """
     settings = check_settings(problem, learning_rate, num_steps, batch_size, optimizer, record, record_every)
     controls = Controls(None if callable(learning_rate) else learning_rate, grad_tol, param_tol, divergence_factor)
-    return _descend(problem, settings, as_arrays(params), batch, key, controls)
+    return _run(problem, settings, as_arrays(params), batch, key, controls)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _descend(
+def run(
     problem: Problem, settings: Settings, params: Params, batch: Any, key: jax.Array | None, controls: Controls
 ) -> Result:
+    """The run behind `descend`, to be traced.
+
+    Args:
+      problem: what to minimise. Static.
+      settings: the static part.
+      params: theta_0.
+      batch: the data.
+      key: shuffles the rows, or None.
+      controls: the traced scalars.
+
+    Returns:
+      The result.
+    """
     epochs = batches.cut(batch, settings.batch_size)
     num_epochs, rest = divmod(settings.num_steps, epochs.steps_per_epoch)
     state = start(problem, settings, params, batch, controls)
@@ -223,6 +238,9 @@ def _descend(
     if rest:
         state = run_part(problem, settings, state, batch, key, controls, num_epochs, 0, rest)
     return finish(problem, settings, state, batch)
+
+
+_run = jax.jit(run, static_argnums=(0, 1))
 
 
 def check_settings(

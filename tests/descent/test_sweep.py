@@ -1,0 +1,236 @@
+"""Lanes equal lone runs, whatever the axes, chunks and devices."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from common import assert_trees_close, assert_trees_equal
+
+import jaxgd
+from jaxgd import StopReason, problems
+from jaxgd.problems import linear_regression
+from jaxgd.types import Batch, ScalarParams
+
+
+def setting(problem=None, num_rows=20):
+    rng = np.random.default_rng(0)
+    batch = Batch(jnp.asarray(rng.normal(size=(num_rows, 3))), jnp.asarray(rng.normal(size=num_rows)))
+    problem = problem or linear_regression()
+    return problem, problem.init(jax.random.key(0), batch), batch
+
+
+def lane(result, *index):
+    return jax.tree.map(lambda leaf: leaf[index], result)
+
+
+def test_a_product_of_axes_in_their_order():
+    problem, params, batch = setting()
+    rates, keys = jnp.array([0.01, 0.05, 0.1]), jax.random.split(jax.random.key(1), 2)
+    # Named so that alphabetical order is not the order of the axes.
+    result = jaxgd.sweep(problem, params, batch, over={"learning_rate": rates, "key": keys}, num_steps=30, batch_size=6)
+    assert result.loss.shape == (3, 2)
+    assert result.history.loss.shape == (3, 2, 30)
+    for i, rate in enumerate(rates):
+        for j, key in enumerate(keys):
+            lone = jaxgd.descend(problem, params, batch, learning_rate=rate, key=key, num_steps=30, batch_size=6)
+            assert_trees_close(lane(result, i, j), lone, rtol=1e-12)
+
+
+def test_zipped_axes_run_together():
+    problem, params, batch = setting()
+    rates = jnp.array([0.01, 0.05])
+    starts = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+    result = jaxgd.sweep(
+        problem, params, batch, over={"params": starts, "learning_rate": rates}, zipped=True, num_steps=9
+    )
+    assert result.loss.shape == (2,)
+    lone = jaxgd.descend(problem, lane(starts, 1), batch, learning_rate=0.05, num_steps=9)
+    assert_trees_close(lane(result, 1), lone, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "call"),
+    [
+        ("grad_tol", jnp.array([0.0, 0.1]), lambda run, value: run(grad_tol=value)),
+        ("param_tol", jnp.array([0.0, 0.01]), lambda run, value: run(param_tol=value)),
+        ("divergence_factor", jnp.array([10.0, 100.0]), lambda run, value: run(divergence_factor=value)),
+    ],
+)
+def test_tolerances_are_swept(name, values, call):
+    problem, params, batch = setting()
+    options = {"learning_rate": 0.1, "num_steps": 200}
+    result = jaxgd.sweep(problem, params, batch, over={name: values}, **options)
+    run = functools.partial(jaxgd.descend, problem, params, batch, **options)
+    assert_trees_close(lane(result, 1), call(run, values[1]), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [linear_regression, problems.sigmoid_neuron, functools.partial(problems.mlp, (4,))],
+    ids=["linear", "neuron", "mlp"],
+)
+def test_penalties_are_swept(make):
+    problem, params, batch = setting(make())
+    result = jaxgd.sweep(
+        problem, params, batch, over={"l2": jnp.array([0.0, 0.1, 1.0])}, learning_rate=0.05, num_steps=30
+    )
+    for i, l2 in enumerate((0.0, 0.1, 1.0)):
+        lone = jaxgd.descend(make(l2=l2), params, batch, learning_rate=0.05, num_steps=30)
+        assert_trees_close(lane(result, i), lone, rtol=1e-11, atol=1e-14)
+
+
+def test_data_are_swept():
+    problem, params, batch = setting()
+    batches = jax.tree.map(lambda leaf: jnp.stack([leaf, -leaf]), batch)
+    result = jaxgd.sweep(problem, params, batch, over={"batch": batches}, learning_rate=0.05, num_steps=9)
+    assert_trees_close(
+        lane(result, 1), jaxgd.descend(problem, params, lane(batches, 1), learning_rate=0.05, num_steps=9), rtol=1e-12
+    )
+
+
+def test_rates_of_an_optax_optimizer_are_swept():
+    problem, params, batch = setting()
+    with jax.numpy_dtype_promotion("standard"):
+        result = jaxgd.sweep(
+            problem, params, batch, over={"learning_rate": jnp.array([0.01, 0.1])}, num_steps=30, optimizer=optax.adam
+        )
+        lone = jaxgd.descend(problem, params, batch, learning_rate=0.1, num_steps=30, optimizer=optax.adam)
+    assert_trees_close(lane(result, 1), lone, rtol=1e-11)
+
+
+@pytest.mark.parametrize("lanes_per_chunk", [1, 4, 7, 100])
+def test_chunks_of_lanes_give_the_same_result(lanes_per_chunk):
+    problem, params, batch = setting()
+    rates = jnp.geomspace(1e-3, 0.3, 10)
+    run = functools.partial(jaxgd.sweep, problem, params, batch, over={"learning_rate": rates}, num_steps=40)
+    whole, chunked = run(), run(lanes_per_chunk=lanes_per_chunk)
+    assert_trees_close(chunked, jax.tree.map(np.asarray, whole), rtol=1e-11)
+
+
+def test_one_trace_for_new_values():
+    traces = []
+
+    def loss(params, batch):
+        traces.append(None)
+        return jnp.sum((params - batch) ** 2)
+
+    problem = jaxgd.autodiff(loss)
+    run = functools.partial(jaxgd.sweep, problem, jnp.ones(3), jnp.zeros(3), num_steps=5, lanes_per_chunk=8)
+    run(over={"learning_rate": jnp.linspace(0.1, 0.2, 8)})
+    first = len(traces)
+    run(over={"learning_rate": jnp.linspace(0.3, 0.4, 8)})
+    assert len(traces) == first
+    run(over={"learning_rate": jnp.linspace(0.3, 0.4, 8)}, grad_tol=0.1)
+    assert len(traces) == first
+
+
+def test_rates_beside_the_limit_in_one_sweep():
+    """200 data sets: 0.99 of the limit never diverges, 1.01 of it always does."""
+    rng = np.random.default_rng(1)
+    inputs = jnp.asarray(rng.normal(size=(200, 12, 3)) * np.exp(rng.normal(size=(200, 1, 3))))
+    batches = Batch(inputs, jnp.asarray(rng.normal(size=(200, 12))))
+    problem = linear_regression()
+    params = problem.init(jax.random.key(0), lane(batches, 0))
+    limits = jax.vmap(lambda batch: jaxgd.largest_stable_learning_rate(problem, params, batch))(batches)
+    two = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), batches)
+    rates = jnp.concatenate([0.99 * limits, 1.01 * limits])
+    result = jaxgd.sweep(
+        problem, params, None, over={"batch": two, "learning_rate": rates}, zipped=True, num_steps=3000, record=()
+    )
+    reasons = np.asarray(result.stop_reason)
+    assert not np.isin(reasons[:200], [StopReason.DIVERGED, StopReason.NONFINITE]).any()
+    assert (reasons[200:] == StopReason.DIVERGED).all()
+
+
+def test_lanes_spread_over_devices_are_the_same():
+    """Four CPU devices, in a process of its own, 10 lanes: two devices have a lane that is thrown away."""
+    script = """
+import json, jax, jax.numpy as jnp, numpy as np, jaxgd
+jax.config.update("jax_enable_x64", True)
+problem = jaxgd.problems.quadratic()
+start = problem.init(jax.random.key(0), None)
+over = {"learning_rate": jnp.linspace(0.1, 1.9, 10)}
+run = lambda **o: jaxgd.sweep(problem, start, None, over=over, num_steps=50, **o)
+meshes = [jax.make_mesh((4,), ("lanes",)), jax.make_mesh((2, 2), ("a", "b"))]
+alone = jax.tree.leaves(run())
+print(json.dumps([len(jax.devices())] + [
+    all(np.allclose(x, y, rtol=1e-12, atol=0) for x, y in zip(alone, jax.tree.leaves(run(mesh=mesh, **o)), strict=True))
+    for mesh in meshes for o in ({}, {"lanes_per_chunk": 3})
+]))
+"""
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [4, True, True, True, True]
+
+
+QUADRATIC = (problems.quadratic(), ScalarParams(jnp.asarray(5.0)), None)
+RATES = jnp.array([0.1, 0.2])
+REFUSED = [
+    ({"over": {}, "num_steps": 3}, ValueError, "`over` must name at least one axis, got none."),
+    (
+        {"over": {"rate": RATES}, "num_steps": 3},
+        ValueError,
+        "`over` must be one of 'learning_rate', 'key', 'params', 'batch', 'l2', 'grad_tol', 'param_tol', "
+        "'divergence_factor', got 'rate'.",
+    ),
+    (
+        {"over": {"learning_rate": RATES}, "learning_rate": 0.1, "num_steps": 3},
+        TypeError,
+        "`learning_rate` must be given in `over` or as an argument, not both.",
+    ),
+    (
+        {"over": {"learning_rate": 0.1}, "num_steps": 3},
+        ValueError,
+        "`over['learning_rate']` must hold arrays with one leading axis of lanes, got ().",
+    ),
+    (
+        {"over": {"learning_rate": jnp.ones(0)}, "num_steps": 3},
+        ValueError,
+        "`over['learning_rate']` must hold arrays with one leading axis of lanes, got (0,).",
+    ),
+    (
+        {"over": {"learning_rate": RATES, "grad_tol": jnp.ones(3)}, "zipped": True, "num_steps": 3},
+        ValueError,
+        "zipped axes of `over` must have one length, got learning_rate 2, grad_tol 3.",
+    ),
+    (
+        {"over": {"l2": RATES}, "learning_rate": 0.1, "num_steps": 3},
+        ValueError,
+        "`over` cannot name 'l2': quadratic has no penalty.",
+    ),
+    ({"over": {"learning_rate": RATES}}, TypeError, "sweep() needs `num_steps`."),
+    ({"over": {"learning_rate": RATES}, "num_step": 3}, TypeError, "sweep() got an unexpected argument 'num_step'."),
+    (
+        {"over": {"grad_tol": RATES}, "num_steps": 3},
+        TypeError,
+        "`learning_rate` must be a number or a function step -> rate, got None.",
+    ),
+    (
+        {"over": {"learning_rate": RATES}, "num_steps": 3, "lanes_per_chunk": 0},
+        ValueError,
+        "`lanes_per_chunk` must be at least 1, got 0.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "text"), REFUSED)
+def test_bad_input_gets_its_exact_error(options, error, text):
+    with pytest.raises(error) as caught:
+        jaxgd.sweep(*QUADRATIC, **options)
+    assert str(caught.value) == text
+
+
+def test_the_caller_keeps_its_arguments():
+    over = {"learning_rate": RATES}
+    before = dict(over)
+    first = jaxgd.sweep(*QUADRATIC, over=over, num_steps=3)
+    assert over == before
+    assert_trees_equal(jaxgd.sweep(*QUADRATIC, over=over, num_steps=3), first)
