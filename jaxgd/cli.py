@@ -105,6 +105,10 @@ class FitOptions:
     """What the run folder's history.npz keeps: loss, grad_norm, learning_rate, update_norm, params."""
     record_every: int | None = None
     """Keep every so many steps; by default as many as leave 100000 entries."""
+    checkpoint: Path | None = None
+    """Folder to keep the state of the run in; the same command goes on from there after an interruption."""
+    progress: bool = True
+    """Show a progress bar, on a terminal."""
     seed: int = 0
     """Of the start, the split and the order of the rows."""
     x64: bool = False
@@ -194,7 +198,7 @@ def run_fit(options: FitOptions) -> int:
       options: of the command line.
 
     Returns:
-      The exit code: 0, or 1 for a run that diverged.
+      The exit code: 0, 1 for a run that diverged, 130 for one that was interrupted.
 
     Raises:
       UserError: options that do not fit together.
@@ -246,10 +250,14 @@ def run_fit(options: FitOptions) -> int:
             divergence_factor=options.divergence_factor,
             record=options.record,
             record_every=record_every,
+            progress=None if options.progress else False,
+            checkpoint=options.checkpoint,
         )
         jax.block_until_ready(result)
     except ValueError as error:
         raise UserError(str(error)) from None
+    except OSError as error:
+        raise UserError(f"--checkpoint {options.checkpoint}: cannot be written ({error.strerror or error}).") from None
     reason = StopReason(int(result.stop_reason))
     limit = float(limit)
     first_loss, _ = _loss_and_norm(problem, params, batch)
@@ -286,6 +294,8 @@ def run_fit(options: FitOptions) -> int:
         print(reporting.to_json({**summary, "folder": str(folder)}))
     else:
         _print_summary(summary, folder)
+    if reason == StopReason.INTERRUPTED:
+        return 130
     return 1 if reason in (StopReason.DIVERGED, StopReason.NONFINITE) else 0
 
 

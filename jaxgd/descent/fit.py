@@ -1,12 +1,19 @@
 """The host's loop over compiled chunks."""
 
+import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import optax
 
 from jaxgd.descent import batches, loop
+from jaxgd.descent.checkpoint import digest, load, save
 from jaxgd.types import Params, Problem
 from jaxgd.validation import check_count
 
@@ -40,6 +47,8 @@ def fit(
     record: Sequence[str] = loop.DEFAULT_RECORD,
     record_every: int = 1,
     chunk_steps: int | None = None,
+    progress: bool | None = None,
+    checkpoint: str | Path | None = None,
 ) -> loop.Result:
     """`descend`, driven from the host in compiled chunks, so that a run that has stopped ends there.
 
@@ -59,13 +68,19 @@ def fit(
       record_every: see `descend`.
       chunk_steps: steps of one chunk; None is a twentieth of `num_steps`. Chunks longer than an epoch are
         rounded down to whole epochs.
+      progress: whether to show a bar on standard error; None does on a terminal.
+      checkpoint: a folder. The state is kept there after every chunk, and a run that finds its own state
+        there goes on from it, to the same bits as if it had never been interrupted.
 
     Returns:
-      The result of `descend`.
+      The result of `descend`. After Ctrl-C what there is, INTERRUPTED; the same call with the same
+      `checkpoint` goes on from there.
 
     Raises:
-      ValueError: see `descend`; `problem.check_batch` found a value outside the domain.
+      ValueError: see `descend`; `problem.check_batch` found a value outside the domain; a checkpoint of other
+        settings, or a damaged one with no sound one before it; a history larger than the device's memory.
       TypeError: see `descend`.
+      OSError: the checkpoint's folder cannot be written.
     """
     settings = loop.check_settings(problem, learning_rate, num_steps, batch_size, optimizer, record, record_every)
     if chunk_steps is None:
@@ -74,27 +89,118 @@ def fit(
     if problem.check_batch is not None:
         problem.check_batch(batch)
     controls = loop.Controls(None if callable(learning_rate) else learning_rate, grad_tol, param_tol, divergence_factor)
-    steps_per_epoch = batches.cut(batch, batch_size).steps_per_epoch
-    state = _start(problem, settings, loop.as_arrays(params), batch, controls)
-    for chunk in _chunks(settings.num_steps, steps_per_epoch, chunk_steps):
-        if chunk.num_epochs:
-            state = _run_epochs(problem, settings, state, batch, key, controls, chunk.epoch, chunk.num_epochs)
-        else:
-            state = _run_part(
-                problem,
-                settings,
-                state,
-                batch,
-                key,
-                controls,
-                chunk.epoch,
-                chunk.first,
-                chunk.num_batches,
-                closing=chunk.closing,
-            )
-        if int(state.stop_reason) != loop.StopReason.MAX_STEPS:
-            break
+    params = loop.as_arrays(params)
+    loop.check_history(settings, params)
+    chunks = list(_chunks(settings.num_steps, batches.cut(batch, batch_size).steps_per_epoch, chunk_steps))
+    state = _start(problem, settings, params, batch, controls)
+    done, kept = 0, None
+    if checkpoint is not None:
+        kept = _Kept(Path(checkpoint), _fingerprint(problem, settings, chunk_steps, params, batch, key, controls))
+        done, state = load(kept.folder, kept.settings, state) or (0, state)
+    with _bar(settings.num_steps, progress) as show:
+        for position, chunk in enumerate(chunks[done:], start=done + 1):
+            if int(state.stop_reason) != loop.StopReason.MAX_STEPS:
+                break
+            try:
+                state = jax.block_until_ready(_run(problem, settings, state, batch, key, controls, chunk))
+                if kept is not None:
+                    save(kept.folder, kept.settings, position, state)
+                show(state)
+            except KeyboardInterrupt:
+                state = state._replace(stop_reason=jnp.full_like(state.stop_reason, loop.StopReason.INTERRUPTED))
+                break
     return _finish(problem, settings, state, batch)
+
+
+class _Kept(NamedTuple):
+    folder: Path
+    settings: dict[str, str]
+
+
+def _fingerprint(
+    problem: Problem,
+    settings: loop.Settings,
+    chunk_steps: int,
+    params: Params,
+    batch: Any,
+    key: jax.Array | None,
+    controls: loop.Controls,
+) -> dict[str, str]:
+    """What must agree for one run to go on as another, by name, so that a difference can be told."""
+
+    def named(value: Any) -> str:
+        return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
+
+    optimizer = settings.optimizer
+    if isinstance(optimizer, optax.GradientTransformation):
+        optimizer = optimizer.update
+    return {
+        "problem": problem.name,
+        **{name: str(value) for name, value in settings._asdict().items() if name not in ("optimizer", "schedule")},
+        "optimizer": named(optimizer),
+        "learning_rate": named(settings.schedule) if settings.schedule else str(controls.learning_rate),
+        **{name: str(value) for name, value in controls._asdict().items() if name != "learning_rate"},
+        "chunk_steps": str(chunk_steps),
+        "params": digest(params),
+        "batch": digest(batch),
+        "key": digest(key),
+    }
+
+
+def _run(
+    problem: Problem,
+    settings: loop.Settings,
+    state: loop.State,
+    batch: Any,
+    key: jax.Array | None,
+    controls: loop.Controls,
+    chunk: _Chunk,
+) -> loop.State:
+    if chunk.num_epochs:
+        return _run_epochs(problem, settings, state, batch, key, controls, chunk.epoch, chunk.num_epochs)
+    return _run_part(
+        problem,
+        settings,
+        state,
+        batch,
+        key,
+        controls,
+        chunk.epoch,
+        chunk.first,
+        chunk.num_batches,
+        closing=chunk.closing,
+    )
+
+
+@contextlib.contextmanager
+def _bar(num_steps: int, progress: bool | None) -> Iterator[Callable[[loop.State], None]]:
+    """A progress bar on standard error, fed with states; without one, a function that does nothing."""
+    if not (sys.stderr.isatty() if progress is None else progress):
+        yield lambda state: None
+        return
+    from rich import console
+    from rich import progress as bars
+
+    columns = (
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("best loss {task.fields[loss]}"),
+        bars.TextColumn("{task.fields[rate]} steps/s"),
+        bars.TimeRemainingColumn(),
+    )
+    screen = console.Console(stderr=True)
+    with bars.Progress(*columns, console=screen, transient=screen.is_terminal) as bar:
+        task = bar.add_task("", total=num_steps, loss="-", rate="-")
+        started = time.perf_counter()
+        first: list[int] = []
+
+        def show(state: loop.State) -> None:
+            steps = int(state.num_judged)
+            first.append(steps)
+            rate = (steps - first[0]) / (time.perf_counter() - started) if steps > first[0] else 0.0
+            bar.update(task, completed=steps, loss=f"{float(state.best_loss):.6g}", rate=f"{rate:,.0f}")
+
+        yield show
 
 
 _start = functools.partial(jax.jit, static_argnums=(0, 1))(loop.start)

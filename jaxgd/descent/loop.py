@@ -8,6 +8,7 @@ full batch every step is an epoch.
 
 import enum
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from jax import lax
 
 from jaxgd.descent import batches
 from jaxgd.descent.rule import gradient_descent, rate_at
+from jaxgd.theory.taylor import inner
 from jaxgd.types import Params, Problem
 from jaxgd.validation import check_choice, check_count, check_floating_tree, check_same_tree
 
@@ -36,6 +38,7 @@ class StopReason(enum.IntEnum):
     GRADIENT_SMALL = 2
     DIVERGED = 3
     NONFINITE = 4
+    INTERRUPTED = 5
 
     def describe(self) -> str:
         """The reason in words.
@@ -52,6 +55,7 @@ _DESCRIPTIONS = {
     StopReason.GRADIENT_SMALL: "the gradient is as small as was asked",
     StopReason.DIVERGED: "the loss grew far beyond its best, or fell without bound",
     StopReason.NONFINITE: "the loss or the gradient was no longer finite",
+    StopReason.INTERRUPTED: "the run was interrupted",
 }
 
 
@@ -66,6 +70,8 @@ class History(NamedTuple):
       grad_norm: `[R]`, Euclidean norm of its gradient.
       learning_rate: `[R]`, eta_t.
       update_norm: `[R]`, Euclidean norm of theta_{t+1} - theta_t.
+      predicted_decrease: `[R]`, -g . (theta_{t+1} - theta_t), what the first-order expansion promises.
+      actual_decrease: `[R]`, L(theta_t) - L(theta_{t+1}) on the same batch; costs one more loss a step.
       params: a tree like the parameters with leading axis R.
     """
 
@@ -73,6 +79,8 @@ class History(NamedTuple):
     grad_norm: jax.Array | None = None
     learning_rate: jax.Array | None = None
     update_norm: jax.Array | None = None
+    predicted_decrease: jax.Array | None = None
+    actual_decrease: jax.Array | None = None
     params: Params | None = None
 
 
@@ -298,7 +306,7 @@ def check_settings(
     if learning_rate is None:
         fields = tuple(field for field in fields if field != "learning_rate")
     return Settings(
-        num_steps=check_count("num_steps", num_steps),
+        num_steps=check_count("num_steps", num_steps, maximum=2**31 - 1),  # steps are counted in int32
         batch_size=batch_size,
         optimizer=optimizer,
         schedule=learning_rate if callable(learning_rate) else None,
@@ -342,6 +350,38 @@ def check_problem(problem: Problem, params: Params, batch: Any) -> None:
     check_same_tree("the gradient", jax.eval_shape(problem.grad, params, batch), "`params`", params)
 
 
+def check_history(settings: Settings, params: Params, num_lanes: int = 1) -> None:
+    """Refuse a history that the device cannot hold, before anything is compiled.
+
+    Args:
+      settings: what is recorded and how often.
+      params: theta_0.
+      num_lanes: runs at a time.
+
+    Raises:
+      ValueError: the history is larger than the device's memory; the text gives both, and the way out.
+    """
+    leaves = jax.tree.leaves(params)
+    scalar = max(leaf.dtype.itemsize for leaf in leaves)
+    sizes = {"params": sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)}
+    num_records = -(-settings.num_steps // settings.record_every)
+    needed = num_lanes * num_records * sum(sizes.get(field, scalar) for field in settings.record)
+    limit = _device_memory()
+    if needed > limit:
+        raise ValueError(
+            f"the history would take {needed / 2**30:,.1f} GiB, the device has {limit / 2**30:,.1f}: "
+            "raise `record_every`, record fewer fields, or run fewer lanes at a time."
+        )
+
+
+def _device_memory() -> int:
+    """Bytes; of a device that does not tell, those of the machine."""
+    stats = jax.devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def start(problem: Problem, settings: Settings, params: Params, batch: Any, controls: Controls) -> State:
     """The state before the first step.
 
@@ -381,7 +421,7 @@ def start(problem: Problem, settings: Settings, params: Params, batch: Any, cont
         num_excess=zero,
         history=History(),
     )
-    entry = _entry(settings, controls, loss, params, params, grad_norm, zero)
+    entry = _entry(problem, settings, state, batch, controls, loss, params, params, grad_norm, zero)
     num_records = -(-settings.num_steps // settings.record_every)
     history = jax.tree.map(lambda value: jnp.zeros((num_records, *value.shape), value.dtype), entry)
     return state._replace(history=history)
@@ -525,7 +565,7 @@ def _step(
     params, optimizer_state, moved = _moved(problem, settings, state, batch, controls, loss, grads)
     grad_norm = lax.stop_gradient(_norm(grads))
     state = state._replace(first_grad_norm=jnp.where(step == 0, grad_norm, state.first_grad_norm))
-    entry = _entry(settings, controls, loss, state.params, params, grad_norm, step)
+    entry = _entry(problem, settings, state, batch, controls, loss, grads, params, grad_norm, step)
 
     running = state.stop_reason == StopReason.MAX_STEPS
     finite = jnp.isfinite(loss) & _all_finite(grads)
@@ -628,21 +668,27 @@ def _optimizer(settings: Settings, controls: Controls) -> Any:
 
 
 def _entry(
+    problem: Problem,
     settings: Settings,
+    state: State,
+    batch: Any,
     controls: Controls,
     loss: jax.Array,
-    params: Params,
+    grads: Params,
     following: Params,
     grad_norm: jax.Array,
     step: jax.Array,
 ) -> History:
     """What step t adds to the history."""
+    moves = jax.tree.map(jnp.subtract, following, state.params)
     makers: dict[str, Callable[[], Any]] = {
         "loss": lambda: loss,
         "grad_norm": lambda: grad_norm,
         "learning_rate": lambda: _like(rate_at(settings.schedule or controls.learning_rate, step), grad_norm),
-        "update_norm": lambda: lax.stop_gradient(_norm(jax.tree.map(jnp.subtract, following, params))),
-        "params": lambda: params,
+        "update_norm": lambda: lax.stop_gradient(_norm(moves)),
+        "predicted_decrease": lambda: -_like(inner(grads, moves), loss),
+        "actual_decrease": lambda: loss - problem.loss(following, batch),
+        "params": lambda: state.params,
     }
     return History(**{field: makers[field]() for field in settings.record})
 

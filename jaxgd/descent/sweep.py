@@ -63,10 +63,10 @@ def sweep(
         raise ValueError(f"zipped axes of `over` must have one length, got {listed}.")
     shape = (next(iter(lengths.values())),) if zipped else tuple(lengths.values())
     num_lanes = math.prod(shape)
-    run = _prepare(problem, params, batch, dict(over), options, mesh)
     num_devices = 1 if mesh is None else mesh.size
     at_once = num_lanes if lanes_per_chunk is None else check_count("lanes_per_chunk", lanes_per_chunk)
     at_once = -(-min(at_once, num_lanes) // num_devices) * num_devices
+    run = _prepare(problem, params, batch, dict(over), options, mesh, at_once)
     chunks = []
     for first in range(0, num_lanes, at_once):
         # The last chunk is filled up with its last lane, so that one program serves all.
@@ -112,7 +112,13 @@ def _shapes(values: Any) -> str:
 
 
 def _prepare(
-    problem: Problem, params: Params, batch: Any, over: dict[str, Any], options: dict[str, Any], mesh: Mesh | None
+    problem: Problem,
+    params: Params,
+    batch: Any,
+    over: dict[str, Any],
+    options: dict[str, Any],
+    mesh: Mesh | None,
+    at_once: int,
 ) -> Callable[[dict[str, jax.Array]], loop.Result]:
     """A function: the index of each lane on each axis -> the results of these lanes."""
     key = options.pop("key", None)
@@ -128,8 +134,10 @@ def _prepare(
         raise TypeError(f"sweep() {what}.")
     rate = 1.0 if "learning_rate" in over else learning_rate
     settings = loop.check_settings(problem, rate, **(static | options))
+    params = loop.as_arrays(params)
+    loop.check_history(settings, params, at_once)
     fixed = {
-        "params": loop.as_arrays(params),
+        "params": params,
         "batch": batch,
         "key": key,
         "learning_rate": None if callable(rate) else rate,

@@ -324,7 +324,7 @@ def test_every_reason_is_described():
 
 
 def test_history_describes_the_parameters_before_each_update():
-    fields = ("loss", "grad_norm", "learning_rate", "update_norm", "params")
+    fields = jaxgd.History._fields
     result = jaxgd.descend(problems.quadratic(), start_at(5.0), None, learning_rate=0.1, num_steps=6, record=fields)
     x = 2 + 3 * 0.8 ** np.arange(6)
     np.testing.assert_allclose(result.history.params.x, x, rtol=1e-14)
@@ -332,6 +332,8 @@ def test_history_describes_the_parameters_before_each_update():
     np.testing.assert_allclose(result.history.grad_norm, 2 * (x - 2), rtol=1e-13)
     np.testing.assert_allclose(result.history.update_norm, 0.2 * (x - 2), rtol=1e-13)
     np.testing.assert_allclose(result.history.learning_rate, 0.1, rtol=1e-14)
+    np.testing.assert_allclose(result.history.predicted_decrease, 0.4 * (x - 2) ** 2, rtol=1e-13)
+    np.testing.assert_allclose(result.history.actual_decrease, 0.36 * (x - 2) ** 2, rtol=1e-13)
 
 
 @pytest.mark.parametrize("batch_size", [None, 3])
@@ -570,7 +572,7 @@ REFUSED = [
         (problems.quadratic(), start_at(1.0), None),
         GOOD | {"num_steps": 0},
         ValueError,
-        "`num_steps` must be at least 1, got 0.",
+        "`num_steps` must be between 1 and 2147483647, got 0.",
     ),
     (
         "half a step",
@@ -599,7 +601,8 @@ REFUSED = [
         (problems.quadratic(), start_at(1.0), None),
         GOOD | {"record": ("los",)},
         ValueError,
-        "`record` must be one of 'loss', 'grad_norm', 'learning_rate', 'update_norm', 'params', got 'los'.",
+        "`record` must be one of 'loss', 'grad_norm', 'learning_rate', 'update_norm', 'predicted_decrease', "
+        "'actual_decrease', 'params', got 'los'.",
     ),
     (
         "a field as a string",

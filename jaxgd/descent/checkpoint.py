@@ -1,0 +1,153 @@
+"""Checkpoints of a run: one file each, whole or not there.
+
+A file is a magic word, the SHA-256 of what follows, and the payload: a JSON header with the settings, the
+position and the dtype and shape of every array, then the arrays' bytes. It is written under a temporary
+name, flushed to the disk and renamed; the one before it is kept, so that a damaged newest file costs one
+chunk and not the run.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+MAGIC = b"jaxgd-1\n"
+KEPT = 2
+
+
+def save(folder: Path, settings: dict[str, str], position: int, state: Any) -> None:
+    """Write a checkpoint.
+
+    Args:
+      folder: made if it is not there.
+      settings: what a resumed run must agree in.
+      position: chunks done.
+      state: a tree of arrays.
+
+    Raises:
+      OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = [np.asarray(_data(leaf)) for leaf in jax.tree.leaves(state)]
+    header = {
+        "settings": settings,
+        "position": position,
+        "arrays": [{"dtype": str(array.dtype), "shape": array.shape} for array in arrays],
+    }
+    payload = b"\n".join([json.dumps(header).encode(), b"".join(array.tobytes() for array in arrays)])
+    handle, temporary = tempfile.mkstemp(prefix=".checkpoint-", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(MAGIC + hashlib.sha256(payload).digest() + payload)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, folder / f"checkpoint-{position:06d}")
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the rename itself
+    finally:
+        os.close(directory)
+    for old in _files(folder)[KEPT:]:
+        old.unlink()
+
+
+def load(folder: Path, settings: dict[str, str], like: Any) -> tuple[int, Any] | None:
+    """Read the newest sound checkpoint.
+
+    Args:
+      folder: where checkpoints are written.
+      settings: of the run that wants to resume.
+      like: a state of that run, for its tree, shapes and dtypes.
+
+    Returns:
+      Position and state; None where there is no checkpoint.
+
+    Raises:
+      ValueError: a checkpoint of other settings, or none that is sound; the text names the file.
+    """
+    for abandoned in folder.glob(".checkpoint-*"):  # of a process that was killed while writing
+        abandoned.unlink()
+    damaged: list[str] = []
+    for path in _files(folder):
+        try:
+            header, content = _read(path)
+        except ValueError as error:
+            damaged.append(str(error))
+            continue
+        differing = [
+            f"{name} was {header['settings'].get(name)}, now {value}"
+            for name, value in settings.items()
+            if header["settings"].get(name) != value
+        ]
+        if differing:
+            raise ValueError(f"{path} is of another run: {'; '.join(differing)}. Name a new folder.")
+        if damaged:
+            warnings.warn(f"{' '.join(damaged)} Resuming from {path}.", stacklevel=3)
+        return header["position"], _restored(header["arrays"], content, like)
+    if damaged:
+        raise ValueError(f"{' '.join(damaged)} No sound checkpoint is left; remove the folder to start anew.")
+    return None
+
+
+def digest(tree: Any) -> str:
+    """A fingerprint of arrays: equal for equal dtypes, shapes and bytes.
+
+    Args:
+      tree: arrays, keys and numbers.
+
+    Returns:
+      16 hexadecimal digits.
+    """
+    code = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(_data(leaf))
+        code.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        code.update(array.tobytes())
+    return code.hexdigest()[:16]
+
+
+def _files(folder: Path) -> list[Path]:
+    """Newest first."""
+    return sorted(folder.glob("checkpoint-*"), reverse=True)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], bytes]:
+    data = path.read_bytes()
+    start = len(MAGIC) + 32
+    if data[: len(MAGIC)] != MAGIC:
+        raise ValueError(f"{path} is damaged: it does not begin as a checkpoint.")
+    payload = data[start:]
+    if hashlib.sha256(payload).digest() != data[len(MAGIC) : start]:
+        raise ValueError(f"{path} is damaged: its {len(data)} bytes do not have the checksum written with them.")
+    header, _, content = payload.partition(b"\n")
+    return json.loads(header), content
+
+
+def _restored(entries: list[dict[str, Any]], content: bytes, like: Any) -> Any:
+    leaves, position = [], 0
+    for entry, leaf in zip(entries, jax.tree.leaves(like), strict=True):
+        dtype = jnp.dtype(entry["dtype"])
+        count = int(np.prod(entry["shape"], dtype=int))
+        array = np.frombuffer(content, dtype, count, position).reshape(entry["shape"])
+        position += array.nbytes
+        restored = jnp.asarray(array)
+        leaves.append(jax.random.wrap_key_data(restored, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else restored)
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _data(leaf: Any) -> Any:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf

@@ -1,0 +1,248 @@
+"""Interrupted runs go on to the same bits; damaged and foreign checkpoints are told."""
+
+import functools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from common import assert_trees_equal
+
+import jaxgd
+from jaxgd import StopReason, problems
+from jaxgd.descent import checkpoint
+from jaxgd.descent import fit as fit_function
+from jaxgd.types import Batch
+
+fit_module = sys.modules["jaxgd.descent.fit"]
+
+
+def job(**options):
+    rng = np.random.default_rng(0)
+    batch = Batch(jnp.asarray(rng.normal(size=(20, 3))), jnp.asarray(rng.normal(size=20)))
+    problem = problems.linear_regression()
+    params = problem.init(jax.random.key(0), batch)
+    options = {"learning_rate": 0.01, "num_steps": 60, "chunk_steps": 7, "record": ("loss", "params")} | options
+    return functools.partial(fit_function, problem, params, batch, **options)
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Run a job until Ctrl-C comes in its chunk number `at`."""
+
+    def run(run_job, at, **options):
+        real, calls = fit_module._run, []
+
+        def chunk(*args):
+            calls.append(None)
+            if len(calls) == at:
+                raise KeyboardInterrupt
+            return real(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(fit_module, "_run", chunk)
+            return run_job(**options)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"batch_size": 6, "key": jax.random.key(3)},
+        {"batch_size": 1, "key": jax.random.key(3)},
+        {"optimizer": optax.adam},
+        {"optimizer": optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(1)), optax.sgd(0.01))},
+    ],
+    ids=["full", "mini", "single", "adam", "noise"],
+)
+def test_a_resumed_run_gives_the_same_bits(tmp_path, interrupted, options):
+    run = job(**options)
+    with jax.numpy_dtype_promotion("standard"):
+        expected = run()
+        for at in (1, 2, 5):
+            broken = interrupted(run, at, checkpoint=tmp_path / "run")
+            assert StopReason(int(broken.stop_reason)) == StopReason.INTERRUPTED
+        assert int(broken.num_steps) > 0
+        assert_trees_equal(run(checkpoint=tmp_path / "run"), expected)
+        assert_trees_equal(run(checkpoint=str(tmp_path / "run")), expected)  # a finished run is read, not run
+
+
+def test_an_interrupt_returns_what_there_is(interrupted):
+    result = interrupted(job(), 3)
+    assert StopReason(int(result.stop_reason)) == StopReason.INTERRUPTED
+    assert int(result.num_steps) == 14
+    assert_trees_equal(result.params, job(num_steps=14)().params)
+
+
+def test_only_two_files_are_kept(tmp_path):
+    job()(checkpoint=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-000008", "checkpoint-000009"]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"num_steps": 70}, "num_steps was 60, now 70"),
+        ({"learning_rate": 0.02}, "learning_rate was 0.01, now 0.02"),
+        ({"batch_size": 5}, "batch_size was None, now 5"),
+        ({"optimizer": optax.sgd}, "optimizer was None, now optax._src.alias.sgd"),
+        ({"key": jax.random.key(9)}, "key was"),
+        ({"chunk_steps": 9}, "chunk_steps was 7, now 9"),
+        ({"grad_tol": 0.5}, "grad_tol was 0.0, now 0.5"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path, interrupted, change, text):
+    interrupted(job(), 3, checkpoint=tmp_path)
+    other = job(**change)
+    match = rf"checkpoint-000002 is of another run: {text}.*Name a new folder\.$"
+    with jax.numpy_dtype_promotion("standard"), pytest.raises(ValueError, match=match):
+        other(checkpoint=tmp_path)
+
+
+def test_200_damaged_files_are_told_and_never_used(tmp_path, interrupted):
+    interrupted(job(), 4, checkpoint=tmp_path)
+    _, newest = sorted(tmp_path.iterdir())
+    sound = newest.read_bytes()
+    settings = json.loads(sound[40:].partition(b"\n")[0])["settings"]
+    rng = random.Random(0)
+    for i in range(200):
+        data = bytearray(sound)
+        if i % 2:
+            data = data[: rng.randrange(len(data))]
+        else:
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        newest.write_bytes(data)
+        with pytest.raises(ValueError, match="checkpoint-000003 is damaged"):
+            checkpoint._read(newest)
+    expected = job()()
+    with pytest.warns(UserWarning, match=r"checkpoint-000003 is damaged: .* Resuming from .*checkpoint-000002\."):
+        assert_trees_equal(job()(checkpoint=tmp_path), expected)
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="No sound checkpoint is left; remove the folder to start anew"):
+        checkpoint.load(tmp_path, settings, None)
+
+
+KILLED = """
+import os, random, signal, sys, time
+import jax, jaxgd, numpy as np
+from jaxgd import data, problems
+
+dataset = data.load("diabetes")
+
+def run(folder):
+    batch = data.to_batch(dataset, data.standardization(dataset).apply)
+    problem = problems.linear_regression()
+    params = problem.init(jax.random.key(0), batch)
+    result = jaxgd.fit(problem, params, batch, learning_rate=0.002, num_steps=20000, chunk_steps=20, batch_size=32,
+                       key=jax.random.key(1), record_every=100, checkpoint=folder)
+    return [leaf.tobytes().hex() for leaf in map(np.asarray, jax.tree.leaves(result))]
+
+def finish(folder):
+    # The process has imported jax but started no backend, so that it can fork.
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        with os.fdopen(writer, "w") as out:
+            out.write(repr(run(folder)))
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        text = answer.read()
+    os.waitpid(child, 0)
+    return text
+
+rng, folder, kills, writing = random.Random(0), sys.argv[1], 0, 0
+expected = finish(None)
+assert expected
+while kills < int(sys.argv[2]):
+    child = os.fork()
+    if not child:
+        run(folder)
+        os._exit(0)
+    seen = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+    while not os.path.isdir(folder) or set(os.listdir(folder)) == seen:  # until it has written once more
+        time.sleep(0.001)
+        if os.waitpid(child, os.WNOHANG)[0]:
+            sys.exit(f"the run ended after {kills} kills")
+    time.sleep(rng.random() * 0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    kills += 1
+    writing += any(name.startswith(".") for name in os.listdir(folder))
+print(kills, writing, finish(folder) == expected)
+"""
+
+
+def test_kill_9_at_random_moments_resumes_to_the_same_bits(tmp_path):
+    """Kills, of which some come in the middle of writing; the process after the last ends the run."""
+    num_kills = os.environ.get("JAXGD_KILLS", "50")
+    env = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    words = [sys.executable, "-c", KILLED, str(tmp_path / "run"), num_kills]
+    done = subprocess.run(words, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    kills, writing, same = done.stdout.split()
+    assert (kills, same) == (num_kills, "True")
+    assert int(writing) > 0 or int(num_kills) < 50
+
+
+def test_ctrl_c_in_the_middle(tmp_path):
+    """A real SIGINT: the command reports what there is, exits with 130, and the same command goes on."""
+    words = [
+        sys.executable,
+        "-m",
+        "jaxgd",
+        "fit",
+        "--data",
+        "diabetes",
+        "--batch-size",
+        "1",
+        "--num-steps",
+        "2000000",
+        "--learning-rate",
+        "1e-4",
+        "--checkpoint",
+        "state",
+        "--json",
+    ]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    while not (tmp_path / "state").exists() or not list((tmp_path / "state").glob("checkpoint-*")):
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    summary = json.loads(out)
+    assert summary["stop_reason"] == "INTERRUPTED"
+    assert 0 < summary["num_steps"] < 2_000_000
+
+
+def test_the_bar_says_what_happens(capsys):
+    job()(progress=True)
+    assert "steps/s" in capsys.readouterr().err
+    job()()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_history_beyond_the_memory_is_refused():
+    with pytest.raises(ValueError, match=r"the history would take [\d,.]+ GiB, the device has .* raise `record_every`"):
+        job(num_steps=2**31 - 1)()
+    with pytest.raises(ValueError, match="run fewer lanes at a time"):
+        jaxgd.sweep(
+            problems.quadratic(),
+            problems.quadratic().init(jax.random.key(0), None),
+            None,
+            over={"learning_rate": jnp.ones(10**5)},
+            num_steps=10**7,
+        )
