@@ -1,5 +1,6 @@
 """The command, as its users meet it: screens, exit codes, folders, mistakes."""
 
+import csv
 import json
 import os
 import subprocess
@@ -198,8 +199,80 @@ def test_problems_prints_the_systems(command):
     assert not table["cubic"]["closed_form"]
 
 
+def test_rates_on_the_sat_data(command, cases_folder):
+    words = ("--data", cases_folder / "satgpa.csv", "--target", "fy_gpa", "--features", "sat_sum", "--no-standardize")
+    code, out, _ = command("rate", *words, "--learning-rate", "0.001", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["largest_stable_learning_rate"] == pytest.approx(9.189666037e-05, rel=1e-9)
+    assert found["condition_number"] == pytest.approx(580672, rel=1e-5)
+    (row,) = [row for row in found["rates"] if row["learning_rate"] == 0.001]
+    assert row["verdict"] == "diverges, 10.9 times the limit"
+    assert row["steps"] == "inf"
+
+
+def test_the_rates_that_are_called_good_are(command):
+    code, out, _ = command("rate", "--data", "diabetes", "--json")
+    assert code == 0
+    verdicts = [row["verdict"].split(",")[0] for row in json.loads(out)["rates"]]
+    assert verdicts == ["slow", "slow", "good", "good", "good", "good", "diverges", "diverges"]
+    code, out, _ = command("rate", "--data", "breast_cancer", "--l2", "0.01")
+    assert code == 0
+    assert "local, at the start" in out
+
+
+def test_a_sweep_and_its_folder(command, tmp_path):
+    words = ("--data", "diabetes", "--learning-rate", "1e-3:10:log:12", "--seeds", "2", "--out", "run", "--json")
+    code, out, err = command("sweep", *words)
+    found = json.loads(out)
+    assert (code, err, found["lanes"]) == (0, "", 24)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "config.json",
+        "environment.json",
+        "losses.png",
+        "summary.csv",
+        "summary.json",
+    ]
+    with open(tmp_path / "run" / "summary.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 24
+    for row in rows:
+        beyond = float(row["rate_over_limit"]) > 1
+        assert (row["stop_reason"] == "DIVERGED") == beyond
+        assert beyond == (float(row["final_loss"]) > float(row["first_loss"]))
+    assert found["best"][0]["gap"] < 0.05
+    code, out, _ = command(
+        "sweep", "--data", "iris", "--batch-size", "10", "--num-steps", "50", "--lanes-per-chunk", "20"
+    )
+    assert code == 0
+    assert "best lanes" in out
+
+
 FIT = ("fit", "--data")
+SWEEP = ("sweep", "--data", "diabetes", "--learning-rate")
+RATES = "jaxgd: --learning-rate must be positive numbers, FROM:TO:log:COUNT, FROM:TO:lin:COUNT or A,B,C, got "
 MISTAKES = [
+    ((*SWEEP, "fast"), f"{RATES}'fast'."),
+    ((*SWEEP, "0:1:log:5"), f"{RATES}'0:1:log:5'."),
+    ((*SWEEP, "1:2:cubic:5"), f"{RATES}'1:2:cubic:5'."),
+    ((*SWEEP, "1:2:lin:0"), f"{RATES}'1:2:lin:0'."),
+    ((*SWEEP, "0.1,-1"), f"{RATES}'0.1,-1'."),
+    ((*SWEEP, "0.1", "--seeds", "0"), "jaxgd: --seeds must be at least 1, got 0."),
+    ((*SWEEP, "0.1", "--lanes-per-chunk", "0"), "jaxgd: --lanes-per-chunk must be at least 1, got 0."),
+    (
+        (*SWEEP, "0.1", "--optimizer", "sdg"),
+        "jaxgd: --optimizer must be gradient_descent or an optimizer of optax, got 'sdg'.",
+    ),
+    ((*SWEEP, "0.1", "--batch-size", "500"), "jaxgd: `batch_size` must be between 1 and 442, got 500."),
+    ((*SWEEP, "0.1", "--out", "people.csv"), "jaxgd: --out people.csv exists already; name a new folder."),
+    (
+        ("rate", "--data", "diabetes", "--learning-rate", "-1"),
+        "jaxgd: --learning-rate must be a positive number, got -1.0.",
+    ),
+    (
+        ("rate", "--data", "digits", "--problem", "mlp"),
+        "jaxgd: `params` must have at most 256 entries for a dense Hessian, got 4810.",
+    ),
     (
         (*FIT, "mnist"),
         "jaxgd: --data must be one of breast_cancer, diabetes, digits, iris, linnerud, wine, "
@@ -300,7 +373,8 @@ def test_python_m_jaxgd_and_an_interrupt(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     script = (
         "import os, signal, sys, jaxgd.cli as cli\n"
-        "cli.fit = lambda *a, **k: os.kill(os.getpid(), signal.SIGINT)\n"
+        "from jaxgd.commands import fit\n"
+        "fit.fit = lambda *a, **k: os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.argv = ['jaxgd', 'fit', '--data', 'iris']\n"
         "cli.main()\n"
     )

@@ -17,9 +17,10 @@ LAYERS = {
     "jaxgd.data": 2,
     "jaxgd.descent": 3,
     "jaxgd.reporting": 4,
-    "jaxgd.cli": 5,
-    "jaxgd.__main__": 6,
-    "jaxgd": 6,
+    "jaxgd.commands": 5,
+    "jaxgd.cli": 6,
+    "jaxgd.__main__": 7,
+    "jaxgd": 7,
 }
 
 AUTODIFF = {

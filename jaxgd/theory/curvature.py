@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxgd.types import Params, Problem
@@ -73,13 +74,12 @@ def largest_eigenvalue(problem: Problem, params: Params, batch: Any) -> LargestE
     """
     check_floating_tree("params", params)
     flat, unravel = ravel_pytree(params)
+    if flat.size <= DENSE_LIMIT:
+        return LargestEigenvalue(eigenvalues(problem, params, batch)[-1], jnp.zeros((), flat.dtype))
 
     def multiply(vector: jax.Array) -> jax.Array:
         return ravel_pytree(hessian_vector_product(problem, params, batch, unravel(vector)))[0]
 
-    if flat.size <= DENSE_LIMIT:
-        hessian = jax.vmap(multiply)(jnp.eye(flat.size, dtype=flat.dtype))
-        return LargestEigenvalue(jnp.linalg.eigvalsh(hessian)[-1], jnp.zeros((), flat.dtype))
     return _lanczos(multiply, flat)
 
 
@@ -104,6 +104,91 @@ def largest_stable_learning_rate(problem: Problem, params: Params, batch: Any) -
     """
     curvature = largest_eigenvalue(problem, params, batch).value
     return jnp.where(curvature > 0, 2 / jnp.where(curvature > 0, curvature, 1), jnp.inf)
+
+
+def eigenvalues(problem: Problem, params: Params, batch: Any) -> jax.Array:
+    """All eigenvalues of the Hessian of a loss at a point.
+
+    Args:
+      problem: what is minimised.
+      params: the point, of at most `DENSE_LIMIT` parameters.
+      batch: the data.
+
+    Returns:
+      `[P]`, ascending.
+
+    Raises:
+      ValueError: more parameters than that, or none.
+      TypeError: a parameter is not floating.
+    """
+    check_floating_tree("params", params)
+    flat, unravel = ravel_pytree(params)
+    if flat.size > DENSE_LIMIT:
+        raise ValueError(f"`params` must have at most {DENSE_LIMIT} entries for a dense Hessian, got {flat.size}.")
+
+    def multiply(vector: jax.Array) -> jax.Array:
+        return ravel_pytree(hessian_vector_product(problem, params, batch, unravel(vector)))[0]
+
+    return jnp.linalg.eigvalsh(jax.vmap(multiply)(jnp.eye(flat.size, dtype=flat.dtype)))
+
+
+def curved(eigenvalues: jax.Array) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The eigenvalues that rounding can tell from zero; along the others descent does not move. Host side.
+
+    Args:
+      eigenvalues: `[P]`.
+
+    Returns:
+      Those larger in size than `P eps lambda_max`.
+    """
+    values = np.asarray(eigenvalues)
+    floor = len(values) * np.finfo(values.dtype).eps * np.max(np.abs(values), initial=0.0)
+    return values[np.abs(values) > floor].astype(np.float64)
+
+
+def contraction_factor(eigenvalues: jax.Array, learning_rate: float) -> float:
+    """What a step multiplies the slowest error by, `max_i |1 - eta lambda_i|` over directions that curve.
+
+    Args:
+      eigenvalues: `[P]` of the Hessian.
+      learning_rate: eta.
+
+    Returns:
+      Below 1 where descent converges, above 1 where it diverges.
+    """
+    return float(np.max(np.abs(1 - learning_rate * curved(eigenvalues)), initial=0.0))
+
+
+def best_learning_rate(eigenvalues: jax.Array) -> float:
+    """The fixed rate with the smallest contraction factor, `2 / (mu + L)`.
+
+    There the slowest direction, `1 - eta mu`, and the fastest, `eta L - 1`, contract alike, by
+    `(kappa - 1) / (kappa + 1)` with `kappa = L / mu` (Nesterov 2018, theorem 2.1.15).
+
+    Args:
+      eigenvalues: `[P]` of the Hessian; mu and L are the smallest and largest of those that curve.
+
+    Returns:
+      The rate; infinite where nothing curves upwards.
+    """
+    upward = curved(eigenvalues)
+    upward = upward[upward > 0]
+    return float(2 / (upward.min() + upward.max())) if len(upward) else float("inf")
+
+
+def steps_to_accuracy(factor: float, accuracy: float) -> float:
+    """Steps until an error that each step multiplies by `factor` is `accuracy` of its start.
+
+    Args:
+      factor: a contraction factor.
+      accuracy: between 0 and 1.
+
+    Returns:
+      `ln(accuracy) / ln(factor)`, rounded up; infinite where the error does not shrink.
+    """
+    if factor >= 1:
+        return float("inf")
+    return float(np.ceil(np.log(accuracy) / np.log(factor))) if factor > 0 else 1.0
 
 
 def _lanczos(multiply: Callable[[jax.Array], jax.Array], like: jax.Array) -> LargestEigenvalue:

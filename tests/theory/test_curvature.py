@@ -75,3 +75,36 @@ def test_the_published_limit_of_the_sat_data(cases, cases_folder):
     limit = jaxgd.largest_stable_learning_rate(problem, params, batch)
     np.testing.assert_allclose(limit, 9.189666037e-05, rtol=1e-9)
     assert closed_form.least_squares(batch.inputs, batch.targets).full_rank
+
+
+def test_contraction_and_steps_of_a_known_spectrum():
+    eigenvalues = np.array([0.0, 1.0, 4.0])  # a direction that does not curve does not count
+    assert curvature.contraction_factor(eigenvalues, 0.25) == 0.75
+    assert curvature.contraction_factor(eigenvalues, 0.5) == 1.0
+    assert curvature.best_learning_rate(eigenvalues) == 0.4
+    assert curvature.contraction_factor(eigenvalues, 0.4) == pytest.approx(3 / 5)  # (kappa - 1) / (kappa + 1)
+    assert curvature.steps_to_accuracy(0.1, 1e-6) == pytest.approx(6, abs=1)
+    assert curvature.steps_to_accuracy(0.0, 1e-6) == 1
+    assert curvature.steps_to_accuracy(1.0, 1e-6) == np.inf
+    assert curvature.best_learning_rate(np.array([0.0, -1.0])) == np.inf
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.99])
+def test_descent_takes_the_steps_that_were_predicted(rng, share):
+    batch = Batch(jnp.asarray(rng.normal(size=(30, 4)) * [1, 2, 3, 4]), jnp.asarray(rng.normal(size=30)))
+    problem = problems.linear_regression()
+    params = problem.init(jax.random.key(0), batch)
+    eigenvalues = curvature.eigenvalues(problem, params, batch)
+    rate = share * 2 / float(eigenvalues[-1])
+    factor = curvature.contraction_factor(eigenvalues, rate)
+    steps = int(curvature.steps_to_accuracy(factor, 1e-6))
+    path = closed_form.trajectory(params, batch, learning_rate=rate, num_steps=steps)
+    minimizer = problem.minimizer(batch)
+    errors = [np.linalg.norm(flat(jax.tree.map(lambda p, m, t=t: p[t] - m, path, minimizer))) for t in (0, steps)]
+    assert errors[1] <= 1e-6 * errors[0]
+
+
+def test_a_dense_hessian_has_its_limit():
+    problem = jaxgd.Problem(name="ball", loss=lambda p, b: jnp.sum(p**2), grad=lambda p, b: 2 * p)
+    with pytest.raises(ValueError, match="`params` must have at most 256 entries for a dense Hessian, got 300"):
+        curvature.eigenvalues(problem, jnp.ones(300), None)

@@ -1,0 +1,1 @@
+"""The commands: what each reads, does and prints."""

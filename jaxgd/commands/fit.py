@@ -1,0 +1,304 @@
+"""jaxgd fit: descend on a data set and say how it ended."""
+
+import dataclasses
+import importlib
+import itertools
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich.markup
+import rich.table
+
+from jaxgd import data, reporting
+from jaxgd.commands import job as jobs
+from jaxgd.commands.job import Job, UserError
+from jaxgd.descent import Result, StopReason, fit
+from jaxgd.theory.curvature import largest_stable_learning_rate
+
+WORK = 2e10
+"""Multiplications that a run without --num-steps may cost."""
+
+RECORDS = 100_000
+"""Entries of the history that a run keeps if not told otherwise."""
+
+PARAMETER_ROWS = 40
+"""Parameters that the screen shows."""
+
+LOST = ("DIVERGED", "NONFINITE")
+
+
+@dataclasses.dataclass(frozen=True)
+class FitOptions(jobs.DataOptions):
+    """Fit a data set by gradient descent and say how it ended.
+
+    Exit code 0 when the run converged or took all its steps, 1 when it diverged, 2 for bad input, 130 after
+    Ctrl-C.
+    """
+
+    learning_rate: float | None = None
+    """Step size; half the largest stable one if not given."""
+    num_steps: int | None = None
+    """Largest number of steps; by default what 2e10 multiplications buy, between 1000 and 100000."""
+    batch_size: int | None = None
+    """Rows in a batch; all if not given, 1 for stochastic descent."""
+    optimizer: str = "gradient_descent"
+    """gradient_descent, or an optax optimizer by name (adam, nadam, rmsprop, ...)."""
+    grad_tol: float = 0.0
+    """Stop when the gradient norm is at most this."""
+    param_tol: float = 0.0
+    """Stop when no parameter moves by more than this in an epoch."""
+    divergence_factor: float = 1000.0
+    """Growth of the loss over its best that counts as divergence."""
+    record: tuple[str, ...] = ("loss", "grad_norm", "learning_rate")
+    """What the run folder's history.npz keeps: loss, grad_norm, learning_rate, update_norm,
+    predicted_decrease, actual_decrease, params."""
+    record_every: int | None = None
+    """Keep every so many steps; by default as many as leave 100000 entries."""
+    checkpoint: Path | None = None
+    """Folder to keep the state of the run in; the same command goes on from there after an interruption."""
+    progress: bool = True
+    """Show a progress bar, on a terminal."""
+    out: Path | None = None
+    """Folder to write; by default a new one under runs/."""
+
+
+def run(options: FitOptions) -> int:
+    """Load, fit, report.
+
+    Args:
+      options: of the command line.
+
+    Returns:
+      The exit code: 0, 1 for a run that diverged, 130 for one that was interrupted.
+
+    Raises:
+      UserError: options that do not fit together.
+      DataError: a mistake in the data.
+    """
+    _check(options)
+    # Compilation leaves the interpreter free for the half second that importing matplotlib takes.
+    threading.Thread(target=importlib.import_module, args=("matplotlib.figure",), daemon=True).start()
+    job = jobs.prepare(options)
+    size = sum(leaf.size for leaf in jax.tree.leaves(job.params))
+    num_steps = options.num_steps or int(np.clip(WORK / (4 * len(job.batch.inputs) * size), 1000, 100_000))
+    learning_rate = options.learning_rate or _choose_rate(job, options)
+    record_every = options.record_every or -(-num_steps // RECORDS)
+    started = time.perf_counter()
+    try:
+        result = fit(
+            job.problem,
+            job.params,
+            job.batch,
+            learning_rate=learning_rate,
+            num_steps=num_steps,
+            batch_size=options.batch_size,
+            key=job.rows_key,
+            optimizer=jobs.find_optimizer(options.optimizer),
+            grad_tol=options.grad_tol,
+            param_tol=options.param_tol,
+            divergence_factor=options.divergence_factor,
+            record=options.record,
+            record_every=record_every,
+            progress=None if options.progress else False,
+            checkpoint=options.checkpoint,
+        )
+        jax.block_until_ready(result)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    except OSError as error:
+        raise UserError(f"--checkpoint {options.checkpoint}: cannot be written ({error.strerror or error}).") from None
+    summary = _summarise(job, result, learning_rate, time.perf_counter() - started)
+    folder = options.out or new_folder(f"{summary['data']}-{job.name}")
+    config = {**dataclasses.asdict(options), "problem": job.problem.name, "num_steps": num_steps}
+    try:
+        reporting.write_run(folder, config=config, summary=summary, history=result.history, record_every=record_every)
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be written ({error.strerror or error}).") from None
+    if options.json:
+        print(reporting.to_json({**summary, "folder": str(folder)}))
+    else:
+        _print_summary(summary, folder)
+    return {"INTERRUPTED": 130, "DIVERGED": 1, "NONFINITE": 1}.get(summary["stop_reason"], 0)
+
+
+def new_folder(name: str) -> Path:
+    """A folder under runs/ that does not exist yet.
+
+    Args:
+      name: what follows the time.
+
+    Returns:
+      Its path.
+    """
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+    folders = (Path("runs") / (f"{name}-{i}" if i else name) for i in itertools.count())
+    return next(folder for folder in folders if not folder.exists())
+
+
+def _check(options: FitOptions) -> None:
+    """Ranges that the library does not check on traced values."""
+    jobs.check_positive("learning-rate", options.learning_rate)
+    jobs.check_positive("divergence-factor", options.divergence_factor)
+    jobs.check_at_least_one("num-steps", options.num_steps)
+    jobs.check_at_least_one("batch-size", options.batch_size)
+    jobs.check_at_least_one("record-every", options.record_every)
+    for name in ("grad_tol", "param_tol"):
+        if np.isnan(getattr(options, name)):
+            raise UserError(f"--{name.replace('_', '-')} must be a number, got nan.")
+    if jobs.find_optimizer(options.optimizer) and options.learning_rate is None:
+        raise UserError(f"--optimizer {options.optimizer} needs --learning-rate; 0.01 is a common start.")
+    if options.out is not None and options.out.exists():
+        raise UserError(f"--out {options.out} exists already; name a new folder.")
+
+
+def _choose_rate(job: Job, options: FitOptions) -> float:
+    """A rate below the largest stable one; of mini-batches the smallest of some, which each have their own."""
+    limit, num_rows = job.limit, len(job.batch.inputs)
+    if options.batch_size is not None and options.batch_size < num_rows:
+        num_batches = min(32, num_rows // options.batch_size)
+        order = np.random.default_rng(options.seed).permutation(num_rows)
+        rows = jnp.asarray(order[: num_batches * options.batch_size].reshape(num_batches, -1))
+        limits = jax.lax.map(
+            lambda r: largest_stable_learning_rate(job.problem, job.params, jax.tree.map(lambda a: a[r], job.batch)),
+            rows,
+        )
+        limit = float(jnp.min(limits))
+    if not np.isfinite(limit):
+        raise UserError("no stable learning rate is known here (no upward curvature); give --learning-rate.")
+    return limit / 2
+
+
+def _summarise(job: Job, result: Result, learning_rate: float, seconds: float) -> dict[str, Any]:
+    reason, num_steps = StopReason(int(result.stop_reason)), int(result.num_steps)
+    first_loss, _ = jobs.loss_and_norm(job.problem, job.params, job.batch)
+    last_loss, grad_norm = jobs.loss_and_norm(job.problem, result.params, job.batch)
+    assert job.problem.formulas is not None
+    summary: dict[str, Any] = {
+        "problem": job.problem.name,
+        "loss_name": job.problem.formulas.loss,
+        "data": data.short_name(job.dataset.name),
+        "rows": len(job.dataset.inputs),
+        "held_out_rows": len(job.test_set.inputs),
+        "inputs": "standardised" if job.scaling else "raw",
+        "dtype": str(job.batch.inputs.dtype),
+        "first_loss": float(first_loss),
+        "last_loss": float(last_loss),
+        "grad_norm": float(grad_norm),
+        "num_steps": num_steps,
+        "stop_reason": reason.name,
+        "ended": _describe_end(reason, num_steps, learning_rate, job.limit, job.scaling is None),
+        "learning_rate": learning_rate,
+        "largest_stable_learning_rate": job.limit,
+        "stability": "exact" if job.problem.minimizer else "local, at the start",
+        "seconds": seconds,
+        "notes": job.notes,
+    }
+    return summary | _quality(job, result) | _parameters(job, result)
+
+
+def _describe_end(reason: StopReason, num_steps: int, rate: float, limit: float, raw: bool) -> str:
+    text = f"{reason.name} at step {num_steps}: {reason.describe()}"
+    if reason in (StopReason.DIVERGED, StopReason.NONFINITE):
+        if rate > limit:
+            advice = "Standardise the inputs or lower the rate" if raw else "Lower the rate"
+            return (
+                f"{text}. learning_rate {rate:.4g} is {rate / limit:.4g} times the largest stable one, {limit:.3g}. "
+                f"{advice}."
+            )
+        return f"{text}. learning_rate {rate:.4g} is below the largest stable one at the start, {limit:.3g}; lower it."
+    return f"{text}."
+
+
+def _quality(job: Job, result: Result) -> dict[str, float]:
+    """Accuracy of classifiers, R^2 of regressions, on the rows fitted and those held out."""
+    assert job.problem.predict is not None
+    found = {}
+    sets = {"": job.batch}
+    if len(job.test_set.inputs):
+        sets["held_out_"] = data.to_batch(job.test_set, job.transform)
+    for prefix, rows in sets.items():
+        predictions = np.asarray(jax.jit(job.problem.predict)(result.params, rows.inputs), np.float64)
+        targets = np.asarray(rows.targets)
+        if np.issubdtype(targets.dtype, np.integer):
+            chosen = predictions.argmax(axis=1) if predictions.ndim == 2 else predictions > 0.5
+            found[f"{prefix}accuracy"] = float(np.mean(chosen == targets))
+        else:
+            residuals = predictions.reshape(targets.shape) - targets
+            spread = np.sum((targets - targets.mean(axis=0)) ** 2)
+            if spread > 0:
+                found[f"{prefix}r_squared"] = float(1 - np.sum(residuals**2) / spread)
+    return found
+
+
+def _parameters(job: Job, result: Result) -> dict[str, Any]:
+    """Parameters in the units of the data, beside the closed form where there is one."""
+    found: dict[str, Any] = {"parameters": job.named(job.in_data_units(result.params))}
+    if job.problem.minimizer is None:
+        return found
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        minimizer = job.problem.minimizer(job.batch)
+    job.notes.extend(f"{str(warning.message).capitalize()}." for warning in caught)
+    exact = job.named(job.in_data_units(minimizer))
+    largest = max(abs(value) for value in exact.values()) or 1.0
+    gaps = [abs(value - exact[name]) for name, value in found["parameters"].items()]
+    return found | {
+        "closed_form": exact,
+        "gap": float(np.max(gaps) / largest),
+        "loss_at_minimizer": float(jobs.loss_and_norm(job.problem, minimizer, job.batch)[0]),
+    }
+
+
+def _print_summary(summary: dict[str, Any], folder: Path) -> None:
+    console = reporting.console()
+    table = rich.table.Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    held_out = f", {summary['held_out_rows']} held out" if summary["held_out_rows"] else ""
+    rows = {
+        "problem": f"{summary['problem']}: {summary['loss_name']}",
+        "data": f"{summary['data']}, {summary['rows']} rows{held_out}, inputs {summary['inputs']}, {summary['dtype']}",
+        "loss": f"{summary['first_loss']:.6g} -> {summary['last_loss']:.6g}",
+        "gradient norm": f"{summary['grad_norm']:.3g}",
+        "steps": f"{summary['num_steps']} in {summary['seconds']:.2f} s, compilation included",
+        "ended": summary["ended"],
+        "learning rate": f"{summary['learning_rate']:.4g}",
+        "largest stable": f"{summary['largest_stable_learning_rate']:.4g} ({summary['stability']})",
+    }
+    for key, label in (("accuracy", "accuracy"), ("r_squared", "R^2")):
+        if key in summary:
+            tested = summary.get(f"held_out_{key}")
+            rows[label] = f"{summary[key]:.4f}" + (f", held out {tested:.4f}" if tested is not None else "")
+    if "gap" in summary:
+        rows["closed form"] = (
+            f"loss {summary['loss_at_minimizer']:.6g}; largest gap {summary['gap']:.1e} of the largest parameter"
+        )
+    for label, text in rows.items():
+        style = "bold red" if label == "ended" and summary["stop_reason"] in LOST else ""
+        table.add_row(label, rich.markup.escape(text), style=style)
+    console.print(table)
+    parameters, exact = summary["parameters"], summary.get("closed_form", {})
+    if summary["stop_reason"] in LOST:
+        pass  # parameters of a run that was lost tell nothing; the folder has them
+    elif len(parameters) <= PARAMETER_ROWS:
+        table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+        table.add_column("parameter, in the units of the data")
+        for column in ["fitted", "closed form", "gap"][: 3 if exact else 1]:
+            table.add_column(column, justify="right")
+        for name, value in parameters.items():
+            cells = [f"{value:.7g}"]
+            if exact:
+                cells += [f"{exact[name]:.7g}", f"{value - exact[name]:.1e}"]
+            table.add_row(rich.markup.escape(name), *cells)
+        console.print(table)
+    else:
+        console.print(f"{len(parameters)} parameters: in {folder}/summary.json", style="dim", soft_wrap=True)
+    for note in summary["notes"]:
+        console.print(f"note: {note}", style="yellow", markup=False)
+    console.print(f"written to {folder}", style="dim", soft_wrap=True)

@@ -1,0 +1,315 @@
+"""What every command on data does first: options, data, problem, start, and the largest stable rate."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from jaxgd import data, problems
+from jaxgd.theory.closed_form import linearly_separable
+from jaxgd.theory.curvature import largest_stable_learning_rate
+from jaxgd.types import Batch, Problem
+
+PROBLEMS = (
+    "linear_regression",
+    "line",
+    "linear_map",
+    "sigmoid_neuron",
+    "logistic_regression",
+    "softmax_regression",
+    "mlp",
+)
+"""The systems that fit data."""
+
+
+class UserError(Exception):
+    """A mistake in the command line: one line, exit code 2."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """Which data, which problem, in which arithmetic."""
+
+    data: str
+    """A bundled set (breast_cancer, diabetes, digits, iris, linnerud, wine), or a .csv or .npz file."""
+    target: str | None = None
+    """Column of a CSV to predict."""
+    features: tuple[str, ...] = ()
+    """Columns to predict from; all others if none are named."""
+    standardize: bool = True
+    """Scale every input to mean 0 and deviation 1 (pixels by one deviation for all). Parameters are reported
+    in the units of the data all the same."""
+    held_out: float | None = None
+    """Share of the rows to test on; 0 by default, 0.25 for mlp."""
+    problem: str | None = None
+    """linear_regression, line, linear_map, sigmoid_neuron, logistic_regression, softmax_regression or mlp;
+    chosen by the targets if not given."""
+    loss: str | None = None
+    """The problem's loss by name, such as half_mean_squared_error; its own default if not given."""
+    hidden_sizes: tuple[int, ...] = (64,)
+    """Units of each hidden layer of mlp."""
+    l2: float = 0.0
+    """Coefficient of the penalty 1/2 l2 |W|^2; the bias is free."""
+    seed: int = 0
+    """Of the start, the split and the order of the rows."""
+    x64: bool = False
+    """Compute in float64."""
+    json: bool = False
+    """Print the result as JSON and nothing else."""
+
+
+class Job(NamedTuple):
+    """Data and problem, ready to run.
+
+    Attributes:
+      name: of the function that built the problem.
+      problem: what to minimise.
+      dataset: the rows to fit, in the units of the source.
+      test_set: the rows held out.
+      scaling: of the inputs, or None.
+      batch: the rows to fit, on the device.
+      params: the start.
+      rows_key: orders the rows.
+      limit: the largest stable learning rate at the start.
+      notes: what the user should know.
+    """
+
+    name: str
+    problem: Problem
+    dataset: data.Dataset
+    test_set: data.Dataset
+    scaling: data.Standardization | None
+    batch: Batch
+    params: Any
+    rows_key: jax.Array
+    limit: float
+    notes: list[str]
+
+    def transform(self, inputs: data.Array) -> data.Array:
+        """Inputs as the problem sees them.
+
+        Args:
+          inputs: `[N, D]`, in the units of the source.
+
+        Returns:
+          `[N, D]`, standardised if the job is.
+        """
+        return self.scaling.apply(inputs) if self.scaling else inputs
+
+    def in_data_units(self, params: Any) -> Any:
+        """Parameters for the inputs of the source.
+
+        Args:
+          params: for the inputs that the problem sees.
+
+        Returns:
+          A tree like it.
+        """
+        return self.scaling.in_data_units(params) if self.scaling else params
+
+    def named(self, params: Any) -> dict[str, float]:
+        """Every parameter by name: the input's for a weight, with the output's where there are several.
+
+        Args:
+          params: of the problem.
+
+        Returns:
+          Names and values.
+        """
+        named: dict[str, float] = {}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+            field, values = path[-1].name, np.asarray(leaf, np.float64)
+            prefix = f"layer {path[1].idx} " if len(path) > 2 else ""
+            if prefix or field not in ("weights", "matrix", "slope"):
+                label = "intercept" if field == "bias" and not prefix else f"{prefix}{field}"
+                for index in np.ndindex(values.shape):
+                    named[label + (str(list(index)) if index else "")] = float(values[index])
+                continue
+            values = (values.T if field == "matrix" else values).reshape(len(self.dataset.input_names), -1)
+            for row, column in np.ndindex(values.shape):
+                name = self.dataset.input_names[row]
+                named[name if values.shape[1] == 1 else f"{name} [{column}]"] = float(values[row, column])
+        return named
+
+
+def prepare(options: DataOptions) -> Job:
+    """Load the data and build the problem.
+
+    Args:
+      options: of the command line.
+
+    Returns:
+      The job.
+
+    Raises:
+      UserError: options out of range or that do not fit together.
+      DataError: a mistake in the data.
+    """
+    if options.x64:
+        jax.config.update("jax_enable_x64", True)
+    _check(options)
+    dataset = data.load(options.data, target=options.target, features=options.features)
+    name = options.problem or _choose_problem(dataset)
+    dataset = _prepare_targets(name, dataset)
+    problem = _build_problem(name, options, dataset)
+    held_out = options.held_out if options.held_out is not None else 0.25 * (name == "mlp")
+    dataset, test_set = data.split(dataset, held_out, options.seed)
+    scaling = data.standardization(dataset) if options.standardize else None
+    batch = data.to_batch(dataset, scaling.apply if scaling else lambda inputs: inputs)
+    if problem.check_batch is not None:
+        try:
+            problem.check_batch(batch)
+        except ValueError as error:
+            raise data.DataError(f"{dataset.name}: {error}") from None
+    params, rows_key, limit = _begin(problem, options.seed, batch)
+    notes = []
+    if name == "logistic_regression" and not options.l2 and linearly_separable(batch.inputs, batch.targets):
+        notes.append(
+            "The classes are linearly separable: without a penalty the loss has no minimum and the weights "
+            "grow for ever; the run ends at its last step. Give --l2 for a fit that converges."
+        )
+    return Job(name, problem, dataset, test_set, scaling, batch, params, rows_key, float(limit), notes)
+
+
+# Eager operations compile one by one: a start of 60 small programs takes longer than the fit.
+@functools.partial(jax.jit, static_argnums=0)
+def _begin(problem: Problem, seed: int, batch: Batch) -> tuple[Any, jax.Array, jax.Array]:
+    """The start, the key that orders the rows, and the largest stable learning rate."""
+    assert problem.init is not None
+    init_key, rows_key = jax.random.split(jax.random.key(seed))
+    params = problem.init(init_key, batch)
+    return params, rows_key, largest_stable_learning_rate(problem, params, batch)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def loss_and_norm(problem: Problem, params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Loss and gradient norm, compiled once for a problem.
+
+    Args:
+      problem: static.
+      params: the point.
+      batch: the data.
+
+    Returns:
+      Two scalars `[]`.
+    """
+    return problem.loss(params, batch), optax.tree.norm(problem.grad(params, batch))
+
+
+def check_positive(name: str, value: float | None) -> None:
+    """Refuse a flag that is no positive number.
+
+    Args:
+      name: the flag.
+      value: what came; None passes.
+
+    Raises:
+      UserError: it is none.
+    """
+    if value is not None and not (np.isfinite(value) and value > 0):
+        raise UserError(f"--{name} must be a positive number, got {value}.")
+
+
+def check_at_least_one(name: str, value: int | None) -> None:
+    """Refuse a flag that is no count.
+
+    Args:
+      name: the flag.
+      value: what came; None passes.
+
+    Raises:
+      UserError: it is below 1.
+    """
+    if value is not None and value < 1:
+        raise UserError(f"--{name} must be at least 1, got {value}.")
+
+
+def _check(options: DataOptions) -> None:
+    if not (np.isfinite(options.l2) and options.l2 >= 0):
+        raise UserError(f"--l2 must be finite and not negative, got {options.l2}.")
+    if options.held_out is not None and not 0 <= options.held_out < 1:
+        raise UserError(f"--held-out must be in [0, 1), got {options.held_out}.")
+    if options.seed < 0:
+        raise UserError(f"--seed must not be negative, got {options.seed}.")
+    if options.problem is not None and options.problem not in PROBLEMS:
+        raise UserError(f"--problem must be one of {', '.join(PROBLEMS)}, got {options.problem!r}.")
+
+
+def find_optimizer(name: str) -> Callable[..., Any] | None:
+    """An optimizer by name.
+
+    Args:
+      name: "gradient_descent", or that of a function of optax.
+
+    Returns:
+      The function learning_rate -> transformation, or None for our own rule.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    if name == "gradient_descent":
+        return None
+    build = getattr(optax, name, None)
+    if build is None or not callable(build) or "learning_rate" not in inspect.signature(build).parameters:
+        raise UserError(f"--optimizer must be gradient_descent or an optimizer of optax, got {name!r}.")
+    chosen: Callable[..., Any] = build
+    return chosen
+
+
+def _choose_problem(dataset: data.Dataset) -> str:
+    values = np.unique(dataset.targets)
+    whole = np.issubdtype(dataset.targets.dtype, np.integer) and dataset.targets.ndim == 1
+    if np.array_equal(values, [0, 1]):
+        return "logistic_regression"
+    if whole and np.array_equal(values, np.arange(len(values))):
+        return "softmax_regression"
+    return "linear_regression"
+
+
+def _prepare_targets(name: str, dataset: data.Dataset) -> data.Dataset:
+    """Labels for classifiers, real numbers for regressions; a network takes either."""
+    if name == "logistic_regression":
+        return data.as_labels(dataset, 2)
+    if name == "softmax_regression" or (name == "mlp" and _choose_problem(dataset) != "linear_regression"):
+        return data.as_labels(dataset)
+    targets = np.asarray(dataset.targets, np.float64)
+    if name in ("line", "sigmoid_neuron") and targets.ndim != 1:
+        raise UserError(f"--problem {name} has one target, {dataset.name} has {targets.shape[1]}.")
+    if name == "linear_map" and targets.ndim == 1:
+        targets = targets[:, None]
+    if name == "line" and dataset.inputs.shape[1] != 1:
+        raise UserError(
+            f"--problem line has one input, {dataset.name} has {dataset.inputs.shape[1]}; name one by --features."
+        )
+    return dataset._replace(targets=targets)
+
+
+def _build_problem(name: str, options: DataOptions, dataset: data.Dataset) -> Problem:
+    arguments: dict[str, Any] = {}
+    if name == "mlp":
+        arguments["hidden_sizes"] = options.hidden_sizes
+    labels = np.issubdtype(dataset.targets.dtype, np.integer)
+    if name == "softmax_regression" or (name == "mlp" and labels):
+        num_classes = int(dataset.targets.max()) + 1
+        if num_classes < 2:
+            raise data.DataError(f"{dataset.name}: at least 2 classes are needed, got 1.")
+        arguments["num_classes"] = num_classes
+    if name == "mlp" and labels:
+        arguments["loss"] = "mean_softmax_cross_entropy"
+    if options.loss is not None:
+        arguments["loss"] = options.loss
+    if options.l2:
+        arguments["l2"] = options.l2
+    build: Callable[..., Problem] = getattr(problems, name)
+    unknown = set(arguments) - set(inspect.signature(build).parameters)
+    if unknown:
+        raise UserError(f"--{min(unknown)} does not belong to {name}.")
+    try:
+        return build(**arguments)
+    except (ValueError, TypeError) as error:
+        raise UserError(str(error)) from None

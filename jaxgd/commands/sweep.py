@@ -1,0 +1,219 @@
+"""jaxgd sweep: learning rates x seeds in one program, and the picture people look for."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich.box
+import rich.table
+
+from jaxgd import data, reporting
+from jaxgd.commands import job as jobs
+from jaxgd.commands.fit import new_folder
+from jaxgd.commands.job import Job, UserError
+from jaxgd.descent import Result, StopReason, sweep
+
+BEST_ROWS = 5
+"""Lanes that the screen shows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepOptions(jobs.DataOptions):
+    """Run every learning rate from every seed in one program, and draw final loss against rate.
+
+    Exit code 0 whatever the lanes did, 2 for bad input.
+    """
+
+    learning_rate: str = "auto"
+    """FROM:TO:log:COUNT or FROM:TO:lin:COUNT, or numbers with commas; by default 50 rates from a thousandth
+    to ten times the largest stable one."""
+    seeds: int = 1
+    """Starts and row orders, each from a seed of its own."""
+    num_steps: int = 1000
+    """Steps of every lane."""
+    batch_size: int | None = None
+    """Rows in a batch; all if not given, 1 for stochastic descent."""
+    optimizer: str = "gradient_descent"
+    """gradient_descent, or an optax optimizer by name (adam, nadam, rmsprop, ...)."""
+    lanes_per_chunk: int | None = None
+    """Lanes run at a time; all if not given."""
+    out: Path | None = None
+    """Folder to write; by default a new one under runs/."""
+
+
+def run(options: SweepOptions) -> int:
+    """Sweep, write the folder, print the best lanes.
+
+    Args:
+      options: of the command line.
+
+    Returns:
+      The exit code, 0.
+
+    Raises:
+      UserError: options out of range or that do not fit together.
+      DataError: a mistake in the data.
+    """
+    for name in ("seeds", "num_steps", "batch_size", "lanes_per_chunk"):
+        jobs.check_at_least_one(name.replace("_", "-"), getattr(options, name))
+    optimizer = jobs.find_optimizer(options.optimizer)
+    if options.out is not None and options.out.exists():
+        raise UserError(f"--out {options.out} exists already; name a new folder.")
+    if options.learning_rate != "auto":
+        _parse_rates(options.learning_rate, 1.0)
+    job = jobs.prepare(options)
+    rates = _parse_rates(options.learning_rate, job.limit)
+    init = job.problem.init
+    assert init is not None
+    keys = jax.random.split(jax.random.fold_in(job.rows_key, 1), options.seeds)
+    starts = jax.jit(jax.vmap(lambda key: init(key, job.batch)))(keys)
+    grid = np.stack(np.meshgrid(np.arange(len(rates)), np.arange(options.seeds), indexing="ij")).reshape(2, -1)
+    lanes = {
+        "learning_rate": jnp.asarray(rates[grid[0]], job.batch.inputs.dtype),
+        "params": jax.tree.map(lambda leaf: leaf[grid[1]], starts),
+        "key": keys[grid[1]],
+    }
+    started = time.perf_counter()
+    try:
+        result = sweep(
+            job.problem,
+            job.params,
+            job.batch,
+            over=lanes,
+            zipped=True,
+            num_steps=options.num_steps,
+            batch_size=options.batch_size,
+            optimizer=optimizer,
+            lanes_per_chunk=options.lanes_per_chunk,
+            record=(),
+        )
+        jax.block_until_ready(result)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    seconds = time.perf_counter() - started
+    rows = _rows(job, result, lanes, grid[1])
+    found = _summarise(job, rows, options.num_steps, seconds)
+    folder = options.out or new_folder(f"{found['data']}-{job.name}-sweep")
+    try:
+        reporting.write_sweep(folder, config=dataclasses.asdict(options), summary=found, rows=rows)
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be written ({error.strerror or error}).") from None
+    if options.json:
+        print(reporting.to_json({**found, "folder": str(folder)}))
+    else:
+        _print(found, folder)
+    return 0
+
+
+def _parse_rates(text: str, limit: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The rates that a --learning-rate asks for."""
+    if text == "auto":
+        if not np.isfinite(limit):
+            raise UserError("no stable learning rate is known here (no upward curvature); give --learning-rate.")
+        return np.geomspace(1e-3 * limit, 10 * limit, 50)
+    parts = text.split(":")
+    try:
+        if len(parts) == 1:
+            rates = np.array([float(part) for part in text.split(",")])
+        else:
+            first, last, spacing, count = parts
+            if spacing not in ("log", "lin"):
+                raise ValueError(spacing)
+            space = np.geomspace if spacing == "log" else np.linspace
+            rates = space(float(first), float(last), int(count))
+    except ValueError:
+        rates = np.array([])
+    if not len(rates) or not np.all(np.isfinite(rates) & (rates > 0)):
+        raise UserError(
+            f"--learning-rate must be positive numbers, FROM:TO:log:COUNT, FROM:TO:lin:COUNT or A,B,C, got {text!r}."
+        )
+    return rates
+
+
+def _rows(job: Job, result: Result, lanes: dict[str, Any], seeds: Any) -> list[dict[str, Any]]:
+    """One dict a lane: axes, first and final loss, steps, how it ended, rate over limit, gap to the closed form."""
+    first = jax.jit(jax.vmap(lambda params: job.problem.loss(params, job.batch)))(lanes["params"])
+    gaps = None
+    if job.problem.minimizer is not None:
+        minimizer = job.problem.minimizer(job.batch)
+        size = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(minimizer)) or 1.0
+        apart = jax.tree.map(
+            lambda fitted, best: np.max(np.abs(np.asarray(fitted) - np.asarray(best)).reshape(len(seeds), -1), axis=1),
+            result.params,
+            minimizer,
+        )
+        gaps = np.max(np.stack(jax.tree.leaves(apart)), axis=0) / size
+    rows = []
+    for i, rate in enumerate(np.asarray(lanes["learning_rate"], np.float64)):
+        row = {
+            "learning_rate": float(rate),
+            "seed": int(seeds[i]),
+            "rate_over_limit": float(rate) / job.limit,
+            "first_loss": float(first[i]),
+            "final_loss": float(result.loss[i]),
+            "num_steps": int(result.num_steps[i]),
+            "stop_reason": StopReason(int(result.stop_reason[i])).name,
+        }
+        rows.append(row if gaps is None else row | {"gap": float(gaps[i])})
+    return rows
+
+
+def _summarise(job: Job, rows: list[dict[str, Any]], num_steps: int, seconds: float) -> dict[str, Any]:
+    sound = [row for row in rows if row["stop_reason"] not in ("DIVERGED", "NONFINITE")]
+    reasons = [row["stop_reason"] for row in rows]
+    assert job.problem.formulas is not None
+    return {
+        "problem": job.problem.name,
+        "loss_name": job.problem.formulas.loss,
+        "data": data.short_name(job.dataset.name),
+        "rows": len(job.dataset.inputs),
+        "inputs": "standardised" if job.scaling else "raw",
+        "dtype": str(job.batch.inputs.dtype),
+        "lanes": len(rows),
+        "num_steps": num_steps,
+        "seconds": seconds,
+        "largest_stable_learning_rate": job.limit,
+        "stability": "exact" if job.problem.minimizer else "local, at the start",
+        "ended": {reason.name: reasons.count(reason.name) for reason in StopReason if reason.name in reasons},
+        "best": sorted(sound, key=lambda row: (row["final_loss"], row["num_steps"]))[:BEST_ROWS],
+        "notes": job.notes,
+    }
+
+
+def _print(found: dict[str, Any], folder: Path) -> None:
+    console = reporting.console()
+    table = rich.table.Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("problem", f"{found['problem']}: {found['loss_name']}")
+    table.add_row("data", f"{found['data']}, {found['rows']} rows, inputs {found['inputs']}, {found['dtype']}")
+    table.add_row(
+        "lanes", f"{found['lanes']} of {found['num_steps']} steps in {found['seconds']:.2f} s, compilation included"
+    )
+    table.add_row("ended", ", ".join(f"{count} {reason}" for reason, count in found["ended"].items()))
+    table.add_row("largest stable", f"{found['largest_stable_learning_rate']:.4g} ({found['stability']})")
+    console.print(table)
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, title="best lanes", title_justify="left")
+    formats = {
+        "learning_rate": ("learning rate", ".4g"),
+        "rate_over_limit": ("over limit", ".4g"),
+        "seed": ("seed", ""),
+        "final_loss": ("final loss", ".6g"),
+        "num_steps": ("steps", ""),
+        "stop_reason": ("ended", ""),
+        "gap": ("gap", ".1e"),
+    }
+    columns = {name: shown for name, shown in formats.items() if found["best"] and name in found["best"][0]}
+    for name, (heading, _) in columns.items():
+        table.add_column(heading, justify="left" if name == "stop_reason" else "right")
+    for row in found["best"]:
+        table.add_row(*(format(row[name], spec) for name, (_, spec) in columns.items()))
+    if columns:
+        console.print(table)
+    for note in found["notes"]:
+        console.print(f"note: {note}", style="yellow", markup=False)
+    console.print(f"written to {folder}: summary.csv, one row a lane; losses.png", style="dim", soft_wrap=True)
