@@ -1,9 +1,9 @@
 """jaxgd fit: descend on a data set and say how it ended."""
 
+import concurrent.futures
 import dataclasses
 import importlib
 import itertools
-import threading
 import time
 import warnings
 from pathlib import Path
@@ -82,9 +82,11 @@ def run(options: FitOptions) -> int:
       DataError: a mistake in the data.
     """
     _check(options)
-    # Compilation leaves the interpreter free for the half second that importing matplotlib takes.
-    threading.Thread(target=importlib.import_module, args=("matplotlib.figure",), daemon=True).start()
+    # Compilation leaves the interpreter free for what is needed only at the end.
+    meanwhile = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+    meanwhile.submit(importlib.import_module, "matplotlib.figure")
     job = jobs.prepare(options)
+    first = meanwhile.submit(jobs.evaluate, job.problem, job.params, job.batch)
     size = sum(leaf.size for leaf in jax.tree.leaves(job.params))
     num_steps = options.num_steps or int(np.clip(WORK / (4 * len(job.batch.inputs) * size), 1000, 100_000))
     learning_rate = options.learning_rate or _choose_rate(job, options)
@@ -113,7 +115,8 @@ def run(options: FitOptions) -> int:
         raise UserError(str(error)) from None
     except OSError as error:
         raise UserError(f"--checkpoint {options.checkpoint}: cannot be written ({error.strerror or error}).") from None
-    summary = _summarise(job, result, learning_rate, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    summary = _summarise(job, result, float(first.result()[0]), learning_rate, seconds)
     folder = options.out or new_folder(f"{summary['data']}-{job.name}")
     config = {**dataclasses.asdict(options), "problem": job.problem.name, "num_steps": num_steps}
     try:
@@ -174,10 +177,9 @@ def _choose_rate(job: Job, options: FitOptions) -> float:
     return limit / 2
 
 
-def _summarise(job: Job, result: Result, learning_rate: float, seconds: float) -> dict[str, Any]:
+def _summarise(job: Job, result: Result, first_loss: float, learning_rate: float, seconds: float) -> dict[str, Any]:
     reason, num_steps = StopReason(int(result.stop_reason)), int(result.num_steps)
-    first_loss, _ = jobs.loss_and_norm(job.problem, job.params, job.batch)
-    last_loss, grad_norm = jobs.loss_and_norm(job.problem, result.params, job.batch)
+    last_loss, grad_norm, predictions = jobs.evaluate(job.problem, result.params, job.batch)
     assert job.problem.formulas is not None
     summary: dict[str, Any] = {
         "problem": job.problem.name,
@@ -187,7 +189,7 @@ def _summarise(job: Job, result: Result, learning_rate: float, seconds: float) -
         "held_out_rows": len(job.test_set.inputs),
         "inputs": "standardised" if job.scaling else "raw",
         "dtype": str(job.batch.inputs.dtype),
-        "first_loss": float(first_loss),
+        "first_loss": first_loss,
         "last_loss": float(last_loss),
         "grad_norm": float(grad_norm),
         "num_steps": num_steps,
@@ -199,7 +201,7 @@ def _summarise(job: Job, result: Result, learning_rate: float, seconds: float) -
         "seconds": seconds,
         "notes": job.notes,
     }
-    return summary | _quality(job, result) | _parameters(job, result)
+    return summary | _quality(job, result, predictions) | _parameters(job, result)
 
 
 def _describe_end(reason: StopReason, num_steps: int, rate: float, limit: float, raw: bool) -> str:
@@ -215,25 +217,23 @@ def _describe_end(reason: StopReason, num_steps: int, rate: float, limit: float,
     return f"{text}."
 
 
-def _quality(job: Job, result: Result) -> dict[str, float]:
+def _quality(job: Job, result: Result, predictions: jax.Array) -> dict[str, float]:
     """Accuracy of classifiers, R^2 of regressions, on the rows fitted and those held out."""
-    assert job.problem.predict is not None
-    found = {}
-    sets = {"": job.batch}
+    found = _scores("", predictions, job.batch.targets)
     if len(job.test_set.inputs):
-        sets["held_out_"] = data.to_batch(job.test_set, job.transform)
-    for prefix, rows in sets.items():
-        predictions = np.asarray(jax.jit(job.problem.predict)(result.params, rows.inputs), np.float64)
-        targets = np.asarray(rows.targets)
-        if np.issubdtype(targets.dtype, np.integer):
-            chosen = predictions.argmax(axis=1) if predictions.ndim == 2 else predictions > 0.5
-            found[f"{prefix}accuracy"] = float(np.mean(chosen == targets))
-        else:
-            residuals = predictions.reshape(targets.shape) - targets
-            spread = np.sum((targets - targets.mean(axis=0)) ** 2)
-            if spread > 0:
-                found[f"{prefix}r_squared"] = float(1 - np.sum(residuals**2) / spread)
+        test = data.to_batch(job.test_set, job.transform)
+        found |= _scores("held_out_", jobs.evaluate(job.problem, result.params, test)[2], test.targets)
     return found
+
+
+def _scores(prefix: str, predictions: jax.Array, targets: jax.Array) -> dict[str, float]:
+    predicted, expected = np.asarray(predictions, np.float64), np.asarray(targets)
+    if np.issubdtype(expected.dtype, np.integer):
+        chosen = predicted.argmax(axis=1) if predicted.ndim == 2 else predicted > 0.5
+        return {f"{prefix}accuracy": float(np.mean(chosen == expected))}
+    spread = np.sum((expected - expected.mean(axis=0)) ** 2)
+    residuals = predicted.reshape(expected.shape) - expected
+    return {f"{prefix}r_squared": float(1 - np.sum(residuals**2) / spread)} if spread > 0 else {}
 
 
 def _parameters(job: Job, result: Result) -> dict[str, Any]:
@@ -251,7 +251,7 @@ def _parameters(job: Job, result: Result) -> dict[str, Any]:
     return found | {
         "closed_form": exact,
         "gap": float(np.max(gaps) / largest),
-        "loss_at_minimizer": float(jobs.loss_and_norm(job.problem, minimizer, job.batch)[0]),
+        "loss_at_minimizer": float(jobs.evaluate(job.problem, minimizer, job.batch)[0]),
     }
 
 

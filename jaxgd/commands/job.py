@@ -187,8 +187,8 @@ def _begin(problem: Problem, seed: int, batch: Batch) -> tuple[Any, jax.Array, j
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def loss_and_norm(problem: Problem, params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Loss and gradient norm, compiled once for a problem.
+def evaluate(problem: Problem, params: Any, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Loss, gradient norm and predictions, compiled once for a problem.
 
     Args:
       problem: static.
@@ -196,9 +196,11 @@ def loss_and_norm(problem: Problem, params: Any, batch: Batch) -> tuple[jax.Arra
       batch: the data.
 
     Returns:
-      Two scalars `[]`.
+      Two scalars `[]`, and what `predict` gives.
     """
-    return problem.loss(params, batch), optax.tree.norm(problem.grad(params, batch))
+    assert problem.predict is not None
+    norm = optax.tree.norm(problem.grad(params, batch))
+    return problem.loss(params, batch), norm, problem.predict(params, batch.inputs)
 
 
 def check_positive(name: str, value: float | None) -> None:

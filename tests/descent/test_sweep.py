@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import assert_trees_close, assert_trees_equal
+from common import SYSTEMS_WITH_DATA, assert_trees_close, assert_trees_equal
 
 import jaxgd
 from jaxgd import StopReason, problems
@@ -131,18 +131,26 @@ def test_one_trace_for_new_values():
     assert len(traces) == first
 
 
-def test_rates_beside_the_limit_in_one_sweep():
+QUADRATIC_WITH_DATA = [s for s in SYSTEMS_WITH_DATA if s.values[0].minimizer is not None]
+
+
+@pytest.mark.parametrize(("problem", "make_batch"), QUADRATIC_WITH_DATA)
+def test_rates_beside_the_limit_in_one_sweep(problem, make_batch):
     """200 data sets: 0.99 of the limit never diverges, 1.01 of it always does."""
-    rng = np.random.default_rng(1)
-    inputs = jnp.asarray(rng.normal(size=(200, 12, 3)) * np.exp(rng.normal(size=(200, 1, 3))))
-    batches = Batch(inputs, jnp.asarray(rng.normal(size=(200, 12))))
-    problem = linear_regression()
+    batches = jax.vmap(make_batch)(jax.random.split(jax.random.key(1), 200))
     params = problem.init(jax.random.key(0), lane(batches, 0))
     limits = jax.vmap(lambda batch: jaxgd.largest_stable_learning_rate(problem, params, batch))(batches)
-    two = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), batches)
-    rates = jnp.concatenate([0.99 * limits, 1.01 * limits])
     result = jaxgd.sweep(
-        problem, params, None, over={"batch": two, "learning_rate": rates}, zipped=True, num_steps=3000, record=()
+        problem,
+        params,
+        None,
+        over={
+            "batch": jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), batches),
+            "learning_rate": jnp.concatenate([0.99 * limits, 1.01 * limits]),
+        },
+        zipped=True,
+        num_steps=2000,
+        record=(),
     )
     reasons = np.asarray(result.stop_reason)
     assert not np.isin(reasons[:200], [StopReason.DIVERGED, StopReason.NONFINITE]).any()
