@@ -176,13 +176,15 @@ def plot_loss(path: Path, losses: np.ndarray[Any, Any], record_every: int, summa
     if len(losses) > 100:
         axes.set_xscale("symlog", linthresh=10)
         axes.set_xlim(left=0)
-    axes.set_xlabel("step")
+    else:
+        axes.locator_params(axis="x", integer=True)
+    axes.set_xlabel("step" if len(losses) <= 100 else "step (logarithmic beyond 10)")
     axes.set_ylabel(f"loss ({summary['loss_name']})")
     reason = StopReason[summary["stop_reason"]]
     axes.set_title(
-        f"{summary['problem']} on {summary['data']}, learning rate {summary['learning_rate']:.3g}\n"
-        f"{reason.name} after {summary['num_steps']} steps: {reason.describe()}",
-        fontsize=10,
+        f"{summary['problem']} on {summary['data']}\nlearning rate {summary['learning_rate']:.3g}, "
+        f"{reason.name} at step {summary['num_steps']}: {reason.describe()}",
+        fontsize=9,
     )
     figure.savefig(path, dpi=130)
 

@@ -66,8 +66,8 @@ def fit(
       divergence_factor: see `descend`.
       record: see `descend`.
       record_every: see `descend`.
-      chunk_steps: steps of one chunk; None is a twentieth of `num_steps`. Chunks longer than an epoch are
-        rounded down to whole epochs.
+      chunk_steps: steps of one chunk; None is a twentieth of `num_steps`, or an epoch if that is longer and
+        there are at least two. Chunks longer than an epoch are rounded down to whole epochs.
       progress: whether to show a bar on standard error; None does on a terminal.
       checkpoint: a folder. The state is kept there after every chunk, and a run that finds its own state
         there goes on from it, to the same bits as if it had never been interrupted.
@@ -83,15 +83,16 @@ def fit(
       OSError: the checkpoint's folder cannot be written.
     """
     settings = loop.check_settings(problem, learning_rate, num_steps, batch_size, optimizer, record, record_every)
+    steps_per_epoch = batches.cut(batch, batch_size).steps_per_epoch
     if chunk_steps is None:
-        chunk_steps = -(-settings.num_steps // NUM_CHUNKS)
+        chunk_steps = _default_chunk(settings.num_steps, steps_per_epoch)
     chunk_steps = check_count("chunk_steps", chunk_steps)
     if problem.check_batch is not None:
         problem.check_batch(batch)
     controls = loop.Controls(None if callable(learning_rate) else learning_rate, grad_tol, param_tol, divergence_factor)
     params = loop.as_arrays(params)
     loop.check_history(settings, params)
-    chunks = list(_chunks(settings.num_steps, batches.cut(batch, batch_size).steps_per_epoch, chunk_steps))
+    chunks = list(_chunks(settings.num_steps, steps_per_epoch, chunk_steps))
     state = _start(problem, settings, params, batch, controls)
     done, kept = 0, None
     if checkpoint is not None:
@@ -207,6 +208,12 @@ _start = functools.partial(jax.jit, static_argnums=(0, 1))(loop.start)
 _run_epochs = functools.partial(jax.jit, static_argnums=(0, 1, 7))(loop.run_epochs)
 _run_part = functools.partial(jax.jit, static_argnums=(0, 1, 8), static_argnames="closing")(loop.run_part)
 _finish = functools.partial(jax.jit, static_argnums=(0, 1))(loop.finish)
+
+
+def _default_chunk(num_steps: int, steps_per_epoch: int) -> int:
+    """A twentieth of the run; whole epochs where there are some, since parts of epochs are more programs."""
+    share = -(-num_steps // NUM_CHUNKS)
+    return max(share, steps_per_epoch) if 2 * steps_per_epoch <= num_steps else share
 
 
 def _chunks(num_steps: int, steps_per_epoch: int, chunk_steps: int) -> Iterator[_Chunk]:

@@ -8,7 +8,7 @@ import pytest
 
 import jaxgd
 from jaxgd import StopReason, problems
-from jaxgd.descent.fit import _chunks
+from jaxgd.descent.fit import _chunks, _default_chunk
 from jaxgd.types import Batch, ScalarParams
 
 
@@ -24,6 +24,14 @@ def test_chunks_cover_every_step_once(num_steps, steps_per_epoch, chunk_steps):
         closed += chunk.num_epochs + chunk.closing
     assert steps == list(range(num_steps))
     assert closed == num_steps // steps_per_epoch
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "steps_per_epoch", "expected"),
+    [(1000, 1, 50), (1000, 22, 50), (300, 22, 22), (300, 150, 150), (300, 151, 15), (5, 1, 1)],
+)
+def test_default_chunks_are_a_twentieth_or_an_epoch(num_steps, steps_per_epoch, expected):
+    assert _default_chunk(num_steps, steps_per_epoch) == expected
 
 
 def test_a_run_that_has_stopped_ends_there():
