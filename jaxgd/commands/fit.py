@@ -82,9 +82,14 @@ def run(options: FitOptions) -> int:
       DataError: a mistake in the data.
     """
     _check(options)
-    # Compilation leaves the interpreter free for what is needed only at the end.
-    meanwhile = concurrent.futures.ThreadPoolExecutor(max_workers=1)
-    meanwhile.submit(importlib.import_module, "matplotlib.figure")
+    # Compilation leaves the interpreter free for what is needed only at the end. Leaving the block waits for
+    # the thread: an interpreter that ends under a compilation crashes.
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as meanwhile:
+        meanwhile.submit(importlib.import_module, "matplotlib.figure")
+        return _run(options, meanwhile)
+
+
+def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
     job = jobs.prepare(options)
     first = meanwhile.submit(jobs.evaluate, job.problem, job.params, job.batch)
     size = sum(leaf.size for leaf in jax.tree.leaves(job.params))

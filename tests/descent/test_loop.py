@@ -34,26 +34,22 @@ def data(seed=0, num_rows=20, num_inputs=3, noise=1.0):
     return Batch(jnp.asarray(inputs), jnp.asarray(targets))
 
 
-@pytest.mark.parametrize("share", [0.2, 1.0, 1.9])
 @pytest.mark.parametrize(("problem", "make_batch"), QUADRATIC)
-def test_full_batch_follows_the_closed_form(problem, make_batch, share):
+def test_full_batch_follows_the_closed_form(problem, make_batch):
     params, batch = setting(problem, make_batch)
-    rate = share / float(curvature.largest_eigenvalue(problem, params, batch).value)
-    result = jaxgd.descend(problem, params, batch, learning_rate=rate, num_steps=100, record=("params",), **OFF)
-    exact = closed_form.trajectory(
-        params,
-        batch,
-        learning_rate=rate,
-        num_steps=100,
-        l2=problem.l2,
-        reduction="half_mean" if "half_mean" in problem.name else problem.reduction,
-    )
     size = np.max(np.abs(flat(params)))
-    assert_trees_close(
-        result.history.params, jax.tree.map(lambda leaf: leaf[:-1], exact), rtol=1e-12, atol=1e-12 * size
-    )
-    assert_trees_close(result.params, jax.tree.map(lambda leaf: leaf[-1], exact), rtol=1e-12, atol=1e-12 * size)
-    assert int(result.num_steps) == 100
+    largest = float(curvature.largest_eigenvalue(problem, params, batch).value)
+    reduction = "half_mean" if "half_mean" in problem.name else problem.reduction
+    for share in (0.2, 1.0, 1.9):
+        rate = share / largest
+        result = jaxgd.descend(problem, params, batch, learning_rate=rate, num_steps=100, record=("params",), **OFF)
+        exact = closed_form.trajectory(
+            params, batch, learning_rate=rate, num_steps=100, l2=problem.l2, reduction=reduction
+        )
+        assert int(result.num_steps) == 100
+        for path, entries in ((result.history.params, slice(0, -1)), (result.params, -1)):
+            expected = jax.tree.map(lambda leaf, entries=entries: leaf[entries], exact)
+            assert_trees_close(path, expected, rtol=1e-12, atol=1e-12 * size)
 
 
 def drive(problem, batch, params, **options):
@@ -72,9 +68,7 @@ def test_optax_sgd_and_a_batch_of_all_rows_give_the_same_run(problem, make_batch
         assert_trees_equal((rows.params, rows.history, rows.loss), (ours.params, ours.history, ours.loss))
 
 
-@pytest.mark.parametrize(
-    ("problem", "make_batch"), [s for s in SYSTEMS if s.id in ("linear_map", "linear_regression(l2=0.1)", "mlp((8,))")]
-)
+@pytest.mark.parametrize(("problem", "make_batch"), [s for s in SYSTEMS if s.id == "linear_regression(l2=0.1)"])
 def test_mini_batches_by_optax_and_in_chunks_give_the_same_run(problem, make_batch):
     params, batch = setting(problem, make_batch)
     shuffled = {"batch_size": 5, "key": jax.random.key(1)}
@@ -337,7 +331,7 @@ def test_history_describes_the_parameters_before_each_update():
 
 
 @pytest.mark.parametrize("batch_size", [None, 3])
-@pytest.mark.parametrize("every", [2, 3, 7, 40, 100])
+@pytest.mark.parametrize("every", [3, 40, 100])
 def test_record_every_keeps_every_so_many(every, batch_size):
     problem, batch = problems.linear_regression(), data()
     params = problem.init(jax.random.key(0), batch)

@@ -97,7 +97,7 @@ def scale_of(problem):
     return "half_mean" if "half_mean" in problem.name else problem.reduction
 
 
-@pytest.mark.parametrize("share", [0.3, 1.0, 1.9, 2.1])
+@pytest.mark.parametrize("share", [0.3, 2.1])
 @pytest.mark.parametrize(("problem", "make_batch"), QUADRATIC)
 def test_trajectory_is_that_of_steps_taken_one_by_one(problem, make_batch, share):
     params, batch = setting(problem, make_batch)

@@ -14,7 +14,7 @@ from jaxgd.types import Batch
 
 def dense_hessian(problem, params, batch):
     vector, unravel = jax.flatten_util.ravel_pytree(params)
-    return np.asarray(jax.hessian(lambda v: problem.loss(unravel(v), batch))(vector))
+    return np.asarray(jax.jit(jax.hessian(lambda v: problem.loss(unravel(v), batch)))(vector))
 
 
 @pytest.mark.parametrize(("problem", "make_batch"), SYSTEMS)
