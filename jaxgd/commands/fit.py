@@ -3,7 +3,6 @@
 import concurrent.futures
 import dataclasses
 import importlib
-import itertools
 import time
 import warnings
 from pathlib import Path
@@ -98,55 +97,38 @@ def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
     record_every = options.record_every or -(-num_steps // RECORDS)
     started = time.perf_counter()
     try:
-        result = fit(
-            job.problem,
-            job.params,
-            job.batch,
-            learning_rate=learning_rate,
-            num_steps=num_steps,
-            batch_size=options.batch_size,
-            key=job.rows_key,
-            optimizer=jobs.find_optimizer(options.optimizer),
-            grad_tol=options.grad_tol,
-            param_tol=options.param_tol,
-            divergence_factor=options.divergence_factor,
-            record=options.record,
-            record_every=record_every,
-            progress=None if options.progress else False,
-            checkpoint=options.checkpoint,
-        )
-        jax.block_until_ready(result)
+        with jobs.writing("checkpoint", options.checkpoint):
+            result = fit(
+                job.problem,
+                job.params,
+                job.batch,
+                learning_rate=learning_rate,
+                num_steps=num_steps,
+                batch_size=options.batch_size,
+                key=job.rows_key,
+                optimizer=jobs.find_optimizer(options.optimizer),
+                grad_tol=options.grad_tol,
+                param_tol=options.param_tol,
+                divergence_factor=options.divergence_factor,
+                record=options.record,
+                record_every=record_every,
+                progress=None if options.progress else False,
+                checkpoint=options.checkpoint,
+            )
+            jax.block_until_ready(result)
     except ValueError as error:
         raise UserError(str(error)) from None
-    except OSError as error:
-        raise UserError(f"--checkpoint {options.checkpoint}: cannot be written ({error.strerror or error}).") from None
     seconds = time.perf_counter() - started
     summary = _summarise(job, result, float(first.result()[0]), learning_rate, seconds)
-    folder = options.out or new_folder(f"{summary['data']}-{job.name}")
+    folder = options.out or jobs.new_folder(f"{summary['data']}-{job.name}")
     config = {**dataclasses.asdict(options), "problem": job.problem.name, "num_steps": num_steps}
-    try:
+    with jobs.writing("out", folder):
         reporting.write_run(folder, config=config, summary=summary, history=result.history, record_every=record_every)
-    except OSError as error:
-        raise UserError(f"--out {folder}: cannot be written ({error.strerror or error}).") from None
     if options.json:
         print(reporting.to_json({**summary, "folder": str(folder)}))
     else:
         _print_summary(summary, folder)
     return {"INTERRUPTED": 130, "DIVERGED": 1, "NONFINITE": 1}.get(summary["stop_reason"], 0)
-
-
-def new_folder(name: str) -> Path:
-    """A folder under runs/ that does not exist yet.
-
-    Args:
-      name: what follows the time.
-
-    Returns:
-      Its path.
-    """
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
-    folders = (Path("runs") / (f"{name}-{i}" if i else name) for i in itertools.count())
-    return next(folder for folder in folders if not folder.exists())
 
 
 def _check(options: FitOptions) -> None:
@@ -161,8 +143,7 @@ def _check(options: FitOptions) -> None:
             raise UserError(f"--{name.replace('_', '-')} must be a number, got nan.")
     if jobs.find_optimizer(options.optimizer) and options.learning_rate is None:
         raise UserError(f"--optimizer {options.optimizer} needs --learning-rate; 0.01 is a common start.")
-    if options.out is not None and options.out.exists():
-        raise UserError(f"--out {options.out} exists already; name a new folder.")
+    jobs.check_new_folder(options.out)
 
 
 def _choose_rate(job: Job, options: FitOptions) -> float:

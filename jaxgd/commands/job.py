@@ -1,9 +1,13 @@
 """What every command on data does first: options, data, problem, start, and the largest stable rate."""
 
+import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -229,6 +233,53 @@ def check_at_least_one(name: str, value: int | None) -> None:
     """
     if value is not None and value < 1:
         raise UserError(f"--{name} must be at least 1, got {value}.")
+
+
+def check_new_folder(out: Path | None) -> None:
+    """Refuse an --out that is there already, before anything runs.
+
+    Args:
+      out: what came; None passes.
+
+    Raises:
+      UserError: it exists.
+    """
+    if out is not None and out.exists():
+        raise UserError(f"--out {out} exists already; name a new folder.")
+
+
+def new_folder(name: str) -> Path:
+    """A folder under runs/ that does not exist yet.
+
+    Args:
+      name: what follows the time.
+
+    Returns:
+      Its path.
+    """
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+    folders = (Path("runs") / (f"{name}-{i}" if i else name) for i in itertools.count())
+    return next(folder for folder in folders if not folder.exists())
+
+
+@contextlib.contextmanager
+def writing(flag: str, folder: Path | None) -> Iterator[None]:
+    """Turn an error of writing to a folder into a line that names its flag.
+
+    Args:
+      flag: that named the folder.
+      folder: where the block writes.
+
+    Returns:
+      A context to write in.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--{flag} {folder}: cannot be written ({error.strerror or error}).") from None
 
 
 def _check(options: DataOptions) -> None:

@@ -13,7 +13,6 @@ import rich.table
 
 from jaxgd import data, reporting
 from jaxgd.commands import job as jobs
-from jaxgd.commands.fit import new_folder
 from jaxgd.commands.job import Job, UserError
 from jaxgd.descent import Result, StopReason, sweep
 
@@ -61,8 +60,7 @@ def run(options: SweepOptions) -> int:
     for name in ("seeds", "num_steps", "batch_size", "lanes_per_chunk"):
         jobs.check_at_least_one(name.replace("_", "-"), getattr(options, name))
     optimizer = jobs.find_optimizer(options.optimizer)
-    if options.out is not None and options.out.exists():
-        raise UserError(f"--out {options.out} exists already; name a new folder.")
+    jobs.check_new_folder(options.out)
     if options.learning_rate != "auto":
         _parse_rates(options.learning_rate, 1.0)
     job = jobs.prepare(options)
@@ -97,11 +95,9 @@ def run(options: SweepOptions) -> int:
     seconds = time.perf_counter() - started
     rows = _rows(job, result, lanes, grid[1])
     found = _summarise(job, rows, options.num_steps, seconds)
-    folder = options.out or new_folder(f"{found['data']}-{job.name}-sweep")
-    try:
+    folder = options.out or jobs.new_folder(f"{found['data']}-{job.name}-sweep")
+    with jobs.writing("out", folder):
         reporting.write_sweep(folder, config=dataclasses.asdict(options), summary=found, rows=rows)
-    except OSError as error:
-        raise UserError(f"--out {folder}: cannot be written ({error.strerror or error}).") from None
     if options.json:
         print(reporting.to_json({**found, "folder": str(folder)}))
     else:
