@@ -1,11 +1,16 @@
 """Strict settings for every test (after optimistix), and what several tests share."""
 
 import json
+import os
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+
+# Most programs of the tests run once, for an instant: what takes time is their compilation. A run with XLA_FLAGS
+# set, if only to nothing, has them as users do (.ci/run has one of each).
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")

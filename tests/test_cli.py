@@ -17,26 +17,25 @@ HEIGHTS = "height,weight\n" + "\n".join(f"{150 + i},{50 + i + i % 3}" for i in r
 
 @pytest.fixture(autouse=True)
 def clean(tmp_path, monkeypatch):
-    """A folder of its own; x64 and the garbage collector as they were; optax without strict promotion."""
+    """A folder of its own; x64 as it was; optax without strict promotion."""
     monkeypatch.chdir(tmp_path)
     was = jax.config.read("jax_enable_x64")
     jax.config.update("jax_enable_x64", False)
-    import gc
-
     with jax.numpy_dtype_promotion("standard"):
         yield
     jax.config.update("jax_enable_x64", was)
-    gc.enable()
-    gc.unfreeze()
 
 
 def run(monkeypatch, capsys, *words):
     """Exit code, standard output and standard error of one command."""
-    monkeypatch.setattr(sys, "argv", ["jaxgd", *map(str, words)])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
+    words = [str(word) for word in words]
+    monkeypatch.setattr(sys, "argv", ["jaxgd", *words])
+    try:
+        code = cli.run(words)
+    except SystemExit as end:
+        code = end.code
     captured = capsys.readouterr()
-    return caught.value.code, captured.out, captured.err
+    return code, captured.out, captured.err
 
 
 @pytest.fixture
