@@ -1,19 +1,24 @@
 """Gradient descent that can be trusted: a functional reference implementation in JAX."""
 
-from jaxgd import problems, theory
+from jaxgd import gradcheck, problems, theory
 from jaxgd.descent import History, Result, StopReason, descend, fit, gradient_descent, sweep
+from jaxgd.gradcheck import GradientReport, assert_gradient, check_gradient
 from jaxgd.theory.curvature import largest_stable_learning_rate
 from jaxgd.types import Batch, Problem, autodiff
 
 __all__ = [
     "Batch",
+    "GradientReport",
     "History",
     "Problem",
     "Result",
     "StopReason",
+    "assert_gradient",
     "autodiff",
+    "check_gradient",
     "descend",
     "fit",
+    "gradcheck",
     "gradient_descent",
     "largest_stable_learning_rate",
     "problems",

@@ -1,4 +1,4 @@
-"""The command line: jaxgd fit | sweep | rate | problems."""
+"""The command line: jaxgd fit | sweep | rate | check | problems."""
 
 import gc
 import os
@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 try:
     import tyro
 
-    from jaxgd.commands import fit, problems, rate, sweep
+    from jaxgd.commands import check, fit, problems, rate, sweep
 except ModuleNotFoundError as error:
     sys.exit(f"jaxgd: the command needs {error.name}, which is not installed: pip install 'jaxgd[cli]'")
 
@@ -20,6 +20,7 @@ COMMANDS: dict[type, Callable[..., int]] = {
     fit.FitOptions: fit.run,
     sweep.SweepOptions: sweep.run,
     rate.RateOptions: rate.run,
+    check.CheckOptions: check.run,
     problems.ProblemsOptions: problems.run,
 }
 
@@ -62,6 +63,7 @@ def run(words: list[str]) -> int:
         Annotated[fit.FitOptions, tyro.conf.subcommand("fit")]
         | Annotated[sweep.SweepOptions, tyro.conf.subcommand("sweep")]
         | Annotated[rate.RateOptions, tyro.conf.subcommand("rate")]
+        | Annotated[check.CheckOptions, tyro.conf.subcommand("check")]
         | Annotated[problems.ProblemsOptions, tyro.conf.subcommand("problems")],
         args=words,
         prog="jaxgd",

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxgd import cli
+from jaxgd.problems import ALL_PROBLEMS
 
 HEIGHTS = "height,weight\n" + "\n".join(f"{150 + i},{50 + i + i % 3}" for i in range(20)) + "\n"
 
@@ -380,3 +381,77 @@ def test_python_m_jaxgd_and_an_interrupt(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=dict(os.environ))
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "jaxgd: interrupted; nothing was written\n")
     assert list(tmp_path.iterdir()) == []
+
+
+MODEL = """
+import jax, jax.numpy as jnp, numpy as np
+
+def loss(params, x, y):
+    f = jax.nn.sigmoid(x @ params["w"] + params["b"])
+    return jnp.mean((f - y) ** 2)
+
+def grad(params, x, y):
+    f = jax.nn.sigmoid(x @ params["w"] + params["b"])
+    delta = 2 * (f - y) * f * (1 - f) / len(y)
+    return {"w": delta @ x, "b": jnp.sum(delta)}
+
+def wrong(params, x, y):
+    g = grad(params, x, y)
+    return {**g, "w": g["w"] / 2}
+
+def example():
+    rng = np.random.default_rng(0)
+    return {"w": rng.normal(size=3), "b": np.array(0.1)}, rng.normal(size=(10, 3)), rng.uniform(size=10)
+"""
+
+
+def test_check_of_a_users_module(command, tmp_path):
+    (tmp_path / "model.py").write_text(MODEL)
+    code, out, err = command("check", "model.py")
+    assert (code, err) == (0, "")
+    assert "1 gradient checked, all right." in out
+    code, out, _ = command("check", "model.py:loss", "model.py:wrong")
+    assert code == 1
+    assert "a factor 2 is missing" in out
+    assert "1 gradient checked, 1 wrong." in out
+    code, out, _ = command("check", "model:loss", "model:wrong", "--json")
+    (found,) = json.loads(out)
+    assert (code, found["ok"], found["findings"][0]["kind"]) == (1, False, "FACTOR")
+    rng = np.random.default_rng(1)
+    np.savez(tmp_path / "params.npz", w=rng.normal(size=3), b=np.array(0.2))
+    np.savez(tmp_path / "args.npz", x=rng.normal(size=(4, 3)), y=rng.uniform(size=4))
+    words = ("check", "model:loss", "model:grad", "--params", "params.npz", "--args", "args.npz")
+    assert command(*words)[0] == 0
+
+
+def test_check_of_every_system(command):
+    code, out, err = command("check", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert len(found) == 2 * len(ALL_PROBLEMS)
+    assert all(row["ok"] for row in found)
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("nothing.py",), "jaxgd: nothing.py: no such file."),
+        (("no.such.module",), "jaxgd: no.such.module: no module named no."),
+        (("broken.py",), "jaxgd: broken.py raised NameError when it was loaded: name 'oops' is not defined"),
+        (("empty.py",), "jaxgd: empty has no function loss."),
+        (("model.py:lost",), "jaxgd: model has no function lost."),
+        (("number.py",), "jaxgd: number.loss must be a function, got int."),
+        (("alone.py",), "jaxgd: alone has no example(): give --params FILE.npz, or write one."),
+        (("model.py", "--params", "model.py"), "jaxgd: --params model.py: is no .npz file."),
+        (("model.py", "--params", "lost.npz"), "jaxgd: --params lost.npz: cannot be read (No such file or directory)."),
+        (("a:b", "c:d", "e:f"), "jaxgd: check takes a loss and a gradient, got 3 functions."),
+        (("model.py", "--order", "5"), "jaxgd: model.py: `order` must be 1 or 2, got 5."),
+    ],
+)
+def test_mistakes_in_check_get_one_line(command, tmp_path, words, error):
+    (tmp_path / "model.py").write_text(MODEL)
+    (tmp_path / "broken.py").write_text("oops\n")
+    (tmp_path / "empty.py").write_text("")
+    (tmp_path / "number.py").write_text("loss = 3\n")
+    (tmp_path / "alone.py").write_text("def loss(params): return params @ params\n")
+    assert command("check", *words) == (2, "", f"{error}\n")

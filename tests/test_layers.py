@@ -13,6 +13,7 @@ LAYERS = {
     "jaxgd.types": 0,
     "jaxgd.validation": 0,
     "jaxgd.theory": 1,
+    "jaxgd.gradcheck": 1,
     "jaxgd.problems": 2,
     "jaxgd.data": 2,
     "jaxgd.descent": 3,

@@ -1,0 +1,1 @@
+"""Gradient checkers held against mistakes that were planted."""

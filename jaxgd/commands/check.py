@@ -1,0 +1,213 @@
+"""jaxgd check: whether gradients are right."""
+
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich.box
+import rich.table
+import tyro
+
+from jaxgd import problems, reporting
+from jaxgd.commands.job import UserError
+from jaxgd.gradcheck import GradientReport, check_gradient
+
+DTYPES = (jnp.float32, jnp.float64)
+"""Both are checked for the systems of this package."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckOptions:
+    """Check gradients: all systems of jaxgd, or a loss and a gradient of your own.
+
+    Exit code 0 when all are right, 1 when one is wrong, 2 for bad input.
+    """
+
+    functions: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Nothing for all systems of jaxgd; model.py or a module with loss, grad and example() -> (params, *args);
+    or module:loss module:grad. Without a gradient, jax.grad of the loss and its custom rules are checked."""
+    params: Path | None = None
+    """An .npz file: a dictionary of arrays by name, the parameters; of one array, that array."""
+    args: Path | None = None
+    """An .npz file with the further arguments, in the order of the file."""
+    order: int = 1
+    """1 for the gradient, 2 for its own derivative or a Hessian-vector product."""
+    seed: int = 0
+    """Of the random directions."""
+    x64: bool = False
+    """Compute in float64 where the functions leave it open. The check does in any case."""
+    json: bool = False
+    """Print JSON."""
+
+
+class _Case(NamedTuple):
+    """A pair to check: name, functions, arguments, and whether in float64."""
+
+    name: str
+    loss: Callable[..., Any]
+    grad: Callable[..., Any]
+    inputs: tuple[Any, ...]
+    x64: bool
+
+
+def run(options: CheckOptions) -> int:
+    """Check, print, count the wrong ones.
+
+    Args:
+      options: of the command line.
+
+    Returns:
+      The exit code: 0, or 1 with a wrong gradient.
+
+    Raises:
+      UserError: functions or inputs that cannot be had, or that are no loss.
+    """
+    key = jax.random.key(options.seed)
+    cases = _of_user(options) if options.functions else _systems()
+    found = [(case.name, _check(case, key, options.order)) for case in cases]
+    if options.json:
+        print(reporting.to_json([{"name": name, **report.to_dict()} for name, report in found]))
+    else:
+        _print(found)
+    return int(any(not report.ok for _, report in found))
+
+
+def _check(case: _Case, key: jax.Array, order: int) -> GradientReport:
+    with jax.enable_x64(case.x64):
+        try:
+            return check_gradient(case.loss, case.grad, *case.inputs, key=key, order=order)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{case.name}: {error}") from None
+
+
+def _systems() -> Iterator[_Case]:
+    """Every problem at a random point, in both dtypes."""
+    for problem, make_batch in problems.ALL_PROBLEMS:
+        for dtype in DTYPES:
+            x64 = dtype == jnp.float64
+            with jax.enable_x64(x64):
+                keys = jax.random.split(jax.random.key(0), 3)
+                batch = make_batch(keys[0])
+                assert problem.init is not None
+                start = problem.init(keys[1], batch)
+                # Away from the zeros of a start, where several mistakes do not show.
+                leaves, treedef = jax.tree.flatten(start)
+                shifts = jax.random.split(keys[2], len(leaves))
+                moved = [p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, shifts, strict=True)]
+                params = jax.tree.unflatten(treedef, moved)
+            yield _Case(f"{problem.name}, {jnp.dtype(dtype).name}", problem.loss, problem.grad, (params, batch), x64)
+
+
+def _of_user(options: CheckOptions) -> Iterator[_Case]:
+    if len(options.functions) > 2:
+        raise UserError(f"check takes a loss and a gradient, got {len(options.functions)} functions.")
+    with jax.enable_x64(options.x64):
+        module, loss_name = _load(options.functions[0])
+        loss = _function(module, loss_name or "loss")
+        if len(options.functions) == 2:
+            grad_module, grad_name = _load(options.functions[1])
+            grad = _function(grad_module, grad_name or "grad")
+        elif loss_name is None and hasattr(module, "grad"):
+            grad = _function(module, "grad")
+        else:
+            grad = jax.grad(loss)
+        if options.params is not None:
+            inputs: tuple[Any, ...] = (_read_params(options.params), *_read("args", options.args).values())
+        elif hasattr(module, "example"):
+            try:
+                inputs = tuple(module.example())
+            except Exception as error:
+                raise UserError(f"{module.__name__}.example() raised {type(error).__name__}: {error}") from None
+        else:
+            raise UserError(f"{module.__name__} has no example(): give --params FILE.npz, or write one.")
+        if not inputs:
+            raise UserError(f"{module.__name__}.example() must return (params, *args), got nothing.")
+    yield _Case(" ".join(options.functions), loss, grad, inputs, options.x64)
+
+
+def _load(words: str) -> tuple[ModuleType, str | None]:
+    """The module, and the name behind its colon."""
+    place, colon, name = words.rpartition(":") if ":" in words else (words, "", "")
+    path = Path(place)
+    try:
+        if place.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules.setdefault(path.stem, module)
+            spec.loader.exec_module(module)
+        else:
+            sys.path.insert(0, str(Path.cwd()))
+            module = importlib.import_module(place)
+    except FileNotFoundError:
+        raise UserError(f"{place}: no such file.") from None
+    except ModuleNotFoundError as error:
+        raise UserError(f"{place}: no module named {error.name}.") from None
+    except Exception as error:
+        raise UserError(f"{place} raised {type(error).__name__} when it was loaded: {error}") from None
+    return module, name if colon else None
+
+
+def _function(module: ModuleType, name: str) -> Callable[..., Any]:
+    try:
+        function = functools.reduce(getattr, name.split("."), module)
+    except AttributeError:
+        raise UserError(f"{module.__name__} has no function {name}.") from None
+    if not callable(function):
+        raise UserError(f"{module.__name__}.{name} must be a function, got {type(function).__name__}.")
+    return function
+
+
+def _read(flag: str, path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        archive = np.load(path)
+    except OSError as error:
+        raise UserError(f"--{flag} {path}: cannot be read ({error.strerror or 'not an .npz file'}).") from None
+    except ValueError:
+        archive = None
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise UserError(f"--{flag} {path}: is no .npz file.")
+    with archive:
+        return {name: jnp.asarray(archive[name]) for name in archive.files}
+
+
+def _read_params(path: Path) -> Any:
+    arrays = _read("params", path)
+    return next(iter(arrays.values())) if len(arrays) == 1 else arrays
+
+
+def _print(found: list[tuple[str, GradientReport]]) -> None:
+    console = reporting.console()
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+    table.add_column("problem", overflow="fold")
+    table.add_column("leaf", overflow="fold")
+    for column in ("relative\nerror", "could\nsee", "Taylor\norder"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for name, report in found:
+        order = "-" if report.taylor_order is None else f"{report.taylor_order:.2f}"
+        for i, leaf in enumerate(report.leaves):
+            cells = (leaf.leaf or "params", f"{leaf.error:.1e}", f"{leaf.could_see:.1e}", "" if i else order)
+            verdict = "ok" if leaf.ok else "WRONG"
+            table.add_row("" if i else rich.markup.escape(name), *map(rich.markup.escape, cells), verdict,
+                          style="" if leaf.ok else "red")  # fmt: skip
+    console.print(table)
+    for name, report in found:
+        for finding in report.findings:
+            note = "" if finding.wrong else "note: "
+            console.print(f"{name}: {note}{finding.message}", markup=False, style="red" if finding.wrong else "yellow")
+    wrong = sum(not report.ok for _, report in found)
+    count = f"{len(found)} gradient{'s' if len(found) != 1 else ''}"
+    console.print(f"{count} checked, {wrong} wrong." if wrong else f"{count} checked, all right.")

@@ -1,0 +1,797 @@
+"""Whether a gradient is right: against reverse mode in float64, with a tolerance that is measured."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgd.gradcheck import autopsy, diagnose, witness
+from jaxgd.gradcheck.evaluate import (
+    UNTRACEABLE,
+    Arrays,
+    Point,
+    gradient_of,
+    is_floating,
+    loss_of,
+    precision,
+    take_apart,
+)
+from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport
+from jaxgd.gradcheck.where import where
+
+NUM_NEARBY = 4
+"""Points around the given one at which rounding is measured."""
+
+MARGIN = 32.0
+"""The tolerance over the measured rounding: four samples see the typical size of a rounding, not its largest."""
+
+EPS64 = float(np.finfo(np.float64).eps)
+EPS32 = float(np.finfo(np.float32).eps)
+NEARBY = 2.0**-20
+"""How far off the nearby points lie: a few units in the last place of float32."""
+
+
+def check_gradient(
+    loss: Callable[..., Any],
+    grad: Callable[..., Any],
+    params: Any,
+    *args: Any,
+    key: jax.Array | None = None,
+    order: int = 1,
+) -> GradientReport:
+    """Whether `grad` is the gradient of `loss`; where not, and which mistake.
+
+    Both are evaluated in float64 on exactly upcast inputs, whatever their dtype and the x64 flag, and compared
+    entry by entry with reverse mode. The tolerance of each entry is measured: how far float32 and float64 part at
+    nearby points says how much rounding that entry has. Slopes of the values of the loss alone are the second
+    witness: they overrule a wrong rule in the loss, tell a kink from a mistake, and decide alone where the loss
+    cannot be traced. A wrong gradient is explained by edits of the right one, each proved at a second point.
+
+    Args:
+      loss: `(params, *args) -> []`.
+      grad: `(params, *args) -> a tree like params`. With `order=2` this or a Hessian-vector product
+        `(params, vector, *args) -> a tree like params`.
+      params: a tree with floating leaves; others are held.
+      args: trees: data, coefficients, labels. Floating leaves are upcast, others passed as they are.
+      key: of the random directions and points, which are otherwise the same each time.
+      order: 1, or 2 to check the derivative of `grad`, or a Hessian-vector product.
+
+    Returns:
+      The report; `str()` of it is a table.
+
+    Raises:
+      TypeError: `loss` or `grad` is no function, or `params` has no real floating leaf.
+      ValueError: the loss is no scalar, raises, or is not finite at `params`; `params` hold NaN or infinity;
+        `order` is neither 1 nor 2.
+    """
+    for name, function in (("loss", loss), ("grad", grad)):
+        if not callable(function):
+            raise TypeError(f"`{name}` must be a function (params, *args), got {type(function).__name__}.")
+    if order not in (1, 2):
+        raise ValueError(f"`order` must be 1 or 2, got {order!r}.")
+    if order == 2:
+        takes_vector = not _accepts(grad, params, *args) and _accepts(grad, params, params, *args)
+        loss, grad = _second_order(loss, grad, takes_vector)
+    seed = np.asarray(jax.random.key_data(key)).ravel().tolist() if key is not None else 0
+    return _Check(loss, grad, params, args, np.random.default_rng(seed)).run()
+
+
+def assert_gradient(
+    loss: Callable[..., Any],
+    grad: Callable[..., Any],
+    params: Any,
+    *args: Any,
+    key: jax.Array | None = None,
+    order: int = 1,
+) -> None:
+    """`check_gradient` for test suites.
+
+    Args:
+      loss: see `check_gradient`.
+      grad: see `check_gradient`.
+      params: see `check_gradient`.
+      args: see `check_gradient`.
+      key: see `check_gradient`.
+      order: see `check_gradient`.
+
+    Raises:
+      AssertionError: the gradient is wrong; the message is the report.
+      TypeError: see `check_gradient`.
+      ValueError: see `check_gradient`.
+    """
+    __tracebackhide__ = True
+    report = check_gradient(loss, grad, params, *args, key=key, order=order)
+    if not report.ok:
+        raise AssertionError(str(report))
+
+
+def _accepts(function: Callable[..., Any], *args: Any) -> bool:
+    try:
+        inspect.signature(function).bind(*args)
+    except TypeError:
+        return False
+    except ValueError:  # no signature to be had
+        return True
+    return True
+
+
+@functools.lru_cache(maxsize=128)
+def _second_order(
+    loss: Callable[..., Any], grad: Callable[..., Any], takes_vector: bool
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The slope of the loss along a fixed vector of signs, and its gradient: a Hessian-vector product."""
+
+    def vector_like(params: Any) -> Any:
+        rng = np.random.default_rng(2)
+        return jax.tree.map(lambda p: jnp.asarray(rng.choice([-1.0, 1.0], np.shape(p)), jnp.asarray(p).dtype), params)
+
+    def slope(params: Any, *args: Any) -> Any:
+        tangents = jax.tree.map(jnp.multiply, jax.grad(loss)(params, *args), vector_like(params))
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(tangents))
+
+    def product(params: Any, *args: Any) -> Any:
+        if takes_vector:
+            return grad(params, vector_like(params), *args)
+        return jax.jvp(lambda q: grad(q, *args), (params,), (vector_like(params),))[1]
+
+    return slope, product
+
+
+STATEFUL = "a second call gave another answer: the gradient draws random numbers or keeps state."
+
+
+class _Facts(NamedTuple):
+    """What the programs of a pair say about themselves, read once for inputs of given shapes.
+
+    Attributes:
+      tree: shapes of what the gradient returns, or None where it cannot be traced.
+      stateful: whether two traces of the gradient differ.
+      loss_unit: the rounding unit of the coarsest dtype that the loss computes in.
+      hand_unit: the same of the gradient.
+      rules: the loss's own rules of differentiation, in words.
+    """
+
+    tree: Any
+    stateful: bool
+    loss_unit: float
+    hand_unit: float
+    rules: tuple[str, ...]
+
+
+@dataclasses.dataclass
+class _Evidence:
+    """Both gradients at one point, in float64."""
+
+    hand: Arrays
+    reference: Arrays
+    tolerance: Arrays
+
+    def bad(self, leaf: int) -> Any:
+        """Entries that differ, as a mask."""
+        with np.errstate(invalid="ignore"):
+            return ~(np.abs(self.hand[leaf] - self.reference[leaf]) <= self.tolerance[leaf])
+
+
+class _Check:
+    """One check, from the form of the answer to the diagnosis."""
+
+    def __init__(
+        self,
+        loss: Callable[..., Any],
+        grad: Callable[..., Any],
+        params: Any,
+        args: Sequence[Any],
+        rng: np.random.Generator,
+    ) -> None:
+        self.params, self.args, self.rng = params, args, rng
+        self.layout, self.native, self.names = take_apart(params, args)
+        self.loss, self.grad = loss_of(loss), gradient_of(grad)
+        for name, leaf in zip(self.names, self.native.params, strict=True):
+            values = np.asarray(leaf, np.float64)
+            if not np.isfinite(values).all():
+                index = [int(i) for i in np.argwhere(~np.isfinite(values))[0]]
+                at = f" at {index}" if index else ""
+                raise ValueError(f"`params{name}` must be finite, got {values[tuple(index)]}{at}.")
+        self.base = self.native.cast(np.float64)
+        self.findings: list[Finding] = []
+        self.explained: set[int] = set()
+        self.through = False
+        self.scales = [_scale(leaf) for leaf in self.base.params]
+
+    def run(self) -> GradientReport:
+        """The report."""
+        value = self._loss_value()
+        form = self._form()
+        if form is not None:
+            return form
+        if not self.loss.traceable:
+            return self._by_values_alone(value)
+        hand, reference = self._float64(self.base)
+        if not self._repeats(hand):
+            return self._hopeless(Kind.RANDOM, STATEFUL)
+        tolerances, nearby = self._measure(hand, reference)
+        evidence = _Evidence(hand, reference, tolerances)
+        # A mistake is wrong at every point; a kink is met at one; values kept from an earlier call are right there.
+        here = [evidence.bad(i) for i in range(len(hand))]
+        near = [np.sum([e.bad(i) for e in nearby], axis=0) >= NUM_NEARBY - 1 for i in range(len(hand))]
+        slopes = self._slopes(self._direction(range(len(hand))), value)
+        along = slopes[0]
+        order = slopes[1].order(_dot(hand, along)) if _finite(hand) else None
+        wrong = [i for i in range(len(hand)) if here[i].any() or near[i].any()]
+        reverse_doubted = not slopes[1].agrees(_dot(reference, along)) and not slopes[1].kinked
+        if wrong or reverse_doubted:
+            wrong = self._judge(evidence, nearby, here, near, value, slopes, wrong)
+        elif slopes[1].kinked:
+            self._add("", Kind.KINK, "the loss has a kink at this point; both sides have a slope of their own.", False)
+        if not wrong:
+            self._precision(hand, reference)
+        leaves = []
+        for i, name in enumerate(self.names):
+            size = float(np.max(np.abs(evidence.reference[i]), initial=0.0))
+            difference = float(np.max(np.abs(hand[i] - evidence.reference[i]), initial=0.0))
+            seen = float(np.max(evidence.tolerance[i], initial=0.0))
+            leaves.append(LeafReport(name, _ratio(difference, size), _ratio(seen, size), i not in wrong))
+        return self._report(tuple(leaves), order, "reverse mode in float64 and values of the loss")
+
+    def _report(self, leaves: tuple[LeafReport, ...], order: float | None, reference: str) -> GradientReport:
+        findings = tuple(sorted(self.findings, key=lambda finding: not finding.wrong))
+        blamed = {finding.leaf for finding in findings if finding.wrong}
+        leaves = tuple(leaf._replace(ok=leaf.ok and leaf.leaf not in blamed) for leaf in leaves)
+        ok = not blamed and all(leaf.ok for leaf in leaves)
+        return GradientReport(ok, findings, leaves, order, reference)
+
+    def _add(self, leaf: str, kind: Kind, message: str, wrong: bool = True) -> None:
+        self.findings.append(Finding(leaf, kind, message, wrong))
+
+    # The form of both answers.
+
+    def _loss_value(self) -> float:
+        """The loss at the point, which must be one finite number."""
+        try:
+            try:
+                value = self.loss.value(self.layout, self.base)
+            except UNTRACEABLE:
+                self.loss.traceable = False
+                value = self.loss.value(self.layout, self.base)
+        except Exception as error:
+            raise ValueError(f"`loss` raised {type(error).__name__}: {error}") from error
+        if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+            raise ValueError(f"`loss` must return a floating scalar [], got {value.dtype}{list(value.shape)}.")
+        if not np.isfinite(value):
+            raise ValueError(f"`loss` must be finite at `params`, got {value}.")
+        return float(value)
+
+    def _form(self) -> GradientReport | None:
+        """Tree, shapes, dtypes, the same twice; a report where nothing can be compared."""
+        known = (self.layout, autopsy.shapes_of(self.native), jax.config.read("jax_enable_x64"))
+        try:
+            if known not in self.grad.facts:
+                self.grad.facts[known] = self._read()
+            self.facts = self.grad.facts[known]
+            tree = self.facts.tree
+            if tree is None:
+                tree = self._grad_tree(self.native)
+        except Exception as error:
+            return self._hopeless(Kind.RAISED, f"`grad` raised {type(error).__name__}: {error}")
+        return self._compare_form(tree)
+
+    def _read(self) -> _Facts:
+        """Trace both functions, and run neither."""
+        tree, stateful, hand_unit = None, False, EPS64
+        try:
+            first, tree = jax.make_jaxpr(self._grad_tree, return_shape=True)(self.native)
+            stateful = not autopsy.same_program(first, jax.make_jaxpr(lambda p: self._grad_tree(p))(self.native))
+        except UNTRACEABLE:
+            self.grad.traceable = False
+        with precision(np.float64):
+            if self.grad.traceable:
+                hand_unit = autopsy.coarsest(jax.make_jaxpr(self._grad_tree)(self.base))
+            else:
+                leaves = jax.tree.leaves(self._grad_tree(self.base))
+                hand_unit = max(
+                    (float(jnp.finfo(leaf.dtype).eps) for leaf in leaves if is_floating(leaf)), default=EPS64
+                )
+            if not self.loss.traceable:
+                return _Facts(tree, stateful, EPS64, hand_unit, ())
+            loss = jax.make_jaxpr(lambda point: self.loss.scalar(self.layout, point))(self.base)
+        return _Facts(tree, stateful, autopsy.coarsest(loss), hand_unit, tuple(autopsy.hidden_rules(loss)))
+
+    def _grad_tree(self, point: Point) -> Any:
+        return self.grad.tree(self.layout, point)
+
+    def _hopeless(self, kind: Kind, message: str, leaf: str = "") -> GradientReport:
+        self._add(leaf, kind, message)
+        leaves = tuple(LeafReport(name, float("inf"), float("inf"), False) for name in self.names)
+        return self._report(leaves, None, "its form alone")
+
+    def _compare_form(self, tree: Any) -> GradientReport | None:
+        paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+        got = {jax.tree_util.keystr(path): leaf for path, leaf in paths}
+        whole = dict(zip(self._all_names(), jax.tree.leaves(self.params), strict=True))
+        missing = [name for name in self.names if name not in got]
+        if missing or set(got) - set(whole):
+            if missing:
+                extra = sorted(set(got) - set(whole))
+                also = f"; it has {', '.join(extra)}, which no parameter has" if extra else ""
+                for name in missing:
+                    self._add(
+                        name, Kind.STRUCTURE, f"{name or 'params'} has no gradient: the tree returned lacks it{also}."
+                    )
+            else:
+                for name in sorted(set(got) - set(whole)):
+                    self._add(name, Kind.STRUCTURE, f"{name} is in the tree returned, but no parameter has this path.")
+            leaves = tuple(
+                LeafReport(
+                    name,
+                    *((float("inf"), float("inf")) if name in missing else (0.0, float("inf"))),
+                    name not in missing,
+                )
+                for name in self.names
+            )
+            return self._report(leaves, None, "its form alone")
+        shapes_right = True
+        for name, leaf in zip(self.names, self.native.params, strict=True):
+            shape, wanted = np.shape(got[name]), np.shape(leaf)
+            if shape != wanted:
+                shapes_right = False
+                self._add(name, *self._wrong_shape(name, got[name], leaf))
+        if not shapes_right:
+            leaves = tuple(
+                LeafReport(name, float("inf") if bad else 0.0, float("inf"), not bad)
+                for name, bad in (
+                    (n, np.shape(got[n]) != np.shape(p)) for n, p in zip(self.names, self.native.params, strict=True)
+                )
+            )
+            return self._report(leaves, None, "its form alone")
+        for name, leaf in zip(self.names, self.native.params, strict=True):
+            dtype, wanted = jnp.asarray(leaf).dtype, getattr(got[name], "dtype", np.dtype(float))
+            if dtype != wanted and self.grad.traceable:
+                self._add(name, Kind.DTYPE, f"{name or 'params'} has dtype {wanted}, its parameter {dtype}.")
+        return None
+
+    def _all_names(self) -> list[str]:
+        return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(self.params)[0]]
+
+    def _wrong_shape(self, name: str, got: Any, leaf: Any) -> tuple[Kind, str]:
+        shape, wanted = tuple(np.shape(got)), tuple(np.shape(leaf))
+        label = name or "params"
+        kind, message = Kind.SHAPE, f"{label} has shape {shape}, its parameter {wanted}."
+        if not self.loss.traceable:
+            return kind, message
+        right = self.loss.reverse(self.layout, self.base, np.float64)[self.names.index(name)]
+        try:
+            with precision(np.float64):
+                tree = self._grad_tree(self.base)
+        except Exception:
+            return kind, message
+        values = np.asarray(dict(zip(self._all_paths(tree), jax.tree.leaves(tree), strict=True))[name], np.float64)
+
+        def same(candidate: Any) -> bool:
+            return candidate.shape == right.shape and bool(
+                np.allclose(candidate, right, rtol=1e-9, atol=1e-9 * np.max(np.abs(right), initial=0.0))
+            )
+
+        if values.ndim == 2 and same(values.T):
+            return Kind.TRANSPOSED, f"{label} is the transpose of the gradient: shape {shape}, its parameter {wanted}."
+        if values.size == right.size and same(values.reshape(right.shape)):
+            return kind, f"{label} holds the right numbers in shape {shape}; its parameter has {wanted}."
+        for axis in range(values.ndim):
+            for reduced, verb in ((values.sum(axis), "summed"), (values.mean(axis), "averaged")):
+                if same(reduced):
+                    return Kind.NOT_SUMMED, (
+                        f"{label} has shape {shape}, its parameter {wanted}: it is the gradient once {verb} over "
+                        f"axis {axis}. A broadcast is not summed."
+                    )
+        return kind, message
+
+    @staticmethod
+    def _all_paths(tree: Any) -> list[str]:
+        return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+    # Numbers.
+
+    def _float64(self, point: Point) -> tuple[Arrays, Arrays]:
+        """Both gradients in float64."""
+        hand, reference = self._gradients(point, np.float64)
+        return [np.asarray(leaf, np.float64) for leaf in hand], reference
+
+    def _gradients(self, point: Point, dtype: Any) -> tuple[Arrays, Arrays]:
+        return self._hand(point, dtype), self.loss.reverse(self.layout, point, dtype)
+
+    def _hand(self, point: Point, dtype: Any) -> Arrays:
+        """The gradient's leaves for floating parameters."""
+        return self._only_floating(self.grad.leaves(self.layout, point, dtype))
+
+    def _only_floating(self, leaves: Arrays) -> Arrays:
+        if len(leaves) == len(self.names):
+            return leaves
+        roles = self.layout.roles[: len(self._all_names())]
+        return [leaf for leaf, role in zip(leaves, roles, strict=True) if role == "param"]
+
+    def _nearby(self) -> Point:
+        """A point a few float32 units away, exact in float32."""
+        moved = []
+        for leaf in self.base.params:
+            size = np.abs(leaf) + 1e-3 * (np.max(np.abs(leaf), initial=0.0) or 1.0)
+            moved.append(leaf + NEARBY * size * self.rng.uniform(-1.0, 1.0, leaf.shape))
+        return Point(moved, self.base.floats, self.base.arrays).cast(np.float32)
+
+    def _measure(self, hand: Arrays, reference: Arrays) -> tuple[Arrays, list[_Evidence]]:
+        """The tolerance of each entry, and both gradients at the nearby points."""
+        unit = self._unit()
+        samples: list[Arrays] = []
+        pairs: list[tuple[Arrays, Arrays]] = []
+        for _ in range(NUM_NEARBY):
+            point = self._nearby()
+            rough = self._gradients(point, np.float32)
+            fine = self._float64(point.cast(np.float64))
+            with np.errstate(all="ignore"):
+                samples.append(
+                    [
+                        np.maximum(np.abs(a - b.astype(np.float64)), np.abs(c - d.astype(np.float64)))
+                        for a, b, c, d in zip(fine[0], rough[0], fine[1], rough[1], strict=True)
+                    ]
+                )
+            pairs.append((fine[0], fine[1]))
+        tolerances = []
+        for i, (a, b) in enumerate(zip(hand, reference, strict=True)):
+            stack = np.sort(np.stack([np.where(np.isfinite(s[i]), s[i], np.inf) for s in samples]), axis=0)
+            rounding = stack[-2] / EPS32
+            size = np.maximum(np.abs(a), np.abs(b))
+            # Float32 may overflow where float64 does not; then the size of the leaf has to do.
+            leaf_size = float(np.max(size, where=np.isfinite(size), initial=0.0))
+            rounding = np.where(np.isfinite(rounding), rounding, 64.0 * leaf_size)
+            floor = np.where(np.isfinite(b), np.abs(b), 0.0)
+            if unit > EPS32:
+                floor = np.maximum(floor, leaf_size)
+            tolerances.append(MARGIN * unit * np.maximum(rounding, floor))
+        return tolerances, [_Evidence(a, b, [2 * t for t in tolerances]) for a, b in pairs]
+
+    def _unit(self) -> float:
+        """The rounding unit of the float64 runs: that of the coarsest dtype that is meant to be there."""
+        native = max(float(jnp.finfo(jnp.result_type(leaf)).eps) for leaf in self.native.params)
+        meant = self.facts.hand_unit if self.facts.hand_unit <= native else EPS64
+        return max(EPS64, self.facts.loss_unit, meant)
+
+    def _direction(self, leaves: Any) -> Arrays:
+        """A random direction in which each parameter moves in proportion to its size."""
+        chosen = set(leaves)
+        return [
+            scale * self.rng.normal(size=leaf.shape) if i in chosen else np.zeros_like(leaf)
+            for i, (leaf, scale) in enumerate(zip(self.base.params, self.scales, strict=True))
+        ]
+
+    def _slopes(self, direction: Arrays, value: float) -> tuple[Arrays, witness.Slopes]:
+        def along(step: float) -> float:
+            return float(self.loss.value(self.layout, self.base, direction, step))
+
+        return direction, witness.slopes(along, value, self.facts.loss_unit)
+
+    # Verdict.
+
+    def _judge(
+        self,
+        evidence: _Evidence,
+        nearby: list[_Evidence],
+        here: list[Any],
+        near: list[Any],
+        value: float,
+        slopes: tuple[Arrays, witness.Slopes],
+        wrong: list[int],
+    ) -> list[int]:
+        """Which leaves are wrong after all, with their findings; may put a better reference into `evidence`."""
+        if self.facts.rules:
+            self._see_through(evidence)
+        if self.through:
+            here = near = [evidence.bad(i) for i in range(len(here))]
+            wrong = [i for i, bad in enumerate(here) if bad.any()]
+        elif not wrong:
+            self._add(
+                "",
+                Kind.REFERENCE,
+                "gradient and reverse mode agree, but neither is the slope of the loss: along a random direction it is "
+                f"{slopes[1].central:.10g}, theirs {_dot(evidence.reference, slopes[0]):.10g}.\n"
+                "A rule inside the loss (custom_jvp, a callback's) is wrong.",
+            )
+            return list(range(len(here)))
+        verdicts = []
+        for i in wrong:
+            if self._is_wrong(i, evidence, nearby, here[i], near[i], value):
+                verdicts.append(i)
+        if verdicts:
+            self._explain(evidence, verdicts, here, near)
+        return verdicts
+
+    def _see_through(self, evidence: _Evidence) -> None:
+        """Take the reference from the loss without its custom rules and stops, and say what they do."""
+        declared, rules = evidence.reference, self.facts.rules
+        through = self._autopsy(through=True).gradient(self.base)
+        with np.errstate(invalid="ignore"):
+            differs = [
+                i
+                for i, (a, b) in enumerate(zip(declared, through, strict=True))
+                if not (
+                    np.abs(a - b) <= np.maximum(evidence.tolerance[i], 1e-13 * np.max(np.abs(b), initial=0.0))
+                ).all()
+            ]
+        usable = _finite(through)
+        self.through = usable and bool(differs)
+        if self.through:
+            evidence.reference = through
+        bad = [i for i in range(len(declared)) if evidence.bad(i).any()]
+        stops = [rule for rule in rules if rule.startswith("stop_gradient")]
+        kind = Kind.STOP_GRADIENT if stops else Kind.REFERENCE
+        for i in differs if usable else []:
+            name = self.names[i] or "params"
+            if i not in bad:
+                what = "stops part of it" if stops else "has a wrong rule"
+                message = (
+                    f"{name} is right, but jax.grad of the loss is not: the loss {what} in {rules[-1]}. jax.grad is "
+                    f"off by a relative {_ratio(_gap(declared[i], through[i]), _size(through[i])):.1e}."
+                )
+                self._add(self.names[i], kind, message, wrong=False)
+            elif (np.abs(evidence.hand[i] - declared[i]) <= evidence.tolerance[i]).all():
+                size = _ratio(_gap(declared[i], through[i]), _size(through[i]))
+                if stops:
+                    message = (
+                        f"{name} agrees with jax.grad, but not with the values of the loss (relative {size:.1e}): "
+                        f"{stops[-1]} holds a part back.\nIf that is on purpose, pass that part as an argument."
+                    )
+                else:
+                    message = (
+                        f"{name} shares the mistake of a custom rule in the loss ({rules[-1]}): both differ from the "
+                        f"derivative of what it computes by a relative {size:.1e}."
+                    )
+                self._add(self.names[i], kind, message)
+                self.explained.add(i)
+
+    def _is_wrong(
+        self, leaf: int, evidence: _Evidence, nearby: list[_Evidence], here: Any, near: Any, value: float
+    ) -> bool:
+        """Whether the values of the loss leave the leaf wrong; a note where they do not."""
+        if leaf in self.explained:
+            return True
+        hand, reference = evidence.hand[leaf], evidence.reference[leaf]
+        name = self.names[leaf] or "params"
+        disputed = here if here.any() else near
+        if not np.isfinite(hand).all():
+            if np.isfinite(reference).all():
+                bad = ~np.isfinite(hand)
+                self._add(
+                    self.names[leaf],
+                    Kind.NONFINITE,
+                    f"{name} is {hand[bad][0]} in {where(bad)}, where the gradient is finite.",
+                )
+            else:
+                self._add(
+                    self.names[leaf], Kind.NONFINITE, f"{name}: neither the gradient nor reverse mode is finite here."
+                )
+            self.explained.add(leaf)
+            return True
+        signs = np.where(np.isfinite(reference), np.sign(hand - reference), 1.0)
+        direction = [np.zeros_like(p) for p in self.base.params]
+        direction[leaf] = np.where(disputed, signs * self.scales[leaf], 0.0)
+        slopes = self._slopes(direction, value)[1]
+        by_hand = float(np.sum(hand * direction[leaf]))
+        if not np.isfinite(reference).all():
+            if slopes.agrees(by_hand) or self._between(slopes, by_hand):
+                self._add(
+                    self.names[leaf],
+                    Kind.REFERENCE,
+                    f"reverse mode of the loss gives {reference[~np.isfinite(reference)][0]} in "
+                    f"{where(~np.isfinite(reference))} of {name}; the values of the loss prove the gradient right.",
+                    wrong=False,
+                )
+                evidence.reference[leaf] = np.where(np.isfinite(reference), reference, hand)
+                return bool((disputed & np.isfinite(reference)).any())
+            return True
+        by_reverse = float(np.sum(reference * direction[leaf]))
+        if slopes.kinked and not near.any() and self._between(slopes, by_hand):
+            sides = sorted((slopes.left, slopes.right))
+            self._add(
+                self.names[leaf],
+                Kind.KINK,
+                f"{name}: the loss has a kink in {where(disputed)}; the slopes on its sides are {sides[0]:.6g} and "
+                f"{sides[1]:.6g} along it, the gradient says {by_hand:.6g}, reverse mode {by_reverse:.6g}. Both may.",
+                wrong=False,
+            )
+            return False
+        if slopes.agrees(by_hand) and not slopes.agrees(by_reverse) and not slopes.kinked:
+            self._add(
+                self.names[leaf],
+                Kind.REFERENCE,
+                f"{name} is right, by the values of the loss (slope {slopes.central:.10g}); reverse mode of the "
+                f"loss is wrong ({by_reverse:.10g}): look for a custom rule in it.",
+                wrong=False,
+            )
+            evidence.reference[leaf] = hand
+            return False
+        return True
+
+    @staticmethod
+    def _between(slopes: witness.Slopes, slope: float) -> bool:
+        low, high = sorted((slopes.left, slopes.right))
+        slack = 20 * slopes.side_error + 1e-5 * max(abs(low), abs(high))
+        return slopes.kinked and low - slack <= slope <= high + slack
+
+    def _explain(self, evidence: _Evidence, wrong: list[int], here: list[Any], near: list[Any]) -> None:
+        rest = [i for i in wrong if i not in self.explained]
+        if not rest:
+            return
+        if self.facts.hand_unit > max(EPS64, self.facts.loss_unit) and self._merely_rough(evidence, rest):
+            return
+        case = diagnose.Case(
+            names=self.names,
+            labels=self._labels(),
+            layout=self.layout,
+            point=self.base,
+            hand=evidence.hand,
+            reference=evidence.reference,
+            bad=[h if h.any() else n for h, n in zip(here, near, strict=True)],
+            wrong=rest,
+            both=lambda point: (self._hand(point, np.float64), self._right(point)),
+            right=self._right,
+            elsewhere=self._elsewhere,
+            autopsy=self._autopsy(through=self.through),
+        )
+        self.findings.extend(diagnose.explain(case))
+
+    def _right(self, point: Point) -> Arrays:
+        """The right gradient at another point."""
+        if self.through:
+            return self._autopsy(through=True).gradient(point)
+        return self.loss.reverse(self.layout, point, np.float64)
+
+    def _autopsy(self, *, through: bool) -> autopsy.Autopsy:
+        return autopsy.autopsy_of(self.loss, self.layout, autopsy.shapes_of(self.base), through=through)
+
+    def _merely_rough(self, evidence: _Evidence, wrong: list[int]) -> bool:
+        """Whether a cast inside the gradient explains all that differs."""
+        rough = [
+            _gap(evidence.hand[i], evidence.reference[i]) <= 256 * self.facts.hand_unit * _size(evidence.reference[i])
+            for i in wrong
+        ]
+        if not all(rough):
+            return False
+        dtype = autopsy.name_of_unit(self.facts.hand_unit)
+        for i in wrong:
+            size = _ratio(_gap(evidence.hand[i], evidence.reference[i]), _size(evidence.reference[i]))
+            self._add(
+                self.names[i],
+                Kind.PRECISION,
+                f"{self.names[i] or 'params'} is computed in {dtype} in between: right to a relative {size:.1e} only.",
+            )
+        return True
+
+    def _labels(self) -> list[str]:
+        """The path of each floating leaf of the arguments."""
+        paths = jax.tree_util.tree_flatten_with_path(tuple(self.args))[0]
+        roles = self.layout.roles[len(self._all_names()) :]
+        return [f"args{jax.tree_util.keystr(p)}" for (p, _), role in zip(paths, roles, strict=True) if role == "float"]
+
+    def _elsewhere(self, scale: float) -> Point:
+        """A point far enough for a coincidence at the first to show."""
+        # A distance of 2 is to the other side of 0: no sign stays what it was.
+        moved = [
+            (leaf if scale < 1 else -leaf) + min(scale, 0.5) * s * self.rng.normal(size=leaf.shape)
+            for leaf, s in zip(self.base.params, self.scales, strict=True)
+        ]
+        return Point(moved, self.base.floats, self.base.arrays)
+
+    def _precision(self, hand: Arrays, reference: Arrays) -> None:
+        """The gradient in its own dtype, beside reverse mode in it; and the same on a second call."""
+        if all(jnp.result_type(leaf) == np.float64 for leaf in self.native.params):
+            return
+        native, in_reverse = self._gradients(self.native, None)
+        for i, name in enumerate(self.names):
+            got, other = np.asarray(native[i], np.float64), np.asarray(in_reverse[i], np.float64)
+            eps = float(jnp.finfo(jnp.asarray(self.native.params[i]).dtype).eps)
+            size = _size(hand[i])
+            label = name or "params"
+            if not np.isfinite(got).all():
+                lost = ~np.isfinite(got)
+                shared = not np.isfinite(other).all()
+                also = ", and so is reverse mode" if shared else ""
+                self._add(
+                    name,
+                    Kind.OVERFLOW,
+                    f"{label} is {got[lost][0]} in {where(lost)} in {native[i].dtype}, and finite in float64{also}.",
+                    wrong=not shared,
+                )
+                continue
+            with np.errstate(all="ignore"):
+                error, error_of_reverse = _gap(got, hand[i]), _gap(other, reference[i])
+            if error > 256 * max(error_of_reverse, eps * size) and error > eps**0.5 * size:
+                self._add(
+                    name,
+                    Kind.CANCELLATION,
+                    f"{label} loses digits in {native[i].dtype}: it is off by a relative {_ratio(error, size):.1e}, "
+                    f"reverse mode by {_ratio(error_of_reverse, size):.1e}; in float64 both agree.",
+                )
+
+    def _repeats(self, first: Arrays) -> bool:
+        """Whether the gradient at the point is the same when it is asked for again."""
+        return not self.facts.stateful and _same(first, self._hand(self.base, np.float64))
+
+    # Without reverse mode.
+
+    def _by_values_alone(self, value: float) -> GradientReport:
+        hand = [np.asarray(leaf, np.float64) for leaf in self._hand(self.base, np.float64)]
+        if not self._repeats(hand):
+            return self._hopeless(Kind.RANDOM, STATEFUL)
+        leaves = []
+        orders = []
+        native = self._hand(self.native, None)
+        unit = max((float(jnp.finfo(leaf.dtype).eps) for leaf in native), default=EPS64)
+        for i, name in enumerate(self.names):
+            direction, slopes = self._slopes(self._direction([i]), value)
+            if not np.isfinite(hand[i]).all():
+                self._add(name, Kind.NONFINITE, f"{name or 'params'} is not finite in {where(~np.isfinite(hand[i]))}.")
+                leaves.append(LeafReport(name, float("inf"), float("inf"), False))
+                continue
+            slope = _dot(hand, direction)
+            size = float(np.sqrt(np.sum((hand[i] * direction[i]) ** 2))) or abs(slopes.central)
+            slack = MARGIN * max(unit, EPS64) * max(size, abs(slope)) if unit > EPS64 else 0.0
+            fine = slopes.agrees(slope) or abs(slope - slopes.central) <= slack
+            if not fine and self._between(slopes, slope):
+                self._add(
+                    name,
+                    Kind.KINK,
+                    f"{name or 'params'}: the loss has a kink here; the slope given is one of its own.",
+                    False,
+                )
+                fine = True
+            if not fine:
+                self._add(
+                    name,
+                    Kind.UNKNOWN,
+                    f"{name or 'params'} says {slope:.10g} along a random direction, the values of the loss "
+                    f"{slopes.central:.10g}; without reverse mode no more can be told.",
+                )
+            orders.append(slopes.order(slope))
+            leaves.append(
+                LeafReport(
+                    name, _ratio(abs(slope - slopes.central), size), _ratio(8 * slopes.error + slack, size), fine
+                )
+            )
+        seen = [order for order in orders if order is not None]
+        return self._report(
+            tuple(leaves),
+            min(seen) if seen else None,
+            "values of the loss alone (it cannot be traced by jax)",
+        )
+
+
+def _scale(leaf: Any) -> Any:
+    """How far an entry may move: its own size, and no less than a part of the leaf's."""
+    rms = float(np.sqrt(np.mean(leaf**2))) if leaf.size else 0.0
+    return np.maximum(np.abs(leaf), 0.1 * rms) if rms > 0 else np.ones_like(leaf)
+
+
+def _dot(left: Arrays, right: Arrays) -> float:
+    return float(sum(np.sum(a * b) for a, b in zip(left, right, strict=True)))
+
+
+def _finite(leaves: Arrays) -> bool:
+    return all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+def _same(left: Arrays, right: Arrays) -> bool:
+    return all(np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True) for a, b in zip(left, right, strict=True))
+
+
+def _gap(left: Any, right: Any) -> float:
+    return float(np.max(np.abs(left - right), initial=0.0))
+
+
+def _size(leaf: Any) -> float:
+    return float(np.max(np.abs(leaf), initial=0.0))
+
+
+def _ratio(value: float, size: float) -> float:
+    return 0.0 if value == 0 else value / size if size > 0 else float("inf")

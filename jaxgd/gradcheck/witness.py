@@ -1,0 +1,133 @@
+"""Slopes from values of the loss alone: the witness that shares no rule of differentiation with anybody."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Values = npt.NDArray[np.float64]
+
+STEPS_PER_ROUND = 6
+ROUNDS = 3
+FIRST_STEP = 2.0**-6
+GOOD_ENOUGH = 1e-7
+EPS = float(np.finfo(np.float64).eps)
+
+
+class Slopes(NamedTuple):
+    """Slopes of a function of one variable at 0, each with an estimate of its error.
+
+    Attributes:
+      central: from both sides.
+      error: of `central`.
+      left: from the left alone, the slope towards 0.
+      right: from the right alone.
+      side_error: of both.
+      step_sizes: `[n]`, all that were tried.
+      remainders: `[n, 2]`, `f(t) - f(0)` and `f(-t) - f(0)`.
+      rounding: of one value of the function.
+    """
+
+    central: float
+    error: float
+    left: float
+    right: float
+    side_error: float
+    step_sizes: Values
+    remainders: Values
+    rounding: float
+
+    @property
+    def kinked(self) -> bool:
+        """Whether the two sides have slopes of their own."""
+        gap = abs(self.right - self.left)
+        return bool(gap > 20 * self.side_error and gap > 1e-5 * max(abs(self.right), abs(self.left)))
+
+    def agrees(self, slope: float) -> bool:
+        """Whether a slope lies within the error of the one measured.
+
+        Args:
+          slope: `u . g`.
+
+        Returns:
+          The answer.
+        """
+        return bool(abs(slope - self.central) <= 8 * self.error + 1e-9 * abs(self.central))
+
+    def order(self, slope: float) -> float | None:
+        """Observed order of `f(t) - f(0) - t slope`: 2 for the right slope, 1 for a wrong one.
+
+        Args:
+          slope: `u . g`.
+
+        Returns:
+          The median over the step sizes at which rounding does not hide it, or None.
+        """
+        left_over = np.abs(self.remainders[:, 0] - self.step_sizes * slope)
+        seen = left_over > 1e3 * (self.rounding + EPS * np.abs(self.step_sizes * slope))
+        pairs = [i for i in range(len(seen) - 1) if seen[i] and seen[i + 1]]
+        if not pairs:
+            return None
+        orders = [
+            np.log(left_over[i] / left_over[i + 1]) / np.log(self.step_sizes[i] / self.step_sizes[i + 1]) for i in pairs
+        ]
+        return float(np.median(orders[-4:]))
+
+
+def slopes(function: Callable[[float], float], value: float, unit: float = EPS) -> Slopes:
+    """Measure the slopes of a function at 0.
+
+    Differences over geometric step sizes, extrapolated to step 0 (Ridders 1982), in rounds of smaller steps until
+    the values themselves say that the result is good. The derivative that is to be judged plays no part.
+
+    Args:
+      function: of one variable, in float64.
+      value: `f(0)`.
+      unit: the relative rounding of one value.
+
+    Returns:
+      The best slopes found.
+    """
+    step_sizes: list[float] = []
+    rows: list[tuple[float, float]] = []
+    best: tuple[float, float] = (np.nan, np.inf)
+    right: tuple[float, float] = (np.nan, np.inf)
+    left: tuple[float, float] = (np.nan, np.inf)
+    rounding = unit * abs(value)
+    with np.errstate(all="ignore"):
+        for round_ in range(ROUNDS):
+            steps = [FIRST_STEP * 2.0 ** (-j - STEPS_PER_ROUND * round_) for j in range(STEPS_PER_ROUND)]
+            values = [(function(t), function(-t)) for t in steps]
+            step_sizes += steps
+            rows += [(up - value, down - value) for up, down in values]
+            finite = [abs(v) for pair in values for v in pair if np.isfinite(v)]
+            rounding = max(rounding, unit * max(finite, default=0.0) * 0.5)
+            forward = [(up - value) / t for (up, _), t in zip(values, steps, strict=True)]
+            backward = [(value - down) / t for (_, down), t in zip(values, steps, strict=True)]
+            centred = [(a + b) / 2 for a, b in zip(forward, backward, strict=True)]
+            noise = [4 * rounding / t for t in steps]
+            best = min(best, _extrapolate(centred, noise, 2), key=lambda pair: pair[1])
+            right = min(right, _extrapolate(forward, noise, 1), key=lambda pair: pair[1])
+            left = min(left, _extrapolate(backward, noise, 1), key=lambda pair: pair[1])
+            scale = max(abs(best[0]), abs(right[0]), abs(left[0]))
+            side_error = max(right[1], left[1])
+            if best[1] <= GOOD_ENOUGH * scale and side_error <= 1e-3 * max(scale, EPS) and round_ > 0:
+                break
+    return Slopes(best[0], best[1], left[0], right[0], side_error, np.array(step_sizes), np.array(rows), rounding)
+
+
+def _extrapolate(differences: list[float], noise: list[float], order: int) -> tuple[float, float]:
+    """Neville's table for an error series in `t^order`; the entry with the smallest estimate of its error."""
+    table = [differences[0]]
+    best = (differences[0], np.inf)
+    for i in range(1, len(differences)):
+        new = [differences[i]]
+        for j in range(i):
+            factor = 2.0 ** (order * (j + 1))
+            new.append((factor * new[j] - table[j]) / (factor - 1.0))
+            error = max(abs(new[j + 1] - new[j]), abs(new[j + 1] - table[j])) + noise[i]
+            if error < best[1]:
+                best = (new[j + 1], float(error))
+        table = new
+    return best

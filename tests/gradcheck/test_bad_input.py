@@ -1,0 +1,156 @@
+"""Wrong calls get an error that names the argument; wrong forms a finding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgd.gradcheck import Kind, check_gradient
+
+W = np.array([0.3, -0.5, 0.8])
+PARAMS = {"w": W, "b": np.array(0.5)}
+
+
+def loss(params):
+    return jnp.sum(params["w"] ** 2) + params["b"] ** 2
+
+
+def grad(params):
+    return {"w": 2 * params["w"], "b": 2 * params["b"]}
+
+
+def raises(params):
+    raise RuntimeError("no such thing")
+
+
+ERRORS = [
+    ((3, grad, PARAMS), {}, TypeError, "`loss` must be a function (params, *args), got int."),
+    ((loss, None, PARAMS), {}, TypeError, "`grad` must be a function (params, *args), got NoneType."),
+    ((loss, grad, {}), {}, TypeError, "`params` must have a floating leaf to differentiate by, got none."),
+    (
+        (loss, grad, {"w": np.array([1, 2])}),
+        {},
+        TypeError,
+        "`params` must have a floating leaf to differentiate by, got none.",
+    ),
+    (
+        (loss, grad, {"w": np.array([1j])}),
+        {},
+        TypeError,
+        "`params` and arguments must be real, got complex128 at ['w'].",
+    ),
+    (
+        (loss, grad, {"w": np.array([1.0, np.nan]), "b": np.array(0.0)}),
+        {},
+        ValueError,
+        "`params['w']` must be finite, got nan at [1].",
+    ),
+    ((loss, grad, {"w": W, "b": np.array(np.inf)}), {}, ValueError, "`params['b']` must be finite, got inf."),
+    (
+        (lambda p: p["w"], grad, PARAMS),
+        {},
+        ValueError,
+        "`loss` must return a floating scalar [], got float64[3].",
+    ),
+    (
+        (lambda p: jnp.int32(3), grad, PARAMS),
+        {},
+        ValueError,
+        "`loss` must return a floating scalar [], got int32[].",
+    ),
+    ((raises, grad, PARAMS), {}, ValueError, "`loss` raised RuntimeError: no such thing"),
+    (
+        (lambda p: jnp.log(-jnp.sum(p["w"] ** 2)), grad, PARAMS),
+        {},
+        ValueError,
+        "`loss` must be finite at `params`, got nan.",
+    ),
+    ((loss, grad, PARAMS), {"order": 3}, ValueError, "`order` must be 1 or 2, got 3."),
+]
+
+
+@pytest.mark.parametrize(("args", "options", "error", "message"), ERRORS, ids=[row[3] for row in ERRORS])
+def test_a_wrong_call_says_what_is_wrong(args, options, error, message):
+    with pytest.raises(error) as caught:
+        check_gradient(*args, **options)
+    assert str(caught.value) == message
+
+
+FORMS = [
+    (raises, Kind.RAISED, "`grad` raised RuntimeError: no such thing"),
+    (lambda p: {"w": 2 * p["w"]}, Kind.STRUCTURE, "['b'] has no gradient: the tree returned lacks it."),
+    (
+        lambda p: {**grad(p), "c": p["b"]},
+        Kind.STRUCTURE,
+        "['c'] is in the tree returned, but no parameter has this path.",
+    ),
+    (
+        lambda p: (2 * p["w"], 2 * p["b"]),
+        Kind.STRUCTURE,
+        "['b'] has no gradient: the tree returned lacks it; it has [0], [1], which no parameter has.",
+    ),
+    (
+        lambda p: {"w": 2 * p["w"], "b": 2 * p["b"][None]},
+        Kind.SHAPE,
+        "['b'] holds the right numbers in shape (1,); its parameter has ().",
+    ),
+    (lambda p: {"w": 2 * p["w"][:2], "b": 2 * p["b"]}, Kind.SHAPE, "['w'] has shape (2,), its parameter (3,)."),
+    (
+        lambda p: {"w": 2 * p["w"], "b": 2 * p["b"] * jnp.ones(5) / 5},
+        Kind.NOT_SUMMED,
+        "['b'] has shape (5,), its parameter (): it is the gradient once summed over axis 0. "
+        "A broadcast is not summed.",
+    ),
+    (
+        lambda p: {"w": 2 * p["w"], "b": (2 * p["b"]).astype(jnp.float32)},
+        Kind.DTYPE,
+        "['b'] has dtype float32, its parameter float64.",
+    ),
+    (lambda p: {"w": 2 * p["w"] * jnp.nan, "b": 2 * p["b"]}, Kind.NONFINITE, None),
+]
+
+
+@pytest.mark.parametrize(("wrong", "kind", "message"), FORMS, ids=[str(form[1]) for form in FORMS])
+def test_a_wrong_form_is_a_finding(wrong, kind, message):
+    with jax.numpy_dtype_promotion("standard"):
+        report = check_gradient(loss, wrong, PARAMS)
+    assert not report.ok
+    finding = report.findings[0]
+    assert finding.kind is kind
+    assert message is None or finding.message == message
+
+
+def test_integer_labels_and_static_arguments_are_fine():
+    def cross_entropy(w, x, labels, classes, name):
+        assert name == "mean"
+        logits = x @ w.reshape(3, classes)
+        return jnp.mean(jax.nn.logsumexp(logits, axis=1) - jnp.take_along_axis(logits, labels[:, None], 1)[:, 0])
+
+    x = np.random.default_rng(0).normal(size=(6, 3))
+    labels = np.array([0, 1, 1, 0, 1, 0])
+    report = check_gradient(cross_entropy, jax.grad(cross_entropy), np.arange(6.0), x, labels, 2, "mean")
+    assert report.ok
+
+
+def test_integer_leaves_among_the_parameters_are_held():
+    params = {"step": np.array(3), "w": W}
+    report = check_gradient(
+        lambda p: jnp.sum(p["w"] ** 2) * p["step"], lambda p: {"step": jnp.array(0), "w": 6 * p["w"]}, params
+    )
+    assert report.ok, str(report)
+    assert [leaf.leaf for leaf in report.leaves] == ["['w']"]
+
+
+def test_the_report_as_plain_values():
+    report = check_gradient(loss, lambda p: {"w": 4 * p["w"], "b": 2 * p["b"]}, PARAMS)
+    plain = report.to_dict()
+    assert plain["ok"] is False
+    assert plain["findings"][0]["kind"] == "FACTOR"
+    assert plain["findings"][0]["leaf"] == "['w']"
+    assert [leaf["ok"] for leaf in plain["leaves"]] == [True, False]
+    assert plain["taylor_order"] == pytest.approx(1.0, abs=0.05)
+
+
+def test_the_key_changes_directions_and_no_verdict():
+    reports = [check_gradient(loss, grad, PARAMS, key=jax.random.key(seed)) for seed in range(3)]
+    assert all(report.ok for report in reports)
