@@ -68,6 +68,32 @@ def test_the_screens_are_those_of_the_command(tmp_path, block, words, code):
                 assert_same_text(shown, found.split())
 
 
+def test_the_screen_of_a_check_is_that_of_the_command():
+    command = next(line for line in README.read_text().splitlines() if line.startswith("`jaxgd check experiments"))
+    words = command.strip("`:").split()[1:]
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxgd", *words],
+        capture_output=True,
+        text=True,
+        cwd=README.parent,
+        env={"PATH": "/usr/bin:/bin", "COLUMNS": "80", "PYTHONPATH": str(README.parent), "LANG": "C.UTF-8"},
+    )
+    assert done.returncode == 1, done.stderr
+    printed = [line.split() for line in done.stdout.splitlines()]
+    for line in blocks("text")[2].splitlines():
+        assert any(len(line.split()) == len(found) for found in printed)
+        rounding = [word for word in line.split() if "e-1" in word]
+        assert any(
+            [w for w in line.split() if w not in rounding] == [w for w in found if "e-1" not in w] for found in printed
+        )
+
+
+def test_the_pictures_are_here():
+    pictures = re.findall(r"\]\((experiments/\S+\.png)\)", README.read_text())
+    assert len(pictures) == 3
+    assert all((README.parent / picture).stat().st_size > 10_000 for picture in pictures)
+
+
 def test_the_table_lists_every_problem():
     listed = set(re.findall(r"^\| `(\w+)\(", README.read_text(), re.MULTILINE))
     assert listed == set(problems.__all__) - {"ALL_PROBLEMS"}

@@ -59,7 +59,9 @@ def by_chex(problem: Problem, grad: Callable[[Any, Any], Any], params: Any, batc
     """Whether `chex.assert_numerical_grads` rejects it."""
     loss = _with_rule(problem, grad, batch)
     leaves, treedef = jax.tree.flatten(params)
-    return _raises(lambda: chex.assert_numerical_grads(lambda *p: loss(jax.tree.unflatten(treedef, p)), leaves, 1))
+    return _raises(
+        lambda: chex.assert_numerical_grads(lambda *p: loss(jax.tree.unflatten(treedef, p)), leaves, 1, modes=("rev",))
+    )
 
 
 def by_scipy(problem: Problem, grad: Callable[[Any, Any], Any], params: Any, batch: Any) -> bool:

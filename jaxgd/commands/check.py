@@ -131,13 +131,14 @@ def _of_user(options: CheckOptions) -> Iterator[_Case]:
             raise UserError(f"{module.__name__} has no example(): give --params FILE.npz, or write one.")
         if not inputs:
             raise UserError(f"{module.__name__}.example() must return (params, *args), got nothing.")
-    yield _Case(" ".join(options.functions), loss, grad, inputs, options.x64)
+    yield _Case(options.functions[-1].rpartition(":")[2], loss, grad, inputs, options.x64)
 
 
 def _load(words: str) -> tuple[ModuleType, str | None]:
     """The module, and the name behind its colon."""
     place, colon, name = words.rpartition(":") if ":" in words else (words, "", "")
     path = Path(place)
+    sys.path.insert(0, str(Path.cwd()))
     try:
         if place.endswith(".py"):
             spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -147,7 +148,6 @@ def _load(words: str) -> tuple[ModuleType, str | None]:
             sys.modules.setdefault(path.stem, module)
             spec.loader.exec_module(module)
         else:
-            sys.path.insert(0, str(Path.cwd()))
             module = importlib.import_module(place)
     except FileNotFoundError:
         raise UserError(f"{place}: no such file.") from None

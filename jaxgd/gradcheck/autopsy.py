@@ -201,6 +201,11 @@ def _alternatives(
     moving = values[position]
     out = tape.values[step.outs[0]]
     ahead = incoming[0]
+
+    def summed(value: Any) -> Any:
+        """The cotangent of a scalar that was broadcast."""
+        return jnp.sum(value) if jnp.shape(moving) == () else value
+
     alike = len(step.outs) == 1 and jnp.shape(out) == jnp.shape(moving) == jnp.shape(ahead)
     masks = step.eqn.primitive.name in ("max", "min", "select_n", "abs") or "relu" in name
     if alike and len(positions) == 1 and step.eqn.primitive.name not in LINEAR:
@@ -242,24 +247,24 @@ def _alternatives(
             yield Kind.MASK, f"the mask of {name} is taken from another array", jnp.where(value > 0, ahead, 0)
         for _, value in others[-MAX_MASKS:]:
             yield Kind.MASK, f"the mask of {name} is taken from another array", jnp.where(value > 0, 0, ahead)
-    if step.eqn.primitive.name in ("mul", "div") and alike and len(step.ins) == 2:
+    if step.eqn.primitive.name in ("mul", "div") and jnp.shape(moving) in ((), jnp.shape(ahead)):
         other = values[1 - position]
         if step.eqn.primitive.name == "mul":
-            yield Kind.DERIVATIVE, "in a product the other factor is left out", ahead
-            yield Kind.DERIVATIVE, "in a product the factor itself stands for the other one", ahead * moving
-            yield Kind.DERIVATIVE, "in a product the product itself stands for the other factor", ahead * out
-            yield Kind.DERIVATIVE, "in a product the other factor is divided by", ahead / other
-            yield Kind.DERIVATIVE, "in a product the other factor is taken twice", right * other
-            yield Kind.DERIVATIVE, "1 - x stands for the other factor x of a product", ahead * (1 - other)
+            yield Kind.DERIVATIVE, "in a product the other factor is left out", summed(ahead)
+            yield Kind.DERIVATIVE, "in a product the factor itself stands for the other one", summed(ahead * moving)
+            yield Kind.DERIVATIVE, "in a product the product itself stands for the other factor", summed(ahead * out)
+            yield Kind.DERIVATIVE, "in a product the other factor is divided by", summed(ahead / other)
+            yield Kind.DERIVATIVE, "in a product the other factor is taken twice", summed(ahead * other * other)
+            yield Kind.DERIVATIVE, "1 - x stands for the other factor x of a product", summed(ahead * (1 - other))
         elif position == 0:
-            yield Kind.DERIVATIVE, "the denominator of a quotient is left out", ahead
-            yield Kind.DERIVATIVE, "the denominator of a quotient is multiplied with", ahead * other
-            yield Kind.DERIVATIVE, "the denominator of a quotient is taken twice", right / other
+            yield Kind.DERIVATIVE, "the denominator of a quotient is left out", summed(ahead)
+            yield Kind.DERIVATIVE, "the denominator of a quotient is multiplied with", summed(ahead * other)
+            yield Kind.DERIVATIVE, "the denominator of a quotient is taken twice", summed(ahead / other / other)
         else:
             yield Kind.DERIVATIVE, "the denominator of a quotient lacks its square", right * moving
-            yield Kind.DERIVATIVE, "the numerator of a quotient is left out", right / other
+            yield Kind.DERIVATIVE, "the numerator of a quotient is left out", summed(-ahead / (moving * moving))
             yield Kind.DERIVATIVE, "the denominator of a quotient is left out", right * moving * moving
-            yield Kind.DERIVATIVE, "the quotient stands for its derivative", ahead * out
+            yield Kind.DERIVATIVE, "the quotient stands for its derivative", summed(ahead * out)
     if step.eqn.primitive.name == "dot_general":
         other = values[1 - position]
         if other.ndim == 2 and other.shape[0] == other.shape[1] and len(step.ins) == 2:
@@ -292,14 +297,14 @@ def _alternatives(
         yield Kind.FACTOR, f"the derivative of {name} is {size:.0f} times too large: a sum for a mean", right * size
     if step.eqn.primitive.name == "broadcast_in_dim" and jnp.shape(moving) != jnp.shape(ahead):
         kept = step.eqn.params["broadcast_dimensions"]
-        summed = [
+        new_axes = [
             axis
             for axis in range(ahead.ndim)
             if axis not in kept or moving.shape[kept.index(axis)] != ahead.shape[axis]
         ]
         for words, index in (("first", 0), ("last", -1)):
             taken = ahead
-            for axis in summed:
+            for axis in new_axes:
                 taken = jnp.take(taken, jnp.array([index]), axis=axis, mode="wrap")
             yield (
                 Kind.NOT_SUMMED,

@@ -95,6 +95,7 @@ def explain(case: Case) -> list[Finding]:
             ),
             lambda rest: _of_derivation(case, places, rest, _one_edit),
             lambda rest: _of_leaves(case, places, rest, _added_constant, _fixed),
+            lambda rest: _of_a_term(case, places, rest),
             lambda rest: _of_derivation(case, places, rest, _two_edits),
         ]
         for search in searches:
@@ -515,6 +516,26 @@ def _of_derivation(
         return _search(case, places, leaves, codes_of(case, places[0], leaves))
     except NotImplementedError:  # an operation without a rule for vmap or reverse mode
         return {}
+
+
+def _of_a_term(case: Case, places: list[_Place], leaves: list[int]) -> dict[int, Explanation]:
+    """An edit of the part of the gradient that is left when an argument is 0; the other part is right."""
+    found: dict[int, Explanation] = {}
+    for number, label in enumerate(case.labels[:6]):
+        parts = []
+        for place in places:
+            floats = [np.zeros_like(x) if k == number else x for k, x in enumerate(place.point.floats)]
+            point = place.point._replace(floats=floats)
+            right = case.right(point)
+            hand = [h - (g - part) for h, g, part in zip(place.hand, place.right, right, strict=True)]
+            parts.append(_Place(point, hand, right))
+        rest = [leaf for leaf in leaves if leaf not in found]
+        for leaf, explanation in _of_derivation(case, parts, rest, _one_edit).items():
+            words = explanation.words.replace(
+                "in its derivation", f"in its derivation, in the part without {label} alone"
+            )
+            found[leaf] = Explanation(explanation.kind, words)
+    return found
 
 
 def _one_edit(case: Case, place: _Place, leaves: list[int]) -> Any:

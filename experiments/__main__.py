@@ -1,0 +1,141 @@
+"""Run the experiments: python -m experiments [NAME ...] [--smoke] [--out FOLDER] [--data FILE].
+
+Each asks one question, knows the answer it expects, and computes a verdict; `results/index.html` shows them all.
+Exit code 0 with all verdicts true, 1 with a wrong one, 2 for bad input.
+"""
+
+import argparse
+import base64
+import dataclasses
+import html
+import sys
+import time
+from pathlib import Path
+
+import jax
+import rich.console
+import rich.progress
+import rich.table
+
+from experiments.record import Experiment, Outcome, load, write
+
+NAMES = (
+    "linear_map",
+    "jacobians",
+    "parabola",
+    "line_fit",
+    "closed_form",
+    "logistic",
+    "batch_sizes",
+    "sat_gpa",
+    "taylor",
+    "sigmoid_neuron",
+    "backprop",
+    "misprints",
+    "stability_edge",
+    "optax_parity",
+)
+"""In the order of the lecture."""
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>jaxgd experiments</title>
+<style>
+body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 58rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }}
+table {{ border-collapse: collapse; margin: .6rem 0 }} td, th {{ padding: .15rem .9rem .15rem 0; text-align: left;
+vertical-align: top; border-bottom: 1px solid #ddd; font-size: 14px }} img {{ max-width: 100% }}
+.true {{ color: #2e7d32 }} .false {{ color: #c44e00; font-weight: bold }} section {{ margin-bottom: 3rem }}
+</style>
+<h1>jaxgd experiments</h1><p>{summary}</p><ol>{contents}</ol>{sections}</html>
+"""
+
+
+def main() -> None:
+    """List, run, write, judge."""
+    parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)}; all if none is given")
+    parser.add_argument("--smoke", action="store_true", help="small sizes: does it run?")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder to write (results)")
+    parser.add_argument("--data", type=Path, help="CSV with sat_sum and fy_gpa, for sat_gpa")
+    options = parser.parse_args()
+    unknown = [name for name in options.names if name not in NAMES]
+    if unknown:
+        parser.error(f"unknown experiment {unknown[0]!r}; choose from {', '.join(NAMES)}")
+    if options.data is not None and not options.data.is_file():
+        parser.error(f"--data {options.data}: no such file")
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "index.html").touch()
+    except OSError as error:
+        parser.error(f"--out {options.out}: cannot be written ({error.strerror})")
+    jax.config.update("jax_enable_x64", True)
+    console = rich.console.Console(highlight=False)
+    done: list[tuple[Experiment, Outcome]] = []
+    table = rich.table.Table("experiment", "question", "checks", "verdict", "seconds")
+    with rich.progress.Progress(console=rich.console.Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=len(options.names or NAMES))
+        for name in options.names or NAMES:
+            bar.update(task, description=name)
+            started = time.perf_counter()
+            experiment = load(name)
+            config = experiment.smoke if options.smoke else experiment.config
+            if name == "sat_gpa" and options.data is not None:
+                config = dataclasses.replace(config, data=options.data)
+            try:
+                outcome = experiment.run(config)
+            except (OSError, ValueError, KeyError) as error:
+                parser.error(f"{name}: {error}")
+            write(experiment, config, outcome, options.out)
+            done.append((experiment, outcome))
+            held = f"{sum(check.ok for check in outcome.checks)} of {len(outcome.checks)}"
+            seconds = f"{time.perf_counter() - started:.1f}"
+            table.add_row(name, experiment.question, held, "true" if outcome.ok else "FALSE", seconds)
+            bar.advance(task)
+    console.print(table)
+    for experiment, outcome in done:
+        for check in outcome.checks:
+            if not check.ok:
+                console.print(
+                    f"{experiment.name}: {check.what}: expected {check.expected}, got {check.got}", style="red"
+                )
+    (options.out / "index.html").write_text(page(done, options.out))
+    console.print(f"written to {options.out / 'index.html'}")
+    sys.exit(not all(outcome.ok for _, outcome in done))
+
+
+def page(done: list[tuple[Experiment, Outcome]], folder: Path) -> str:
+    """The self-contained page of all outcomes.
+
+    Args:
+      done: experiments with what they found.
+      folder: where their pictures are.
+
+    Returns:
+      HTML.
+    """
+    sections, contents = [], []
+    for experiment, outcome in done:
+        picture = base64.b64encode((folder / f"{experiment.name}.png").read_bytes()).decode()
+        rows = "".join(
+            f"<tr><td>{html.escape(check.what)}<td>{html.escape(check.expected)}<td>{html.escape(check.got)}"
+            f'<td class="{str(check.ok).lower()}">{str(check.ok).lower()}</tr>'
+            for check in outcome.checks
+        )
+        verdict = f'<span class="{str(outcome.ok).lower()}">{str(outcome.ok).lower()}</span>'
+        contents.append(
+            f'<li><a href="#{experiment.name}">{experiment.name}</a>: {html.escape(experiment.question)} {verdict}'
+        )
+        sections.append(
+            f'<section id="{experiment.name}"><h2>{experiment.name}</h2>'
+            f"<p><b>{html.escape(experiment.question)}</b></p>"
+            f"<p>Expected: {html.escape(experiment.expected)}</p>"
+            f"<table><tr><th>check<th>expected<th>got<th>verdict</tr>{rows}</table>"
+            f'<img alt="{experiment.name}" src="data:image/png;base64,{picture}"></section>'
+        )
+    good = sum(outcome.ok for _, outcome in done)
+    return PAGE.format(
+        summary=f"{good} of {len(done)} verdicts are true.", contents="".join(contents), sections="".join(sections)
+    )
+
+
+if __name__ == "__main__":
+    main()

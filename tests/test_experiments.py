@@ -1,0 +1,70 @@
+"""The experiments run, their verdicts are computed, and mistakes in calling them get one line."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "experiments").exists(), reason="the experiments are not beside these tests"
+)
+
+
+def run(*words):
+    command = [sys.executable, "-m", "experiments", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def names():
+    text = (ROOT / "experiments" / "__main__.py").read_text()
+    return [line.strip().strip('",') for line in text.split("NAMES = (")[1].split(")")[0].splitlines() if line.strip()]
+
+
+def test_the_smoke_run_ends_with_all_verdicts_true(tmp_path):
+    done = run("--smoke", "--out", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (tmp_path / "index.html").read_text()
+    assert f"{len(names())} of {len(names())} verdicts are true." in page
+    for name in names():
+        record = json.loads((tmp_path / f"{name}.json").read_text())
+        assert record["verdict"] is True
+        assert record["question"].endswith("?")
+        assert record["environment"]["jax"]
+        assert list(csv.DictReader((tmp_path / f"{name}.csv").open()))
+        assert (tmp_path / f"{name}.png").stat().st_size > 5000
+        assert f'id="{name}"' in page
+
+
+def test_every_experiment_is_listed():
+    files = {path.stem for path in (ROOT / "experiments").glob("*.py")} - {"__init__", "__main__", "record"}
+    assert files == set(names())
+
+
+def test_a_table_of_ones_own(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [f"{x:.3f},{2.5 + rng.normal():.3f}" for x in rng.normal(100, 14, 50)]
+    (tmp_path / "mine.csv").write_text("sat_sum,fy_gpa\n" + "\n".join(rows) + "\n")
+    done = run("sat_gpa", "--smoke", "--data", tmp_path / "mine.csv", "--out", tmp_path)
+    assert done.returncode == 1  # another table has another fit, and the verdict says so
+    assert "slope by closed form: expected 0.0239" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("lost",), "error: unknown experiment 'lost'; choose from linear_map, "),
+        (("sat_gpa", "--data", "lost.csv"), "error: --data lost.csv: no such file"),
+        (("--out", "/proc/no"), "error: --out /proc/no: cannot be written ("),
+        (("--loud",), "error: unrecognized arguments: --loud"),
+    ],
+)
+def test_wrong_calls(words, error):
+    done = run(*words)
+    assert done.returncode == 2
+    assert error in done.stderr
+    assert "Traceback" not in done.stderr
