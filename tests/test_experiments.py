@@ -35,7 +35,8 @@ def test_the_smoke_run_ends_with_all_verdicts_true(tmp_path):
         assert record["verdict"] is True
         assert record["question"].endswith("?")
         assert record["environment"]["jax"]
-        assert list(csv.DictReader((tmp_path / f"{name}.csv").open()))
+        with (tmp_path / f"{name}.csv").open() as file:
+            assert list(csv.DictReader(file))
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
         assert f'id="{name}"' in page
 
