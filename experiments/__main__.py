@@ -138,4 +138,7 @@ def page(done: list[tuple[Experiment, Outcome]], folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("python -m experiments: interrupted; what was written is complete, the page is not")

@@ -205,9 +205,9 @@ def _print(found: list[tuple[str, GradientReport]]) -> None:
                           style="" if leaf.ok else "red")  # fmt: skip
     console.print(table)
     for name, report in found:
-        for finding in report.findings:
-            note = "" if finding.wrong else "note: "
-            console.print(f"{name}: {note}{finding.message}", markup=False, style="red" if finding.wrong else "yellow")
-    wrong = sum(not report.ok for _, report in found)
+        for text, wrong in report.sentences():
+            note = "" if wrong else "note: "
+            console.print(f"{name}: {note}{text}", markup=False, style="red" if wrong else "yellow")
+    count_wrong = sum(not report.ok for _, report in found)
     count = f"{len(found)} gradient{'s' if len(found) != 1 else ''}"
-    console.print(f"{count} checked, {wrong} wrong." if wrong else f"{count} checked, all right.")
+    console.print(f"{count} checked, {count_wrong} wrong." if count_wrong else f"{count} checked, all right.")

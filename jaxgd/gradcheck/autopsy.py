@@ -6,8 +6,10 @@ every operation gets its list of edits, and one compiled program runs the pass u
 edit is data, so that `jax.lax.map` tries them all.
 """
 
+import collections
 import functools
 import linecache
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -43,11 +45,14 @@ class Edit(NamedTuple):
       kind: what to call it.
       words: what is changed, in words.
       place: where in the loss, quoted.
+      group: its numbers of the groups of edits that are the same change of the same input, made in every operation
+        of one line of source, and in every operation of the loss.
     """
 
     kind: Kind
     words: str
     place: str
+    group: tuple[int, int] = (-1, -1)
 
 
 class _Step(NamedTuple):
@@ -146,12 +151,12 @@ def backward(tape: _Tape, codes: Any, edits: list[Edit] | None) -> dict[int, Any
         results, pull = jax.vjp(function, *[values[j] for j in positions])
         incoming = [_cotangent(cotangents.get(out), value) for out, value in zip(step.outs, results, strict=True)]
         if edits is not None and step.eqn.primitive.name in ("dot_general", "add", "conv_general_dilated"):
-            incoming[0] = _choose(_arrivals(step, results[0], incoming[0]), incoming[0], step, codes, edits)
+            incoming[0] = _choose(_arrivals(step, results[0], incoming[0]), incoming[0], step, -1, codes, edits)
         pulled = pull(incoming)
         for j, cotangent in zip(positions, pulled, strict=True):
             if edits is not None:
                 alternatives = _alternatives(tape, step, j, positions, function, incoming, cotangent)
-                cotangent = _choose(alternatives, cotangent, step, codes, edits)
+                cotangent = _choose(alternatives, cotangent, step, j, codes, edits)
             number = step.ins[j]
             cotangents[number] = cotangents[number] + cotangent if number in cotangents else cotangent
     return cotangents
@@ -164,15 +169,27 @@ def _cotangent(cotangent: Any, value: Any) -> Any:
 
 
 def _choose(
-    alternatives: Iterator[tuple[Kind, str, Any]], right: Any, step: _Step, codes: Any, edits: list[Edit]
+    alternatives: Iterator[tuple[Kind, str, Any]],
+    right: Any,
+    step: _Step,
+    position: int,
+    codes: Any,
+    edits: list[Edit],
 ) -> Any:
     """The alternative whose number stands in `codes`, or the right cotangent; numbers are given here."""
+
+    def _group(what: tuple[Any, ...]) -> int:
+        """A number beyond those of single edits, the same for the same change."""
+        return MAX_EDITS + zlib.crc32(repr(what).encode()) % 2**30
+
     place = quote(step.eqn)
     chosen = right
     for kind, words, other in alternatives:
         if len(edits) < MAX_EDITS and jnp.shape(other) == jnp.shape(right):
-            chosen = jnp.where(jnp.any(codes == len(edits)), other.astype(right.dtype), chosen)
-            edits.append(Edit(kind, words, place))
+            group = _group((words, position, place)), _group((words, position))
+            hit = jnp.any(jnp.isin(codes, jnp.array([len(edits), *group])))
+            chosen = jnp.where(hit, other.astype(right.dtype), chosen)
+            edits.append(Edit(kind, words, place, group))
     return chosen
 
 
@@ -569,19 +586,36 @@ class Autopsy:
         with precision(np.float64):
             return list(_eqns(jax.make_jaxpr(lambda p: self.loss.scalar(self.layout, p))(point).jaxpr))
 
-    def count(self, point: Point, hand: Arrays) -> int:
-        """How many edits there are.
+    def numbers(self, point: Point, hand: Arrays) -> list[int]:
+        """The numbers of all single edits, then those of the groups of several.
 
         Args:
           point: float64.
           hand: any leaves like the gradient's.
 
         Returns:
-          The number of codes.
+          Codes for `trial`.
         """
         if not self.edits:
             self.trial(point, hand, np.full((1, 2), -1))
-        return len(self.edits)
+        members = collections.Counter(number for edit in self.edits for number in edit.group)
+        return [*range(len(self.edits)), *(number for number, count in members.items() if count > 1)]
+
+    def edit(self, number: int) -> Edit:
+        """What a number of `numbers` stands for.
+
+        Args:
+          number: of an edit or a group.
+
+        Returns:
+          The edit; for a group its first one, its place that of all.
+        """
+        if number < MAX_EDITS:
+            return self.edits[number]
+        group = [edit for edit in self.edits if number in edit.group]
+        places = {edit.place for edit in group}
+        everywhere = f"{group[0].words}, in all {len(group)} operations of the kind"
+        return group[0]._replace(words=everywhere, place=group[0].place if len(places) == 1 else "")
 
 
 @functools.lru_cache(maxsize=64)

@@ -440,8 +440,13 @@ class _Check:
             pairs.append((fine[0], fine[1]))
         tolerances = []
         for i, (a, b) in enumerate(zip(hand, reference, strict=True)):
-            stack = np.sort(np.stack([np.where(np.isfinite(s[i]), s[i], np.inf) for s in samples]), axis=0)
-            rounding = stack[-2] / EPS32
+            # The second largest: at one of the points a branch may have been taken otherwise.
+            largest, second = np.zeros_like(b), np.zeros_like(b)
+            for sample in samples:
+                value = np.where(np.isfinite(sample[i]), sample[i], np.inf)
+                np.maximum(second, np.minimum(largest, value), out=second)
+                np.maximum(largest, value, out=largest)
+            rounding = second / EPS32
             size = np.maximum(np.abs(a), np.abs(b))
             # Float32 may overflow where float64 does not; then the size of the leaf has to do.
             leaf_size = float(np.max(size, where=np.isfinite(size), initial=0.0))
@@ -467,8 +472,13 @@ class _Check:
         ]
 
     def _slopes(self, direction: Arrays, value: float) -> tuple[Arrays, witness.Slopes]:
+        point, ahead = self.base, direction
+        if self.loss.traceable:  # on the device once, not for every step
+            with precision(np.float64):
+                point, ahead = jax.tree.map(jnp.asarray, (point, ahead))
+
         def along(step: float) -> float:
-            return float(self.loss.value(self.layout, self.base, direction, step))
+            return float(self.loss.value(self.layout, point, ahead, step))
 
         return direction, witness.slopes(along, value, self.facts.loss_unit)
 

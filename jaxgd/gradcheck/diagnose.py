@@ -540,16 +540,17 @@ def _of_a_term(case: Case, places: list[_Place], leaves: list[int]) -> dict[int,
 
 def _one_edit(case: Case, place: _Place, leaves: list[int]) -> Any:
     del leaves
-    count = case.autopsy.count(place.point, place.hand)
-    return np.stack([np.arange(count), np.full(count, -1)], axis=1)
+    numbers = case.autopsy.numbers(place.point, place.hand)
+    return np.stack([numbers, np.full(len(numbers), -1)], axis=1)
 
 
 def _two_edits(case: Case, place: _Place, leaves: list[int]) -> Any:
     """Pairs of the edits that come nearest alone."""
-    _, _, scaled = case.autopsy.trial(place.point, place.hand, _one_edit(case, place, leaves))
+    singles = _one_edit(case, place, leaves)
+    _, _, scaled = case.autopsy.trial(place.point, place.hand, singles)
     misfit = np.where(np.isfinite(scaled[:, leaves]), scaled[:, leaves], np.inf).max(axis=1)
-    rank = np.array([RANK.get(edit.kind, 2) for edit in case.autopsy.edits])
-    nearest = np.lexsort((misfit, rank > 1))[:PAIR_CANDIDATES]
+    rank = np.array([RANK.get(case.autopsy.edit(code).kind, 2) for code in singles[:, 0]])
+    nearest = singles[np.lexsort((misfit, rank > 1))[:PAIR_CANDIDATES], 0]
     return np.array(list(itertools.combinations(sorted(nearest.tolist()), 2))).reshape(-1, 2)
 
 
@@ -573,14 +574,14 @@ def _search(case: Case, places: list[_Place], leaves: list[int], codes: Any) -> 
         explained = {i for i in leaves if exact[i]}
         roughly = {i for i in leaves if not exact[i] and up_to_constant[i] and _known(case, float(constant[0][i]))}
         undisturbed = all(exact[i] for i in right_ones)
-        edits = [case.autopsy.edits[code] for code in codes[candidate] if code >= 0]
+        edits = [case.autopsy.edit(code) for code in codes[candidate] if code >= 0]
         rank = max(RANK.get(edit.kind, 2) for edit in edits)
         key = (-len(explained | roughly), -len(explained), not undisturbed, rank, candidate)
         if explained or roughly:
             ranked.append((key, int(candidate), explained, roughly))
     found: dict[int, Explanation] = {}
     for _, chosen, explained, roughly in sorted(ranked):
-        edits = [case.autopsy.edits[code] for code in codes[chosen] if code >= 0]
+        edits = [case.autopsy.edit(code) for code in codes[chosen] if code >= 0]
         for leaf in (explained | roughly) - set(found):
             times = float(first[1][chosen][leaf]) if leaf in roughly else 1.0
             found[leaf] = _in_words(case, edits, times)

@@ -136,13 +136,30 @@ class GradientReport:
             verdict = "ok   " if leaf.ok else "WRONG"
             name = (leaf.leaf or "params").ljust(width)
             lines.append(f"  {verdict}  {name}  relative error {leaf.error:.1e} (could see {leaf.could_see:.1e})")
-        for finding in self.findings:
-            first, *rest = finding.message.split("\n")
-            lines.append(f"  {'' if finding.wrong else 'note: '}{first}")
+        for text, wrong in self.sentences():
+            first, *rest = text.split("\n")
+            lines.append(f"  {'' if wrong else 'note: '}{first}")
             lines.extend(f"        {line}" for line in rest)
         order = "hidden by rounding" if self.taylor_order is None else f"{self.taylor_order:.2f}"
         lines.append(f"  held against {self.reference}; Taylor order {order}")
         return "\n".join(lines)
+
+    def sentences(self) -> list[tuple[str, bool]]:
+        """The findings in words, those that say the same of several leaves as one.
+
+        Returns:
+          Each text with whether it makes the gradient wrong.
+        """
+        together: dict[tuple[str, bool], list[str]] = {}
+        for finding in self.findings:
+            name = finding.leaf or "params"
+            named = finding.message.startswith(name)
+            text = finding.message.removeprefix(name) if named else finding.message
+            together.setdefault((text, finding.wrong), []).extend([name] if named else [])
+        return [
+            (f"{', '.join(names)}{', each' if len(names) > 1 else ''}{text}", wrong)
+            for (text, wrong), names in together.items()
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values, for JSON.
