@@ -424,11 +424,13 @@ def test_check_of_a_users_module(command, tmp_path):
     assert command(*words)[0] == 0
 
 
-def test_check_of_every_system(command):
+def test_check_of_the_systems(command, monkeypatch):
+    """Of some; .ci/run runs it on all."""
+    monkeypatch.setattr("jaxgd.problems.ALL_PROBLEMS", ALL_PROBLEMS[:4])
     code, out, err = command("check", "--json")
     assert (code, err) == (0, "")
     found = json.loads(out)
-    assert len(found) == 2 * len(ALL_PROBLEMS)
+    assert len(found) == 2 * len(ALL_PROBLEMS[:4])
     assert all(row["ok"] for row in found)
 
 

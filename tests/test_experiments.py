@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,11 +27,13 @@ def names():
 
 
 def test_the_smoke_run_ends_with_all_verdicts_true(tmp_path):
-    done = run("--smoke", "--out", tmp_path)
+    """All of them in .ci/run, which asks for a larger share of the long tests."""
+    chosen = names() if os.environ.get("JAXGD_SHARE") == "2" else ["parabola", "line_fit", "taylor", "misprints"]
+    done = run(*chosen, "--smoke", "--out", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     page = (tmp_path / "index.html").read_text()
-    assert f"{len(names())} of {len(names())} verdicts are true." in page
-    for name in names():
+    assert f"{len(chosen)} of {len(chosen)} verdicts are true." in page
+    for name in chosen:
         record = json.loads((tmp_path / f"{name}.json").read_text())
         assert record["verdict"] is True
         assert record["question"].endswith("?")

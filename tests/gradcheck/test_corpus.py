@@ -14,7 +14,7 @@ from common import SYSTEMS, setting
 from jaxgd.gradcheck import Kind, check_gradient
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARE = int(os.environ.get("JAXGD_SHARE", "6"))
+SHARE = int(os.environ.get("JAXGD_SHARE", "10"))
 """Every so many of 300 mistakes are tried in each dtype; 2 (.ci/run) has all, one dtype each."""
 
 DTYPES = {"float32": jnp.float32, "float64": jnp.float64}
@@ -34,6 +34,8 @@ def planted(name, problem=None):
 @pytest.mark.parametrize(("problem", "make_batch"), SYSTEMS)
 def test_planted_mistakes_are_caught_and_named(problem, make_batch):
     """Both dtypes in one test: what was compiled for the loss serves both."""
+    if SHARE > 2 and problem.name.startswith(("mlp((8, 6)", "mlp((8, 7")):
+        pytest.skip("networks of several hidden layers take long: JAXGD_SHARE=2 has them")
     wrong_names = []
     for name in DTYPES:
         with jax.enable_x64(name == "float64"), jax.numpy_dtype_promotion("standard"):
@@ -51,7 +53,7 @@ def test_planted_mistakes_are_caught_and_named(problem, make_batch):
 @pytest.mark.parametrize(("problem", "make_batch"), SYSTEMS)
 def test_right_gradients_raise_no_alarm_wherever_they_are_drawn(problem, make_batch):
     alarms = []
-    for dtype in DTYPES.values():
+    for dtype in list(DTYPES.values())[: 2 if SHARE == 2 else 1]:
         for seed in range(max(32 // SHARE, 1)):
             params, batch = setting(problem, make_batch, dtype, seed)
             report = check_gradient(problem.loss, problem.grad, params, batch)
