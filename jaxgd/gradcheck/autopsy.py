@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core, source_info_util
 
-from jaxgd.gradcheck.evaluate import Arrays, Layout, Loss, Point, precision
+from jaxgd.gradcheck.evaluate import QUICK, Arrays, Layout, Loss, Point, precision
 from jaxgd.gradcheck.report import Kind
 
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "checkpoint": "jaxpr", "remat": "jaxpr"}
@@ -476,7 +476,7 @@ class Autopsy:
         self._see_through = through
         self._unedited = jax.jit(self._gradient)
         # Hundreds of small operations, run for milliseconds: what takes time is their compilation.
-        self._tried = jax.jit(self._try_all, compiler_options={"xla_backend_optimization_level": 0})
+        self._tried = jax.jit(self._try_all, compiler_options=QUICK)
         self._of_rows = jax.jit(self._split_rows, static_argnums=1)
 
     def _tape(self, point: Point) -> tuple[_Tape, int]:

@@ -158,6 +158,25 @@ def precision(dtype: Any) -> Iterator[None]:
         yield
 
 
+SMALL = 100_000
+"""Numbers in parameters and arguments up to which compiling takes longer than running."""
+
+QUICK = {"xla_backend_optimization_level": 0}
+"""Compiler options for programs that run for an instant."""
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a layout, a point and more, jitted: quickly for small points, well for large ones."""
+    quick = jax.jit(function, static_argnums=0, compiler_options=QUICK)
+    well = jax.jit(function, static_argnums=0)
+
+    def call(layout: Layout, point: Point, *rest: Any) -> Any:
+        size = sum(int(np.size(leaf)) for leaf in (*point.params, *point.floats, *point.arrays))
+        return (quick if size <= SMALL else well)(layout, point, *rest)
+
+    return call
+
+
 class Loss:
     """A loss, compiled; see `loss_of`.
 
@@ -169,8 +188,8 @@ class Loss:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self.traceable = True
-        self._value = jax.jit(self._along, static_argnums=0)
-        self._reverse = jax.jit(self._differentiate, static_argnums=0)
+        self._value = _compiled(self._along)
+        self._reverse = _compiled(self._differentiate)
 
     def scalar(self, layout: Layout, point: Point) -> Any:
         """The loss, traced.
@@ -241,7 +260,7 @@ class Gradient:
         self.function = function
         self.traceable = True
         self.facts: dict[Any, Any] = {}
-        self._leaves = jax.jit(lambda layout, point: jax.tree.leaves(self.tree(layout, point)), static_argnums=0)
+        self._leaves = _compiled(lambda layout, point: jax.tree.leaves(self.tree(layout, point)))
 
     def tree(self, layout: Layout, point: Point) -> Any:
         """What the function returns.
