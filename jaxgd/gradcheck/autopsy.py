@@ -3,7 +3,7 @@
 The right backward pass is a sum over paths of products of local derivatives, one for each operation of the loss.
 People's mistakes are edits of it: a local derivative left out or replaced, a path cut, a mask of another array. Here
 every operation gets its list of edits, and one compiled program runs the pass under any of them: the number of the
-edit is data, so that `jax.lax.map` tries them all.
+edit is data, so that `jax.vmap` tries many at once.
 """
 
 import collections
@@ -506,9 +506,8 @@ class Autopsy:
             return [np.asarray(leaf) for leaf in self._unedited(point)]
 
     def _try_all(self, point: Point, hand: Arrays, codes: Any) -> Any:
-        """For each row of codes and each leaf: the misfit, the best constant, the misfit after it, the change."""
+        """For each row of codes and each leaf: the misfit, the best constant, the misfit after it."""
         tape, count = self._tape(point)
-        self.edits.clear()
 
         def measure(row: Any) -> Any:
             self.edits.clear()

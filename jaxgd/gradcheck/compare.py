@@ -145,22 +145,30 @@ def _second_order(
 STATEFUL = "a second call gave another answer: the gradient draws random numbers or keeps state."
 
 
-class _Facts(NamedTuple):
-    """What the programs of a pair say about themselves, read once for inputs of given shapes.
+class _LossFacts(NamedTuple):
+    """What the program of a loss says about itself, read once for inputs of given shapes.
 
     Attributes:
-      tree: shapes of what the gradient returns, or None where it cannot be traced.
-      stateful: whether two traces of the gradient differ.
-      loss_unit: the rounding unit of the coarsest dtype that the loss computes in.
-      hand_unit: the same of the gradient.
-      rules: the loss's own rules of differentiation, in words.
+      unit: the rounding unit of the coarsest dtype that it computes in.
+      rules: its own rules of differentiation, in words.
+    """
+
+    unit: float
+    rules: tuple[str, ...]
+
+
+class _GradientFacts(NamedTuple):
+    """What the program of a gradient says about itself, read once for inputs of given shapes.
+
+    Attributes:
+      tree: shapes of what it returns, or None where it cannot be traced.
+      stateful: whether two traces differ.
+      unit: the rounding unit of the coarsest dtype that it computes in.
     """
 
     tree: Any
     stateful: bool
-    loss_unit: float
-    hand_unit: float
-    rules: tuple[str, ...]
+    unit: float
 
 
 @dataclasses.dataclass
@@ -225,7 +233,7 @@ class _Check:
         wrong = [i for i in range(len(hand)) if here[i].any() or near[i].any()]
         reverse_doubted = not slopes[1].agrees(_dot(reference, along)) and not slopes[1].kinked
         if wrong or reverse_doubted:
-            wrong = self._judge(evidence, nearby, here, near, value, slopes, wrong)
+            wrong = self._judge(evidence, here, near, value, slopes, wrong)
         elif slopes[1].kinked:
             self._add("", Kind.KINK, "the loss has a kink at this point; both sides have a slope of their own.", False)
         if not wrong:
@@ -269,50 +277,55 @@ class _Check:
     def _form(self) -> GradientReport | None:
         """Tree, shapes, dtypes, the same twice; a report where nothing can be compared."""
         known = (self.layout, autopsy.shapes_of(self.native), jax.config.read("jax_enable_x64"))
+        if known not in self.loss.facts:
+            self.loss.facts[known] = self._read_loss()
+        self.loss_facts = self.loss.facts[known]
         try:
             if known not in self.grad.facts:
-                self.grad.facts[known] = self._read()
-            self.facts = self.grad.facts[known]
-            tree = self.facts.tree
+                self.grad.facts[known] = self._read_gradient()
+            self.grad_facts = self.grad.facts[known]
+            tree = self.grad_facts.tree
             if tree is None:
                 tree = self._grad_tree(self.native)
         except Exception as error:
             return self._hopeless(Kind.RAISED, f"`grad` raised {type(error).__name__}: {error}")
         return self._compare_form(tree)
 
-    def _read(self) -> _Facts:
-        """Trace both functions, and run neither."""
-        tree, stateful, hand_unit = None, False, EPS64
+    def _read_loss(self) -> _LossFacts:
+        """Trace the loss, which has been evaluated already."""
+        if not self.loss.traceable:
+            return _LossFacts(EPS64, ())
+        with precision(np.float64):
+            program = jax.make_jaxpr(lambda point: self.loss.scalar(self.layout, point))(self.base)
+        return _LossFacts(autopsy.coarsest(program), tuple(autopsy.hidden_rules(program)))
+
+    def _read_gradient(self) -> _GradientFacts:
+        """Trace the gradient; run it where it cannot be traced."""
         try:
             first, tree = jax.make_jaxpr(self._grad_tree, return_shape=True)(self.native)
-            stateful = not autopsy.same_program(first, jax.make_jaxpr(lambda p: self._grad_tree(p))(self.native))
         except UNTRACEABLE:
             self.grad.traceable = False
-        with precision(np.float64):
-            if self.grad.traceable:
-                hand_unit = autopsy.coarsest(jax.make_jaxpr(self._grad_tree)(self.base))
-            else:
+            with precision(np.float64):
                 leaves = jax.tree.leaves(self._grad_tree(self.base))
-                hand_unit = max(
-                    (float(jnp.finfo(leaf.dtype).eps) for leaf in leaves if is_floating(leaf)), default=EPS64
-                )
-            if not self.loss.traceable:
-                return _Facts(tree, stateful, EPS64, hand_unit, ())
-            loss = jax.make_jaxpr(lambda point: self.loss.scalar(self.layout, point))(self.base)
-        return _Facts(tree, stateful, autopsy.coarsest(loss), hand_unit, tuple(autopsy.hidden_rules(loss)))
+            units = (float(jnp.finfo(leaf.dtype).eps) for leaf in leaves if is_floating(leaf))
+            return _GradientFacts(None, False, max(units, default=EPS64))
+        second = jax.make_jaxpr(lambda point: self._grad_tree(point))(self.native)
+        with precision(np.float64):
+            unit = autopsy.coarsest(jax.make_jaxpr(self._grad_tree)(self.base))
+        return _GradientFacts(tree, not autopsy.same_program(first, second), unit)
 
     def _grad_tree(self, point: Point) -> Any:
         return self.grad.tree(self.layout, point)
 
-    def _hopeless(self, kind: Kind, message: str, leaf: str = "") -> GradientReport:
-        self._add(leaf, kind, message)
+    def _hopeless(self, kind: Kind, message: str) -> GradientReport:
+        self._add("", kind, message)
         leaves = tuple(LeafReport(name, float("inf"), float("inf"), False) for name in self.names)
         return self._report(leaves, None, "its form alone")
 
     def _compare_form(self, tree: Any) -> GradientReport | None:
         paths = jax.tree_util.tree_flatten_with_path(tree)[0]
         got = {jax.tree_util.keystr(path): leaf for path, leaf in paths}
-        whole = dict(zip(self._all_names(), jax.tree.leaves(self.params), strict=True))
+        whole = dict(zip(_paths(self.params), jax.tree.leaves(self.params), strict=True))
         missing = [name for name in self.names if name not in got]
         if missing or set(got) - set(whole):
             if missing:
@@ -354,9 +367,6 @@ class _Check:
                 self._add(name, Kind.DTYPE, f"{name or 'params'} has dtype {wanted}, its parameter {dtype}.")
         return None
 
-    def _all_names(self) -> list[str]:
-        return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(self.params)[0]]
-
     def _wrong_shape(self, name: str, got: Any, leaf: Any) -> tuple[Kind, str]:
         shape, wanted = tuple(np.shape(got)), tuple(np.shape(leaf))
         label = name or "params"
@@ -369,7 +379,7 @@ class _Check:
                 tree = self._grad_tree(self.base)
         except Exception:
             return kind, message
-        values = np.asarray(dict(zip(self._all_paths(tree), jax.tree.leaves(tree), strict=True))[name], np.float64)
+        values = np.asarray(dict(zip(_paths(tree), jax.tree.leaves(tree), strict=True))[name], np.float64)
 
         def same(candidate: Any) -> bool:
             return candidate.shape == right.shape and bool(
@@ -389,10 +399,6 @@ class _Check:
                     )
         return kind, message
 
-    @staticmethod
-    def _all_paths(tree: Any) -> list[str]:
-        return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
-
     # Numbers.
 
     def _float64(self, point: Point) -> tuple[Arrays, Arrays]:
@@ -410,7 +416,7 @@ class _Check:
     def _only_floating(self, leaves: Arrays) -> Arrays:
         if len(leaves) == len(self.names):
             return leaves
-        roles = self.layout.roles[: len(self._all_names())]
+        roles = self.layout.roles[: len(_paths(self.params))]
         return [leaf for leaf, role in zip(leaves, roles, strict=True) if role == "param"]
 
     def _nearby(self) -> Point:
@@ -460,8 +466,8 @@ class _Check:
     def _unit(self) -> float:
         """The rounding unit of the float64 runs: that of the coarsest dtype that is meant to be there."""
         native = max(float(jnp.finfo(jnp.result_type(leaf)).eps) for leaf in self.native.params)
-        meant = self.facts.hand_unit if self.facts.hand_unit <= native else EPS64
-        return max(EPS64, self.facts.loss_unit, meant)
+        meant = self.grad_facts.unit if self.grad_facts.unit <= native else EPS64
+        return max(EPS64, self.loss_facts.unit, meant)
 
     def _direction(self, leaves: Any) -> Arrays:
         """A random direction in which each parameter moves in proportion to its size."""
@@ -480,14 +486,13 @@ class _Check:
         def along(step: float) -> float:
             return float(self.loss.value(self.layout, point, ahead, step))
 
-        return direction, witness.slopes(along, value, self.facts.loss_unit)
+        return direction, witness.slopes(along, value, self.loss_facts.unit)
 
     # Verdict.
 
     def _judge(
         self,
         evidence: _Evidence,
-        nearby: list[_Evidence],
         here: list[Any],
         near: list[Any],
         value: float,
@@ -495,7 +500,7 @@ class _Check:
         wrong: list[int],
     ) -> list[int]:
         """Which leaves are wrong after all, with their findings; may put a better reference into `evidence`."""
-        if self.facts.rules:
+        if self.loss_facts.rules:
             self._see_through(evidence)
         if self.through:
             here = near = [evidence.bad(i) for i in range(len(here))]
@@ -511,7 +516,7 @@ class _Check:
             return list(range(len(here)))
         verdicts = []
         for i in wrong:
-            if self._is_wrong(i, evidence, nearby, here[i], near[i], value):
+            if self._is_wrong(i, evidence, here[i], near[i], value):
                 verdicts.append(i)
         if verdicts:
             self._explain(evidence, verdicts, here, near)
@@ -519,7 +524,7 @@ class _Check:
 
     def _see_through(self, evidence: _Evidence) -> None:
         """Take the reference from the loss without its custom rules and stops, and say what they do."""
-        declared, rules = evidence.reference, self.facts.rules
+        declared, rules = evidence.reference, self.loss_facts.rules
         through = self._autopsy(through=True).gradient(self.base)
         with np.errstate(invalid="ignore"):
             differs = [
@@ -560,9 +565,7 @@ class _Check:
                 self._add(self.names[i], kind, message)
                 self.explained.add(i)
 
-    def _is_wrong(
-        self, leaf: int, evidence: _Evidence, nearby: list[_Evidence], here: Any, near: Any, value: float
-    ) -> bool:
+    def _is_wrong(self, leaf: int, evidence: _Evidence, here: Any, near: Any, value: float) -> bool:
         """Whether the values of the loss leave the leaf wrong; a note where they do not."""
         if leaf in self.explained:
             return True
@@ -633,7 +636,7 @@ class _Check:
         rest = [i for i in wrong if i not in self.explained]
         if not rest:
             return
-        if self.facts.hand_unit > max(EPS64, self.facts.loss_unit) and self._merely_rough(evidence, rest):
+        if self.grad_facts.unit > max(EPS64, self.loss_facts.unit) and self._merely_rough(evidence, rest):
             return
         case = diagnose.Case(
             names=self.names,
@@ -663,12 +666,12 @@ class _Check:
     def _merely_rough(self, evidence: _Evidence, wrong: list[int]) -> bool:
         """Whether a cast inside the gradient explains all that differs."""
         rough = [
-            _gap(evidence.hand[i], evidence.reference[i]) <= 256 * self.facts.hand_unit * _size(evidence.reference[i])
+            _gap(evidence.hand[i], evidence.reference[i]) <= 256 * self.grad_facts.unit * _size(evidence.reference[i])
             for i in wrong
         ]
         if not all(rough):
             return False
-        dtype = autopsy.name_of_unit(self.facts.hand_unit)
+        dtype = autopsy.name_of_unit(self.grad_facts.unit)
         for i in wrong:
             size = _ratio(_gap(evidence.hand[i], evidence.reference[i]), _size(evidence.reference[i]))
             self._add(
@@ -681,7 +684,7 @@ class _Check:
     def _labels(self) -> list[str]:
         """The path of each floating leaf of the arguments."""
         paths = jax.tree_util.tree_flatten_with_path(tuple(self.args))[0]
-        roles = self.layout.roles[len(self._all_names()) :]
+        roles = self.layout.roles[len(_paths(self.params)) :]
         return [f"args{jax.tree_util.keystr(p)}" for (p, _), role in zip(paths, roles, strict=True) if role == "float"]
 
     def _elsewhere(self, scale: float) -> Point:
@@ -726,7 +729,7 @@ class _Check:
 
     def _repeats(self, first: Arrays) -> bool:
         """Whether the gradient at the point is the same when it is asked for again."""
-        return not self.facts.stateful and _same(first, self._hand(self.base, np.float64))
+        return not self.grad_facts.stateful and _same(first, self._hand(self.base, np.float64))
 
     # Without reverse mode.
 
@@ -775,6 +778,10 @@ class _Check:
             min(seen) if seen else None,
             "values of the loss alone (it cannot be traced by jax)",
         )
+
+
+def _paths(tree: Any) -> list[str]:
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
 
 
 def _scale(leaf: Any) -> Any:

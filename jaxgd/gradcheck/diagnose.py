@@ -125,9 +125,8 @@ def _places(case: Case) -> list[_Place]:
     return places
 
 
-def _fits(case: Case, place: _Place, leaf: int, predicted: Any) -> bool:
+def _fits(place: _Place, leaf: int, predicted: Any) -> bool:
     """Whether a prediction reproduces the gradient's leaf at a place, far closer than the right one does."""
-    del case
     hand, right = place.hand[leaf], place.right[leaf]
     if np.shape(predicted) != np.shape(hand):
         return False
@@ -137,7 +136,7 @@ def _fits(case: Case, place: _Place, leaf: int, predicted: Any) -> bool:
         size = max(float(np.max(np.abs(hand), initial=0.0)), float(np.max(np.abs(predicted), initial=0.0)))
     if not np.isfinite(misfit):
         return False
-    return misfit <= EXACT * size and (gap == 0 or misfit <= max(1e-3 * gap, 0.0))
+    return misfit <= EXACT * size and (gap == 0 or misfit <= 1e-3 * gap)
 
 
 def _constant(hand: Any, right: Any) -> float | None:
@@ -151,7 +150,7 @@ def _constant(hand: Any, right: Any) -> float | None:
     return c if np.isfinite(c) and misfit <= EXACT * float(np.max(np.abs(hand), initial=0.0)) else None
 
 
-def _common_constant(case: Case, places: list[_Place], leaf: int, predict: Callable[[_Place], Any]) -> float | None:
+def _common_constant(places: list[_Place], leaf: int, predict: Callable[[_Place], Any]) -> float | None:
     """The constant by which a prediction fits at every place, if it is the same."""
     constants = []
     for place in places:
@@ -159,7 +158,7 @@ def _common_constant(case: Case, places: list[_Place], leaf: int, predict: Calla
         if np.shape(predicted) != np.shape(place.hand[leaf]):
             return None
         c = _constant(place.hand[leaf], predicted)
-        if c is None or not _fits(case, place, leaf, c * predicted):
+        if c is None or not _fits(place, leaf, c * predicted):
             return None
         constants.append(c)
     spread = max(constants) - min(constants)
@@ -200,7 +199,7 @@ def _fixed(case: Case, places: list[_Place], leaf: int) -> Explanation | None:
 
 
 def _factor(case: Case, places: list[_Place], leaf: int) -> Explanation | None:
-    c = _common_constant(case, places, leaf, lambda place: place.right[leaf])
+    c = _common_constant(places, leaf, lambda place: place.right[leaf])
     if c is None:
         return None
     count = np.size(case.hand[leaf])
@@ -215,7 +214,7 @@ def _other_leaf(case: Case, places: list[_Place], leaf: int) -> Explanation | No
     for other, name in enumerate(case.names):
         if other == leaf or np.size(case.reference[other]) != np.size(case.hand[leaf]) or case.hand[leaf].size < 2:
             continue
-        c = _common_constant(case, places, leaf, lambda place, other=other: place.right[other].reshape(shape))  # type: ignore[misc]
+        c = _common_constant(places, leaf, lambda place, other=other: place.right[other].reshape(shape))  # type: ignore[misc]
         if c is not None:
             return Explanation(Kind.SWAPPED, f"is {_times(c)}the gradient of {name}: leaves are swapped.")
     return None
@@ -224,7 +223,7 @@ def _other_leaf(case: Case, places: list[_Place], leaf: int) -> Explanation | No
 def _other_order(case: Case, places: list[_Place], leaf: int) -> Explanation | None:
     right = case.reference[leaf]
     if right.ndim == 2 and right.shape[0] == right.shape[1] and len(right) > 1:
-        c = _common_constant(case, places, leaf, lambda place: place.right[leaf].T)
+        c = _common_constant(places, leaf, lambda place: place.right[leaf].T)
         if c is not None:
             return Explanation(Kind.TRANSPOSED, f"is {_times(c)}the transpose of the gradient.")
     if right.ndim and right.size > 1:
@@ -235,15 +234,15 @@ def _other_order(case: Case, places: list[_Place], leaf: int) -> Explanation | N
                 ("shifted by one, backwards,", lambda x, axis=axis: np.roll(x, -1, axis)),  # type: ignore[misc]
             ]
             for words, move in moves:
-                c = _common_constant(case, places, leaf, lambda place, move=move: move(place.right[leaf]))  # type: ignore[misc]
+                c = _common_constant(places, leaf, lambda place, move=move: move(place.right[leaf]))  # type: ignore[misc]
                 if c is not None:
                     return Explanation(Kind.ORDER, f"is {_times(c)}the gradient {words} along axis {axis}.")
         if right.ndim == 2:
-            c = _common_constant(case, places, leaf, lambda place: place.right[leaf].T.reshape(right.shape))
+            c = _common_constant(places, leaf, lambda place: place.right[leaf].T.reshape(right.shape))
             if c is not None:
                 return Explanation(Kind.TRANSPOSED, f"is {_times(c)}the transpose of the gradient, reshaped.")
         if (
-            all(_fits(case, place, leaf, _reordered(place.hand[leaf], place.right[leaf])) for place in places)
+            all(_fits(place, leaf, _reordered(place.hand[leaf], place.right[leaf])) for place in places)
             and right.size > 2
         ):
             return Explanation(
@@ -272,7 +271,7 @@ def _added(case: Case, places: list[_Place], leaf: int) -> Explanation | None:
             term = form(place.point.params[leaf])
             difference = place.hand[leaf] - place.right[leaf]
             c = _rough_constant(difference, term)
-            if c is None or not _fits(case, place, leaf, place.right[leaf] + c * term):
+            if c is None or not _fits(place, leaf, place.right[leaf] + c * term):
                 break
             constants.append(c)
         if len(constants) == len(places) and np.ptp(constants) <= 1e-6 * abs(constants[0]) and constants[0] != 0:
@@ -297,7 +296,7 @@ def _rough_constant(difference: Any, term: Any) -> float | None:
 
 def _added_constant(case: Case, places: list[_Place], leaf: int) -> Explanation | None:
     first = places[0].hand[leaf] - places[0].right[leaf]
-    if all(_fits(case, place, leaf, place.right[leaf] + first) for place in places):
+    if all(_fits(place, leaf, place.right[leaf] + first) for place in places):
         same = np.ptp(first) <= 1e-9 * np.max(np.abs(first))
         amount = f" {float(first.flat[0]):.6g}" if same else ""
         return Explanation(
@@ -334,7 +333,7 @@ def _cut_down(case: Case, places: list[_Place], leaf: int) -> Explanation | None
         (Kind.CLIPPED, "is the positive part of the gradient.", lambda p: np.maximum(p.right[leaf], 0)),
     ]
     for kind, words, form in forms:
-        if case.hand[leaf].size > 1 and all(_fits(case, place, leaf, form(place)) for place in places):
+        if case.hand[leaf].size > 1 and all(_fits(place, leaf, form(place)) for place in places):
             return Explanation(kind, words)
     for dtype in (np.float32, np.float16, jnp.bfloat16):
         if all(
@@ -396,7 +395,7 @@ class _Changed:
         for constant_wanted in (True, False):
             for words, gradients in self.candidates:
                 by_place = {id(place): gradient for place, gradient in zip(self.places, gradients, strict=True)}
-                c = _common_constant(self.case, self.places, leaf, lambda p, by=by_place: by[id(p)][leaf])  # type: ignore[misc]
+                c = _common_constant(self.places, leaf, lambda p, by=by_place: by[id(p)][leaf])  # type: ignore[misc]
                 if c is not None and (abs(c - 1) < 1e-9) == constant_wanted and _known(self.case, c):
                     return Explanation(Kind.ARGUMENT, f"is {_times(c)}the gradient as if {words}.")
         return None
@@ -473,7 +472,7 @@ class _Rows:
         by_place = {
             id(place): np.tensordot(kept, parts[leaf], 1) for place, parts in zip(self.places, self.parts, strict=True)
         }
-        c = _common_constant(self.case, self.places, leaf, lambda place: by_place[id(place)])
+        c = _common_constant(self.places, leaf, lambda place: by_place[id(place)])
         if c is None or not any(np.isclose(c, s, rtol=1e-9) for s in (self.share, 1 / max(kept.sum(), 1))):
             return None
         return Explanation(Kind.ROWS, f"is the gradient with {words}.")

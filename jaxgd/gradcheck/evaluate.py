@@ -183,11 +183,13 @@ class Loss:
     Attributes:
       function: `(params, *args) -> []`.
       traceable: whether jit, and so reverse mode, can read it.
+      facts: what has been read from its program, by the shapes of the inputs.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self.traceable = True
+        self.facts: dict[Any, Any] = {}
         self._value = _compiled(self._along)
         self._reverse = _compiled(self._differentiate)
 
@@ -253,7 +255,7 @@ class Gradient:
     Attributes:
       function: `(params, *args) -> a tree like params`.
       traceable: whether jit can read it.
-      facts: what has been read from the programs, by the shapes of the inputs.
+      facts: what has been read from its program, by the shapes of the inputs.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:

@@ -51,6 +51,14 @@ def test_a_wrong_custom_vjp_does_not_make_a_right_gradient_wrong():
     assert kinds(report, wrong=False) == {Kind.REFERENCE}
 
 
+def test_what_is_known_of_one_loss_is_not_believed_of_another():
+    """The same gradient, first with a loss that has no rule of its own."""
+    assert not check_gradient(squares, squares_grad, W, X, Y).findings
+    report = check_gradient(loss_with_wrong_rule, squares_grad, W, X, Y)
+    assert report.ok
+    assert "custom_vjp at" in str(report)
+
+
 def test_a_gradient_that_shares_a_wrong_custom_vjp_is_caught():
     report = check_gradient(loss_with_wrong_rule, jax.grad(loss_with_wrong_rule), W, X, Y)
     assert not report.ok
