@@ -1,16 +1,17 @@
 """Whether a gradient is right: against reverse mode in float64, with a tolerance that is measured."""
 
+import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.gradcheck import autopsy, diagnose, witness
+from jaxgd.gradcheck import autopsy, diagnose, rounding, witness
 from jaxgd.gradcheck.evaluate import (
     UNTRACEABLE,
     Arrays,
@@ -24,16 +25,7 @@ from jaxgd.gradcheck.evaluate import (
 from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport
 from jaxgd.gradcheck.where import where
 
-NUM_NEARBY = 4
-"""Points around the given one at which rounding is measured."""
-
-MARGIN = 32.0
-"""The tolerance over the measured rounding: four samples see the typical size of a rounding, not its largest."""
-
 EPS64 = float(np.finfo(np.float64).eps)
-EPS32 = float(np.finfo(np.float32).eps)
-NEARBY = 2.0**-20
-"""How far off the nearby points lie: a few units in the last place of float32."""
 
 
 def check_gradient(
@@ -149,10 +141,14 @@ class _LossFacts(NamedTuple):
     """What the program of a loss says about itself, read once for inputs of given shapes.
 
     Attributes:
+      shape: of what it returns.
+      dtype: of what it returns.
       unit: the rounding unit of the coarsest dtype that it computes in.
       rules: its own rules of differentiation, in words.
     """
 
+    shape: tuple[int, ...]
+    dtype: Any
     unit: float
     rules: tuple[str, ...]
 
@@ -213,28 +209,25 @@ class _Check:
 
     def run(self) -> GradientReport:
         """The report."""
-        value = self._loss_value()
+        along, slopes = self._loss_slopes()
         form = self._form()
         if form is not None:
             return form
         if not self.loss.traceable:
-            return self._by_values_alone(value)
+            return self._by_values_alone()
         hand, reference = self._float64(self.base)
         if not self._repeats(hand):
             return self._hopeless(Kind.RANDOM, STATEFUL)
-        tolerances, nearby = self._measure(hand, reference)
+        tolerances, near = self._measure(hand, reference)
         evidence = _Evidence(hand, reference, tolerances)
         # A mistake is wrong at every point; a kink is met at one; values kept from an earlier call are right there.
         here = [evidence.bad(i) for i in range(len(hand))]
-        near = [np.sum([e.bad(i) for e in nearby], axis=0) >= NUM_NEARBY - 1 for i in range(len(hand))]
-        slopes = self._slopes(self._direction(range(len(hand))), value)
-        along = slopes[0]
-        order = slopes[1].order(_dot(hand, along)) if _finite(hand) else None
+        order = slopes.order(_dot(hand, along)) if _finite(hand) else None
         wrong = [i for i in range(len(hand)) if here[i].any() or near[i].any()]
-        reverse_doubted = not slopes[1].agrees(_dot(reference, along)) and not slopes[1].kinked
+        reverse_doubted = not slopes.agrees(_dot(reference, along)) and not slopes.kinked
         if wrong or reverse_doubted:
-            wrong = self._judge(evidence, here, near, value, slopes, wrong)
-        elif slopes[1].kinked:
+            wrong = self._judge(evidence, here, near, (along, slopes), wrong)
+        elif slopes.kinked:
             self._add("", Kind.KINK, "the loss has a kink at this point; both sides have a slope of their own.", False)
         if not wrong:
             self._precision(hand, reference)
@@ -258,28 +251,28 @@ class _Check:
 
     # The form of both answers.
 
-    def _loss_value(self) -> float:
-        """The loss at the point, which must be one finite number."""
-        try:
-            try:
-                value = self.loss.value(self.layout, self.base)
-            except UNTRACEABLE:
-                self.loss.traceable = False
-                value = self.loss.value(self.layout, self.base)
-        except Exception as error:
-            raise ValueError(f"`loss` raised {type(error).__name__}: {error}") from error
-        if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
-            raise ValueError(f"`loss` must return a floating scalar [], got {value.dtype}{list(value.shape)}.")
-        if not np.isfinite(value):
-            raise ValueError(f"`loss` must be finite at `params`, got {value}.")
-        return float(value)
+    def _known(self) -> Any:
+        return self.layout, autopsy.shapes_of(self.native), jax.config.read("jax_enable_x64")
+
+    def _loss_slopes(self) -> tuple[Arrays, witness.Slopes]:
+        """A random direction and the slopes of the loss along it; the loss must be one finite number."""
+        known = self._known()
+        with _blaming_the_loss():
+            if known not in self.loss.facts:
+                self.loss.facts[known] = self._read_loss()
+        self.loss_facts = self.loss.facts[known]
+        shape, dtype = self.loss_facts.shape, self.loss_facts.dtype
+        if shape != () or not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(f"`loss` must return a floating scalar [], got {dtype}{list(shape)}.")
+        with _blaming_the_loss():
+            direction, slopes = self._slopes(self._direction(range(len(self.names))))
+        if not np.isfinite(slopes.value):
+            raise ValueError(f"`loss` must be finite at `params`, got {slopes.value}.")
+        return direction, slopes
 
     def _form(self) -> GradientReport | None:
         """Tree, shapes, dtypes, the same twice; a report where nothing can be compared."""
-        known = (self.layout, autopsy.shapes_of(self.native), jax.config.read("jax_enable_x64"))
-        if known not in self.loss.facts:
-            self.loss.facts[known] = self._read_loss()
-        self.loss_facts = self.loss.facts[known]
+        known = self._known()
         try:
             if known not in self.grad.facts:
                 self.grad.facts[known] = self._read_gradient()
@@ -292,12 +285,16 @@ class _Check:
         return self._compare_form(tree)
 
     def _read_loss(self) -> _LossFacts:
-        """Trace the loss, which has been evaluated already."""
-        if not self.loss.traceable:
-            return _LossFacts(EPS64, ())
+        """Trace the loss; run it where it cannot be traced."""
         with precision(np.float64):
-            program = jax.make_jaxpr(lambda point: self.loss.scalar(self.layout, point))(self.base)
-        return _LossFacts(autopsy.coarsest(program), tuple(autopsy.hidden_rules(program)))
+            try:
+                program = jax.make_jaxpr(lambda point: self.loss.scalar(self.layout, point))(self.base)
+            except UNTRACEABLE:
+                self.loss.traceable = False
+                value = np.asarray(self.loss.scalar(self.layout, self.base))
+                return _LossFacts(value.shape, value.dtype, EPS64, ())
+        (out,) = program.out_avals
+        return _LossFacts(out.shape, out.dtype, autopsy.coarsest(program), tuple(autopsy.hidden_rules(program)))
 
     def _read_gradient(self) -> _GradientFacts:
         """Trace the gradient; run it where it cannot be traced."""
@@ -419,49 +416,15 @@ class _Check:
         roles = self.layout.roles[: len(_paths(self.params))]
         return [leaf for leaf, role in zip(leaves, roles, strict=True) if role == "param"]
 
-    def _nearby(self) -> Point:
-        """A point a few float32 units away, exact in float32."""
-        moved = []
-        for leaf in self.base.params:
-            size = np.abs(leaf) + 1e-3 * (np.max(np.abs(leaf), initial=0.0) or 1.0)
-            moved.append(leaf + NEARBY * size * self.rng.uniform(-1.0, 1.0, leaf.shape))
-        return Point(moved, self.base.floats, self.base.arrays).cast(np.float32)
-
-    def _measure(self, hand: Arrays, reference: Arrays) -> tuple[Arrays, list[_Evidence]]:
-        """The tolerance of each entry, and both gradients at the nearby points."""
-        unit = self._unit()
-        samples: list[Arrays] = []
-        pairs: list[tuple[Arrays, Arrays]] = []
-        for _ in range(NUM_NEARBY):
-            point = self._nearby()
-            rough = self._gradients(point, np.float32)
-            fine = self._float64(point.cast(np.float64))
-            with np.errstate(all="ignore"):
-                samples.append(
-                    [
-                        np.maximum(np.abs(a - b.astype(np.float64)), np.abs(c - d.astype(np.float64)))
-                        for a, b, c, d in zip(fine[0], rough[0], fine[1], rough[1], strict=True)
-                    ]
-                )
-            pairs.append((fine[0], fine[1]))
-        tolerances = []
-        for i, (a, b) in enumerate(zip(hand, reference, strict=True)):
-            # The second largest: at one of the points a branch may have been taken otherwise.
-            largest, second = np.zeros_like(b), np.zeros_like(b)
-            for sample in samples:
-                value = np.where(np.isfinite(sample[i]), sample[i], np.inf)
-                np.maximum(second, np.minimum(largest, value), out=second)
-                np.maximum(largest, value, out=largest)
-            rounding = second / EPS32
-            size = np.maximum(np.abs(a), np.abs(b))
-            # Float32 may overflow where float64 does not; then the size of the leaf has to do.
-            leaf_size = float(np.max(size, where=np.isfinite(size), initial=0.0))
-            rounding = np.where(np.isfinite(rounding), rounding, 64.0 * leaf_size)
-            floor = np.where(np.isfinite(b), np.abs(b), 0.0)
-            if unit > EPS32:
-                floor = np.maximum(floor, leaf_size)
-            tolerances.append(MARGIN * unit * np.maximum(rounding, floor))
-        return tolerances, [_Evidence(a, b, [2 * t for t in tolerances]) for a, b in pairs]
+    def _measure(self, hand: Arrays, reference: Arrays) -> tuple[Arrays, list[Any]]:
+        """The tolerance of each entry, and which entries differ at the nearby points, as masks."""
+        spread = rounding.start(self.base.params)
+        for _ in range(rounding.NUM_NEARBY):
+            draws = [self.rng.random(leaf.shape, np.float32) for leaf in self.base.params]
+            point = self.base._replace(params=rounding.nearby(self.base.params, draws)).cast(np.float32)
+            spread = rounding.fold(*self._float64(point.cast(np.float64)), self._gradients(point, np.float32), spread)
+        tolerances = [np.asarray(t) for t in rounding.tolerances(hand, reference, spread.rough, self._unit())]
+        return tolerances, [np.asarray(gap) > 2 * tol for gap, tol in zip(spread.close, tolerances, strict=True)]
 
     def _unit(self) -> float:
         """The rounding unit of the float64 runs: that of the coarsest dtype that is meant to be there."""
@@ -477,16 +440,16 @@ class _Check:
             for i, (leaf, scale) in enumerate(zip(self.base.params, self.scales, strict=True))
         ]
 
-    def _slopes(self, direction: Arrays, value: float) -> tuple[Arrays, witness.Slopes]:
+    def _slopes(self, direction: Arrays) -> tuple[Arrays, witness.Slopes]:
         point, ahead = self.base, direction
-        if self.loss.traceable:  # on the device once, not for every step
+        if self.loss.traceable:  # on the device once, not for every round
             with precision(np.float64):
                 point, ahead = jax.tree.map(jnp.asarray, (point, ahead))
 
-        def along(step: float) -> float:
-            return float(self.loss.value(self.layout, point, ahead, step))
+        def along(steps: witness.Values) -> witness.Values:
+            return np.asarray(self.loss.values(self.layout, point, ahead, steps), np.float64)
 
-        return direction, witness.slopes(along, value, self.loss_facts.unit)
+        return direction, witness.slopes(along, self.loss_facts.unit)
 
     # Verdict.
 
@@ -495,7 +458,6 @@ class _Check:
         evidence: _Evidence,
         here: list[Any],
         near: list[Any],
-        value: float,
         slopes: tuple[Arrays, witness.Slopes],
         wrong: list[int],
     ) -> list[int]:
@@ -516,7 +478,7 @@ class _Check:
             return list(range(len(here)))
         verdicts = []
         for i in wrong:
-            if self._is_wrong(i, evidence, here[i], near[i], value):
+            if self._is_wrong(i, evidence, here[i], near[i]):
                 verdicts.append(i)
         if verdicts:
             self._explain(evidence, verdicts, here, near)
@@ -565,7 +527,7 @@ class _Check:
                 self._add(self.names[i], kind, message)
                 self.explained.add(i)
 
-    def _is_wrong(self, leaf: int, evidence: _Evidence, here: Any, near: Any, value: float) -> bool:
+    def _is_wrong(self, leaf: int, evidence: _Evidence, here: Any, near: Any) -> bool:
         """Whether the values of the loss leave the leaf wrong; a note where they do not."""
         if leaf in self.explained:
             return True
@@ -589,7 +551,7 @@ class _Check:
         signs = np.where(np.isfinite(reference), np.sign(hand - reference), 1.0)
         direction = [np.zeros_like(p) for p in self.base.params]
         direction[leaf] = np.where(disputed, signs * self.scales[leaf], 0.0)
-        slopes = self._slopes(direction, value)[1]
+        slopes = self._slopes(direction)[1]
         by_hand = float(np.sum(hand * direction[leaf]))
         if not np.isfinite(reference).all():
             if slopes.agrees(by_hand) or self._between(slopes, by_hand):
@@ -733,7 +695,7 @@ class _Check:
 
     # Without reverse mode.
 
-    def _by_values_alone(self, value: float) -> GradientReport:
+    def _by_values_alone(self) -> GradientReport:
         hand = [np.asarray(leaf, np.float64) for leaf in self._hand(self.base, np.float64)]
         if not self._repeats(hand):
             return self._hopeless(Kind.RANDOM, STATEFUL)
@@ -742,14 +704,14 @@ class _Check:
         native = self._hand(self.native, None)
         unit = max((float(jnp.finfo(leaf.dtype).eps) for leaf in native), default=EPS64)
         for i, name in enumerate(self.names):
-            direction, slopes = self._slopes(self._direction([i]), value)
+            direction, slopes = self._slopes(self._direction([i]))
             if not np.isfinite(hand[i]).all():
                 self._add(name, Kind.NONFINITE, f"{name or 'params'} is not finite in {where(~np.isfinite(hand[i]))}.")
                 leaves.append(LeafReport(name, float("inf"), float("inf"), False))
                 continue
             slope = _dot(hand, direction)
             size = float(np.sqrt(np.sum((hand[i] * direction[i]) ** 2))) or abs(slopes.central)
-            slack = MARGIN * max(unit, EPS64) * max(size, abs(slope)) if unit > EPS64 else 0.0
+            slack = rounding.MARGIN * max(unit, EPS64) * max(size, abs(slope)) if unit > EPS64 else 0.0
             fine = slopes.agrees(slope) or abs(slope - slopes.central) <= slack
             if not fine and self._between(slopes, slope):
                 self._add(
@@ -778,6 +740,14 @@ class _Check:
             min(seen) if seen else None,
             "values of the loss alone (it cannot be traced by jax)",
         )
+
+
+@contextlib.contextmanager
+def _blaming_the_loss() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"`loss` raised {type(error).__name__}: {error}") from error
 
 
 def _paths(tree: Any) -> list[str]:

@@ -75,9 +75,15 @@ class Point(NamedTuple):
         Returns:
           NumPy arrays.
         """
+
+        def cast(leaf: Any) -> Any:
+            if np.size(leaf) <= SMALL:
+                return np.asarray(leaf).astype(dtype)
+            with precision(np.float64):  # memory of jax's own is aligned, and never copied on the way into a program
+                return np.asarray(jnp.asarray(leaf).astype(dtype))
+
         with np.errstate(over="ignore"):
-            cast = [[np.asarray(leaf).astype(dtype) for leaf in leaves] for leaves in (self.params, self.floats)]
-        return Point(cast[0], cast[1], self.arrays)
+            return Point([cast(leaf) for leaf in self.params], [cast(leaf) for leaf in self.floats], self.arrays)
 
 
 def is_floating(leaf: Any) -> bool:
@@ -190,7 +196,7 @@ class Loss:
         self.function = function
         self.traceable = True
         self.facts: dict[Any, Any] = {}
-        self._value = _compiled(self._along)
+        self._values = _compiled(self._along)
         self._reverse = _compiled(self._differentiate)
 
     def scalar(self, layout: Layout, point: Point) -> Any:
@@ -209,9 +215,12 @@ class Loss:
     def _differentiate(self, layout: Layout, point: Point) -> list[Any]:
         return list(jax.grad(lambda params: self.scalar(layout, point._replace(params=params)))(point.params))
 
-    def _along(self, layout: Layout, point: Point, direction: Arrays, step: Any) -> Any:
-        moved = [leaf + step * part for leaf, part in zip(point.params, direction, strict=True)]
-        return self.scalar(layout, point._replace(params=moved))
+    def _along(self, layout: Layout, point: Point, direction: Arrays, steps: Any) -> Any:
+        def at(step: Any) -> Any:
+            moved = [leaf + step * part for leaf, part in zip(point.params, direction, strict=True)]
+            return self.scalar(layout, point._replace(params=moved))
+
+        return jax.lax.map(at, steps)
 
     def reverse(self, layout: Layout, point: Point, dtype: Any) -> Arrays:
         """Reverse mode at a point.
@@ -227,26 +236,27 @@ class Loss:
         with precision(dtype):
             return _host(self._reverse(layout, point))
 
-    def value(self, layout: Layout, point: Point, direction: Arrays | None = None, step: float = 0.0) -> Any:
-        """The loss in float64 at `params + step direction`.
+    def values(self, layout: Layout, point: Point, direction: Arrays, steps: Any) -> Any:
+        """The loss in float64 at `params + step direction`, for several steps in one program.
 
         Args:
           layout: of the leaves.
           point: the leaves, float64.
-          direction: leaves like those of the parameters; None for the point itself.
-          step: how far.
+          direction: leaves like those of the parameters.
+          steps: `[n]`, how far.
 
         Returns:
-          What the function returns, a scalar or not.
+          `[n, ...]`, of what the function returns, a scalar or not.
         """
-        if direction is None:
-            direction = [np.zeros_like(leaf) for leaf in point.params]
         with precision(np.float64):
             if self.traceable:
-                return np.asarray(self._value(layout, point, direction, step))
-            moved = [leaf + step * part for leaf, part in zip(point.params, direction, strict=True)]
-            params, args = layout.assemble(moved, point.floats, point.arrays)
-            return np.asarray(self.function(params, *args))
+                return np.asarray(self._values(layout, point, direction, steps))
+            found = []
+            for step in steps:
+                moved = [leaf + step * part for leaf, part in zip(point.params, direction, strict=True)]
+                params, args = layout.assemble(moved, point.floats, point.arrays)
+                found.append(np.asarray(self.function(params, *args)))
+            return np.stack(found)
 
 
 class Gradient:

@@ -19,6 +19,7 @@ class Slopes(NamedTuple):
     """Slopes of a function of one variable at 0, each with an estimate of its error.
 
     Attributes:
+      value: of the function at 0.
       central: from both sides.
       error: of `central`.
       left: from the left alone, the slope towards 0.
@@ -29,6 +30,7 @@ class Slopes(NamedTuple):
       rounding: of one value of the function.
     """
 
+    value: float
     central: float
     error: float
     left: float
@@ -75,54 +77,55 @@ class Slopes(NamedTuple):
         return float(np.median(orders[-4:]))
 
 
-def slopes(function: Callable[[float], float], value: float, unit: float = EPS) -> Slopes:
+def slopes(function: Callable[[Values], Values], unit: float = EPS) -> Slopes:
     """Measure the slopes of a function at 0.
 
     Differences over geometric step sizes, extrapolated to step 0 (Ridders 1982), in rounds of smaller steps until
     the values themselves say that the result is good. The derivative that is to be judged plays no part.
 
     Args:
-      function: of one variable, in float64.
-      value: `f(0)`.
+      function: of one variable, in float64: `[n]` arguments -> `[n]` values.
       unit: the relative rounding of one value.
 
     Returns:
       The best slopes found.
     """
     step_sizes: list[float] = []
-    rows: list[tuple[float, float]] = []
+    rows: list[Values] = []
     best: tuple[float, float] = (np.nan, np.inf)
     right: tuple[float, float] = (np.nan, np.inf)
     left: tuple[float, float] = (np.nan, np.inf)
-    rounding = unit * abs(value)
+    rounding = 0.0
     with np.errstate(all="ignore"):
         for round_ in range(ROUNDS):
-            steps = [FIRST_STEP * 2.0 ** (-j - STEPS_PER_ROUND * round_) for j in range(STEPS_PER_ROUND)]
-            values = [(function(t), function(-t)) for t in steps]
-            step_sizes += steps
-            rows += [(up - value, down - value) for up, down in values]
-            finite = [abs(v) for pair in values for v in pair if np.isfinite(v)]
-            rounding = max(rounding, unit * max(finite, default=0.0) * 0.5)
-            forward = [(up - value) / t for (up, _), t in zip(values, steps, strict=True)]
-            backward = [(value - down) / t for (_, down), t in zip(values, steps, strict=True)]
-            centred = [(a + b) / 2 for a, b in zip(forward, backward, strict=True)]
-            noise = [4 * rounding / t for t in steps]
-            best = min(best, _extrapolate(centred, noise, 2), key=lambda pair: pair[1])
+            steps = FIRST_STEP * 2.0 ** -(np.arange(STEPS_PER_ROUND) + STEPS_PER_ROUND * round_)
+            values = function(np.concatenate([[0.0], steps, -steps]))
+            value, up, down = values[0], values[1 : 1 + len(steps)], values[1 + len(steps) :]
+            step_sizes += list(steps)
+            rows += list(np.stack([up - value, down - value], axis=1))
+            rounding = max(
+                rounding, unit * abs(value), 0.5 * unit * np.max(np.abs(values[np.isfinite(values)]), initial=0.0)
+            )
+            noise = 4 * rounding / steps
+            forward, backward = (up - value) / steps, (value - down) / steps
+            best = min(best, _extrapolate((forward + backward) / 2, noise, 2), key=lambda pair: pair[1])
             right = min(right, _extrapolate(forward, noise, 1), key=lambda pair: pair[1])
             left = min(left, _extrapolate(backward, noise, 1), key=lambda pair: pair[1])
             scale = max(abs(best[0]), abs(right[0]), abs(left[0]))
             side_error = max(right[1], left[1])
             if best[1] <= GOOD_ENOUGH * scale and side_error <= 1e-3 * max(scale, EPS) and round_ > 0:
                 break
-    return Slopes(best[0], best[1], left[0], right[0], side_error, np.array(step_sizes), np.array(rows), rounding)
+    return Slopes(
+        float(value), best[0], best[1], left[0], right[0], side_error, np.array(step_sizes), np.array(rows), rounding
+    )
 
 
-def _extrapolate(differences: list[float], noise: list[float], order: int) -> tuple[float, float]:
+def _extrapolate(differences: Values, noise: Values, order: int) -> tuple[float, float]:
     """Neville's table for an error series in `t^order`; the entry with the smallest estimate of its error."""
-    table = [differences[0]]
-    best = (differences[0], np.inf)
+    table = [float(differences[0])]
+    best = (table[0], np.inf)
     for i in range(1, len(differences)):
-        new = [differences[i]]
+        new = [float(differences[i])]
         for j in range(i):
             factor = 2.0 ** (order * (j + 1))
             new.append((factor * new[j] - table[j]) / (factor - 1.0))
