@@ -1,7 +1,18 @@
 """Gradient descent that can be trusted: a functional reference implementation in JAX."""
 
 from jaxgd import gradcheck, problems, theory
-from jaxgd.descent import History, Result, StopReason, descend, fit, gradient_descent, sweep
+from jaxgd.descent import (
+    History,
+    Result,
+    StopReason,
+    compress,
+    descend,
+    fit,
+    gradient_descent,
+    sharded,
+    sweep,
+    tiled,
+)
 from jaxgd.gradcheck import GradientReport, assert_gradient, check_gradient
 from jaxgd.theory.curvature import largest_stable_learning_rate
 from jaxgd.types import Batch, Problem, autodiff
@@ -16,12 +27,15 @@ __all__ = [
     "assert_gradient",
     "autodiff",
     "check_gradient",
+    "compress",
     "descend",
     "fit",
     "gradcheck",
     "gradient_descent",
     "largest_stable_learning_rate",
     "problems",
+    "sharded",
     "sweep",
     "theory",
+    "tiled",
 ]

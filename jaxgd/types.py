@@ -94,6 +94,22 @@ class Formulas(NamedTuple):
     gradient: str
 
 
+class LinearForm(NamedTuple):
+    """How a squared error of a model linear in its parameters is written as `scale(N) |[X, 1] Theta - Y|^2`.
+
+    Attributes:
+      rows: batch -> X `[N, D]` and Y `[N]` or `[N, K]`, NumPy.
+      join: params -> Theta, `[D + 1]` or `[D + 1, K]`, the bias in the last row.
+      split: Theta, or a gradient by it -> a tree like the parameters.
+      scale: N -> what the plain sum of squares is multiplied by.
+    """
+
+    rows: Callable[[Batch], tuple[Any, Any]]
+    join: Callable[[Params], Any]
+    split: Callable[[Any], Params]
+    scale: Callable[[int], float]
+
+
 class Problem(NamedTuple):
     """Something to minimise: pure functions, hashable, safe as a static argument of `jax.jit`.
 
@@ -113,6 +129,11 @@ class Problem(NamedTuple):
       l2: the coefficient of the penalty on the weights.
       with_l2: `(l2) -> Problem` under another coefficient, which may be traced; None where there is no penalty.
       formulas: the problem in words, for tables.
+      value_and_grad: `(params, batch) -> (loss, grad)`, where both together cost less than each alone; None where
+        the compiler merges the two.
+      num_rows: batch -> N, the rows that the loss adds up over, so that it may be evaluated in parts; None where
+        it is not known to add up over rows.
+      linear_form: of a squared error of a linear model; None for every other problem.
     """
 
     name: str
@@ -126,6 +147,37 @@ class Problem(NamedTuple):
     l2: float = 0.0
     with_l2: Callable[[Any], "Problem"] | None = None
     formulas: Formulas | None = None
+    value_and_grad: Callable[[Params, Any], tuple[jax.Array, Params]] | None = None
+    num_rows: Callable[[Any], int] | None = None
+    linear_form: LinearForm | None = None
+
+
+def evaluate(problem: Problem, params: Params, batch: Any) -> tuple[jax.Array, Params]:
+    """Loss and gradient at one point.
+
+    Args:
+      problem: what to evaluate.
+      params: the point.
+      batch: the data.
+
+    Returns:
+      `[]`, and a tree like the parameters.
+    """
+    if problem.value_and_grad is not None:
+        return problem.value_and_grad(params, batch)
+    return problem.loss(params, batch), problem.grad(params, batch)
+
+
+def num_rows(batch: Batch) -> int:
+    """N of a batch.
+
+    Args:
+      batch: inputs `[N, ...]`.
+
+    Returns:
+      N.
+    """
+    return int(batch.inputs.shape[0])
 
 
 def autodiff(loss: LossFn, *, name: str | None = None) -> Problem:

@@ -2,7 +2,19 @@
 
 from jaxgd.descent.fit import fit
 from jaxgd.descent.loop import History, Result, StopReason, descend
+from jaxgd.descent.rows import compress, sharded, tiled
 from jaxgd.descent.rule import gradient_descent
 from jaxgd.descent.sweep import sweep
 
-__all__ = ["History", "Result", "StopReason", "descend", "fit", "gradient_descent", "sweep"]
+__all__ = [
+    "History",
+    "Result",
+    "StopReason",
+    "compress",
+    "descend",
+    "fit",
+    "gradient_descent",
+    "sharded",
+    "sweep",
+    "tiled",
+]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxgd.descent import batches, loop
+from jaxgd.descent import batches, loop, rows
 from jaxgd.descent.checkpoint import digest, load, save
 from jaxgd.types import Params, Problem
 from jaxgd.validation import check_count
@@ -49,6 +49,7 @@ def fit(
     chunk_steps: int | None = None,
     progress: bool | None = None,
     checkpoint: str | Path | None = None,
+    evaluation: str = "auto",
 ) -> loop.Result:
     """`descend`, driven from the host in compiled chunks, so that a run that has stopped ends there.
 
@@ -71,6 +72,8 @@ def fit(
       progress: whether to show a bar on standard error; None does on a terminal.
       checkpoint: a folder. The state is kept there after every chunk, and a run that finds its own state
         there goes on from it, to the same bits as if it had never been interrupted.
+      evaluation: how the sum over rows is evaluated: "plain", "tiled", "sharded" over all devices, "compressed"
+        to its statistics, or "auto" for the fastest at its size; see `rows.plan`.
 
     Returns:
       The result of `descend`. After Ctrl-C what there is, INTERRUPTED; the same call with the same
@@ -92,11 +95,18 @@ def fit(
     controls = loop.Controls(None if callable(learning_rate) else learning_rate, grad_tol, param_tol, divergence_factor)
     params = loop.as_arrays(params)
     loop.check_history(settings, params)
+    told = _Told(problem, settings, chunk_steps, params, batch, key, controls, evaluation)
+    plan = rows.plan(problem, batch, num_steps=num_steps, batch_size=batch_size, evaluation=evaluation)
+    if plan.problem is not problem:
+        loop.check_problem(problem, params, batch)
+    problem, batch = plan.problem, plan.batch
+    if jax.process_count() > 1:
+        params, key = rows.everywhere((params, key))
     chunks = list(_chunks(settings.num_steps, steps_per_epoch, chunk_steps))
     state = _start(problem, settings, params, batch, controls)
     done, kept = 0, None
     if checkpoint is not None:
-        kept = _Kept(Path(checkpoint), _fingerprint(problem, settings, chunk_steps, params, batch, key, controls))
+        kept = _Kept(Path(checkpoint), _fingerprint(told))
         done, state = load(kept.folder, kept.settings, state) or (0, state)
     with _bar(settings.num_steps, progress) as show:
         for position, chunk in enumerate(chunks[done:], start=done + 1):
@@ -118,16 +128,22 @@ class _Kept(NamedTuple):
     settings: dict[str, str]
 
 
-def _fingerprint(
-    problem: Problem,
-    settings: loop.Settings,
-    chunk_steps: int,
-    params: Params,
-    batch: Any,
-    key: jax.Array | None,
-    controls: loop.Controls,
-) -> dict[str, str]:
+class _Told(NamedTuple):
+    """A run as its caller gave it."""
+
+    problem: Problem
+    settings: loop.Settings
+    chunk_steps: int
+    params: Params
+    batch: Any
+    key: jax.Array | None
+    controls: loop.Controls
+    evaluation: str
+
+
+def _fingerprint(told: _Told) -> dict[str, str]:
     """What must agree for one run to go on as another, by name, so that a difference can be told."""
+    settings, controls = told.settings, told.controls
 
     def named(value: Any) -> str:
         return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
@@ -136,15 +152,16 @@ def _fingerprint(
     if isinstance(optimizer, optax.GradientTransformation):
         optimizer = optimizer.update
     return {
-        "problem": problem.name,
+        "problem": told.problem.name,
+        "evaluation": told.evaluation,
         **{name: str(value) for name, value in settings._asdict().items() if name not in ("optimizer", "schedule")},
         "optimizer": named(optimizer),
         "learning_rate": named(settings.schedule) if settings.schedule else str(controls.learning_rate),
         **{name: str(value) for name, value in controls._asdict().items() if name != "learning_rate"},
-        "chunk_steps": str(chunk_steps),
-        "params": digest(params),
-        "batch": digest(batch),
-        "key": digest(key),
+        "chunk_steps": str(told.chunk_steps),
+        "params": digest(told.params),
+        "batch": digest(told.batch),
+        "key": digest(told.key),
     }
 
 

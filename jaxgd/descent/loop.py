@@ -20,7 +20,7 @@ from jax import lax
 from jaxgd.descent import batches
 from jaxgd.descent.rule import gradient_descent, rate_at
 from jaxgd.theory.taylor import inner
-from jaxgd.types import Params, Problem
+from jaxgd.types import Params, Problem, evaluate
 from jaxgd.validation import check_choice, check_count, check_floating_tree, check_same_tree
 
 DEFAULT_RECORD = ("loss", "grad_norm", "learning_rate")
@@ -561,7 +561,7 @@ def _step(
     closing: bool,
 ) -> State:
     """One step: evaluate at theta_t, judge, move. `closing` says that the batch ends its epoch."""
-    loss, grads = problem.loss(state.params, batch), problem.grad(state.params, batch)
+    loss, grads = evaluate(problem, state.params, batch)
     params, optimizer_state, moved = _moved(problem, settings, state, batch, controls, loss, grads)
     grad_norm = lax.stop_gradient(_norm(grads))
     state = state._replace(first_grad_norm=jnp.where(step == 0, grad_norm, state.first_grad_norm))

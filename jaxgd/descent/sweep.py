@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxgd.descent import loop
+from jaxgd.descent import loop, rows
 from jaxgd.types import Params, Problem
 from jaxgd.validation import check_choice, check_count
 
@@ -31,6 +31,7 @@ def sweep(
     zipped: bool = False,
     lanes_per_chunk: int | None = None,
     mesh: Mesh | None = None,
+    evaluation: str = "auto",
     **options: Any,
 ) -> loop.Result:
     """Run `descend` over named axes, all lanes at once.
@@ -46,7 +47,9 @@ def sweep(
       zipped: False runs every combination; True runs entry i of all axes together.
       lanes_per_chunk: lanes run at a time, for sweeps wider than the device's memory; None is all. The result
         is then on the host.
-      mesh: lanes are spread over all its devices, each running its own. The result is then on the host.
+      mesh: lanes are spread over all its devices, each running its own; over an axis named "rows" it is the rows
+        that are spread. The result is then on the host.
+      evaluation: how the sum over rows is evaluated, see `fit`.
       **options: the other arguments of `descend`.
 
     Returns:
@@ -63,10 +66,10 @@ def sweep(
         raise ValueError(f"zipped axes of `over` must have one length, got {listed}.")
     shape = (next(iter(lengths.values())),) if zipped else tuple(lengths.values())
     num_lanes = math.prod(shape)
-    num_devices = 1 if mesh is None else mesh.size
+    num_devices = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in _lane_axes(mesh))
     at_once = num_lanes if lanes_per_chunk is None else check_count("lanes_per_chunk", lanes_per_chunk)
     at_once = -(-min(at_once, num_lanes) // num_devices) * num_devices
-    run = _prepare(problem, params, batch, dict(over), options, mesh, at_once)
+    run = _prepare(problem, params, batch, dict(over), options, mesh, at_once, evaluation)
     chunks = []
     for first in range(0, num_lanes, at_once):
         # The last chunk is filled up with its last lane, so that one program serves all.
@@ -75,7 +78,7 @@ def sweep(
         named = zip(lengths, indices, strict=True)
         index = {name: jnp.asarray(values, jnp.int32) for name, values in named}
         if mesh is not None:
-            index = jax.device_put(index, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
+            index = jax.device_put(index, NamedSharding(mesh, PartitionSpec(_lane_axes(mesh))))
         chunks.append(run(index))
     if len(chunks) == 1 and mesh is None:
         return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), chunks[0])
@@ -119,6 +122,7 @@ def _prepare(
     options: dict[str, Any],
     mesh: Mesh | None,
     at_once: int,
+    evaluation: str,
 ) -> Callable[[dict[str, jax.Array]], loop.Result]:
     """A function: the index of each lane on each axis -> the results of these lanes."""
     key = options.pop("key", None)
@@ -136,6 +140,17 @@ def _prepare(
     settings = loop.check_settings(problem, rate, **(static | options))
     params = loop.as_arrays(params)
     loop.check_history(settings, params, at_once)
+    if "batch" not in over:
+        plan = rows.plan(
+            problem,
+            batch,
+            num_steps=settings.num_steps,
+            batch_size=settings.batch_size,
+            evaluation=evaluation,
+            num_lanes=at_once,
+            mesh=mesh,
+        )
+        problem, batch = plan.problem, plan.batch
     fixed = {
         "params": params,
         "batch": batch,
@@ -147,8 +162,15 @@ def _prepare(
         over["params"] = loop.as_arrays(over["params"])
     over = jax.tree.map(jnp.asarray, over)
     if mesh is not None:
-        fixed, over = jax.device_put((fixed, over), NamedSharding(mesh, PartitionSpec()))
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        batch = fixed.pop("batch")
+        fixed, over = jax.device_put((fixed, over), everywhere)
+        fixed["batch"] = batch if rows.ROWS_AXIS in mesh.axis_names else jax.device_put(batch, everywhere)
     return functools.partial(_run_lanes, problem, settings, mesh, fixed, over)
+
+
+def _lane_axes(mesh: Mesh) -> tuple[str, ...]:
+    return tuple(name for name in mesh.axis_names if name != rows.ROWS_AXIS)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -170,6 +192,8 @@ def _run_lanes(
         controls = loop.Controls(**{name: chosen[name] for name in loop.Controls._fields})
         return loop.run(lane_problem, settings, chosen["params"], chosen["batch"], chosen["key"], controls)
 
+    if mesh is not None and rows.ROWS_AXIS in mesh.axis_names:
+        return jax.vmap(run_lane, in_axes=(None, None, 0), spmd_axis_name=_lane_axes(mesh))(fixed, over, indices)
     run_lanes = jax.vmap(run_lane, in_axes=(None, None, 0))
     if mesh is None:
         return run_lanes(fixed, over, indices)

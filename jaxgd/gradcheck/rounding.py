@@ -48,6 +48,7 @@ def _in_one_pass(function: Callable[..., Any], donate: tuple[str, ...] = ()) -> 
     """
     compiled = jax.jit(functools.partial(function, jnp), donate_argnames=donate)
 
+    @functools.wraps(function)
     def call(leaves: Arrays, *rest: Any) -> Any:
         if sum(leaf.size for leaf in leaves) <= SMALL:
             with np.errstate(all="ignore"):

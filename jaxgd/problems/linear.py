@@ -7,14 +7,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgd.penalty import penalisable
 from jaxgd.problems.losses import (
     SQUARED_ERRORS,
     grad_sum_squared_error,
     sum_squared_error,
 )
-from jaxgd.problems.penalty import penalisable
-from jaxgd.theory.closed_form import SQUARED_ERROR_SCALES, LeastSquares, least_squares
-from jaxgd.types import Batch, Formulas, LinearMapParams, LinearParams, LineParams, Problem
+from jaxgd.theory.closed_form import SQUARED_ERROR_SCALES, least_squares
+from jaxgd.types import (
+    Batch,
+    Formulas,
+    LinearForm,
+    LinearMapParams,
+    LinearParams,
+    LineParams,
+    Params,
+    Problem,
+    num_rows,
+)
 from jaxgd.validation import check_choice, check_floating, check_nonnegative, check_rank, check_shape
 
 
@@ -172,20 +182,23 @@ def linear_map() -> Problem:
         by_outputs = jnp.atleast_2d(jacobian_loss_outputs(outputs, batch.targets))  # [N, K]
         return LinearMapParams(matrix=by_outputs.T @ jnp.atleast_2d(batch.inputs), bias=jnp.sum(by_outputs, axis=0))
 
-    def minimizer(batch: Batch) -> LinearMapParams:
-        solution = _solved(np.atleast_2d(batch.inputs), np.atleast_2d(batch.targets))
-        dtype = batch.inputs.dtype
-        return LinearMapParams(matrix=jnp.asarray(solution.weights.T, dtype), bias=jnp.asarray(solution.bias, dtype))
-
+    form = LinearForm(
+        rows=lambda batch: (np.atleast_2d(batch.inputs), np.atleast_2d(batch.targets)),
+        join=lambda params: jnp.concatenate([params.matrix.T, params.bias[None]]),
+        split=lambda joined: LinearMapParams(matrix=joined[:-1].T, bias=joined[-1]),
+        scale=SQUARED_ERROR_SCALES["sum"],
+    )
     return Problem(
         name="linear_map",
         init=init,
         loss=loss,
         grad=grad,
         predict=predict,
-        minimizer=minimizer,
+        minimizer=functools.partial(_minimizer, form, 0.0),
         reduction="sum",
         formulas=Formulas("y = M x + b", "sum (g - y)^2", "dM = -2 (g - y) x^T, db = -2 (g - y)"),
+        num_rows=lambda batch: batch.inputs.shape[0] if batch.inputs.ndim == 2 else 1,
+        linear_form=form,
     )
 
 
@@ -227,19 +240,22 @@ def line() -> Problem:
         by_predictions = grad_sum_squared_error(predict(params, batch.inputs), batch.targets)  # [N]
         return LineParams(intercept=jnp.sum(by_predictions), slope=jnp.sum(by_predictions * column(batch.inputs)))
 
-    def minimizer(batch: Batch) -> LineParams:
-        solution = _solved(np.reshape(batch.inputs, (-1, 1)), batch.targets)
-        dtype = batch.inputs.dtype
-        return LineParams(intercept=jnp.asarray(solution.bias, dtype), slope=jnp.asarray(solution.weights[0], dtype))
-
+    form = LinearForm(
+        rows=lambda batch: (np.reshape(batch.inputs, (-1, 1)), np.asarray(batch.targets)),
+        join=lambda params: jnp.stack([params.slope, params.intercept]),
+        split=lambda joined: LineParams(intercept=joined[1], slope=joined[0]),
+        scale=SQUARED_ERROR_SCALES["sum"],
+    )
     return Problem(
         name="line",
         init=init,
         loss=loss,
         grad=grad,
         predict=predict,
-        minimizer=minimizer,
+        minimizer=functools.partial(_minimizer, form, 0.0),
         reduction="sum",
+        num_rows=num_rows,
+        linear_form=form,
         formulas=Formulas("f = phi0 + phi1 x", "sum r^2", "(sum 2r, sum 2 x r)"),
     )
 
@@ -284,12 +300,12 @@ def _linear_regression(loss_name: str, l2: float) -> Problem:
     def grad(params: LinearParams, batch: Batch) -> LinearParams:
         return grad_affine(batch.inputs, error.grad(affine(params, batch.inputs), batch.targets))
 
-    def minimizer(batch: Batch) -> LinearParams:
-        scale = SQUARED_ERROR_SCALES[loss_name.removesuffix("_squared_error")](len(batch.inputs))
-        solution = _solved(batch.inputs, batch.targets, penalty=l2 / (2 * scale))
-        dtype = batch.inputs.dtype
-        return LinearParams(jnp.asarray(solution.weights, dtype), jnp.asarray(solution.bias, dtype))
-
+    form = LinearForm(
+        rows=lambda batch: (np.asarray(batch.inputs), np.asarray(batch.targets)),
+        join=lambda params: jnp.concatenate([params.weights, params.bias[None]]),
+        split=lambda joined: LinearParams(weights=joined[:-1], bias=joined[-1]),
+        scale=SQUARED_ERROR_SCALES[loss_name.removesuffix("_squared_error")],
+    )
     problem = Problem(
         name=call_name("linear_regression", loss=(loss_name, "mean_squared_error")),
         init=init,
@@ -298,8 +314,10 @@ def _linear_regression(loss_name: str, l2: float) -> Problem:
         predict=affine,
         reduction=error.reduction,
         formulas=Formulas("f = X W + b", error.formula, f"dW = {error.factor}X^T r, db = {error.factor}sum r"),
+        num_rows=num_rows,
+        linear_form=form,
     )
-    return penalisable(problem, l2)._replace(minimizer=minimizer)
+    return penalisable(problem, l2)._replace(minimizer=functools.partial(_minimizer, form, l2))
 
 
 def call_name(function: str, /, *positional: object, **options: tuple[object, object]) -> str:
@@ -318,12 +336,14 @@ def call_name(function: str, /, *positional: object, **options: tuple[object, ob
     return f"{function}({', '.join(shown)})" if shown else function
 
 
-def _solved(inputs: object, targets: object, penalty: float = 0.0) -> LeastSquares:
-    solution = least_squares(inputs, targets, penalty=penalty)
+def _minimizer(form: LinearForm, l2: float, batch: Batch) -> Params:
+    inputs, targets = form.rows(batch)
+    solution = least_squares(inputs, targets, penalty=l2 / (2 * form.scale(len(inputs))))
     if not solution.full_rank:
         warnings.warn(
             f"the minimiser is not unique: [X, 1] has rank {solution.rank} of {solution.num_columns} columns; "
             "this is the one of least norm",
-            stacklevel=3,
+            stacklevel=2,
         )
-    return solution
+    joined = np.concatenate([solution.weights, np.asarray(solution.bias)[None]])
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, batch.inputs.dtype), form.split(joined))

@@ -42,6 +42,7 @@ def quadratic() -> Problem:
         loss=loss,
         grad=grad,
         minimizer=minimizer,
+        num_rows=lambda batch: 1,
         formulas=Formulas("y = x^2 - 4x + 5", "y", "2x - 4"),
     )
 
@@ -87,5 +88,6 @@ def cubic() -> Problem:
         init=init,
         loss=loss,
         grad=grad,
+        num_rows=lambda batch: 1,
         formulas=Formulas("f = w^3 + b^2", "f", "(3w^2, 2b)"),
     )

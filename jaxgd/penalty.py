@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxgd.types import Batch, Params, Problem
+from jaxgd.types import Batch, Params, Problem, evaluate
 
 
 def with_l2(problem: Problem, l2: Any) -> Problem:
@@ -25,15 +25,19 @@ def with_l2(problem: Problem, l2: Any) -> Problem:
     if isinstance(l2, float | int) and not l2:
         return problem
 
-    def loss(params: Params, batch: Batch) -> jax.Array:
+    def add_penalty(value: jax.Array, params: Params) -> jax.Array:
         weights = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params) if _is_weights(path)]
-        return problem.loss(params, batch) + 0.5 * _like(l2, weights[0]) * sum(jnp.sum(jnp.square(w)) for w in weights)
+        return value + 0.5 * _like(l2, weights[0]) * sum(jnp.sum(jnp.square(w)) for w in weights)
 
-    def grad(params: Params, batch: Batch) -> Params:
+    def add_weights(grads: Params, params: Params) -> Params:
         def add(path: Any, by_loss: jax.Array, leaf: jax.Array) -> jax.Array:
             return by_loss + _like(l2, leaf) * leaf if _is_weights(path) else by_loss
 
-        return jax.tree_util.tree_map_with_path(add, problem.grad(params, batch), params)
+        return jax.tree_util.tree_map_with_path(add, grads, params)
+
+    def value_and_grad(params: Params, batch: Batch) -> tuple[jax.Array, Params]:
+        value, grads = evaluate(problem, params, batch)
+        return add_penalty(value, params), add_weights(grads, params)
 
     formulas = problem.formulas
     if formulas is not None:
@@ -43,8 +47,9 @@ def with_l2(problem: Problem, l2: Any) -> Problem:
     call, _, arguments = problem.name.removesuffix(")").partition("(")
     return problem._replace(
         name=f"{call}({arguments}, l2={l2!r})" if arguments else f"{call}(l2={l2!r})",
-        loss=loss,
-        grad=grad,
+        loss=lambda params, batch: add_penalty(problem.loss(params, batch), params),
+        grad=lambda params, batch: add_weights(problem.grad(params, batch), params),
+        value_and_grad=value_and_grad if problem.value_and_grad is not None else None,
         minimizer=None,
         l2=l2,
         formulas=formulas,
