@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -113,6 +114,63 @@ def test_the_screen(command):
         "bmi",
     ):
         assert words in out
+
+
+@pytest.mark.parametrize("words", [(), ("--held-out", "0.01")], ids=["even rows", "odd rows"])
+def test_two_processes_run_one_fit(command, tmp_path, words):
+    words = ["--data", "diabetes", "--x64", "--num-steps", "300", "--json", *words]
+    _, alone = summary_of(command, *words)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "jaxgd", "fit", *words, "--checkpoint", "kept", "--distributed", f"{address},2,{i}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        )
+        for i in range(2)
+    ]
+    (first, errors), (second, _) = (process.communicate(timeout=120) for process in processes)
+    assert [process.returncode for process in processes] == [0, 0], errors
+    together = json.loads(first.splitlines()[-1])
+    assert together["evaluation"] == "sharded"
+    assert "problem" not in second
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+    assert list((tmp_path / "kept").glob("checkpoint-*"))
+    assert together["num_steps"] == alone["num_steps"]
+    np.testing.assert_allclose(together["last_loss"], alone["last_loss"], rtol=1e-12)
+    for name, value in alone["parameters"].items():
+        np.testing.assert_allclose(together["parameters"][name], value, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("words", "evaluation"),
+    [
+        ((), "plain"),
+        (("--evaluation", "tiled"), "tiled"),
+        (("--evaluation", "compressed"), "compressed"),
+        (("--evaluation", "sharded"), "sharded"),
+    ],
+)
+def test_the_evaluation_is_recorded_and_does_not_change_the_answer(command, tmp_path, words, evaluation):
+    code, summary = summary_of(command, "--data", "diabetes", "--x64", *words)
+    assert (code, summary["evaluation"]) == (0, evaluation)
+    assert summary["gap"] < 1e-10
+    assert json.loads((tmp_path / summary["folder"] / "summary.json").read_text())["evaluation"] == evaluation
+    code, out, _ = command("sweep", "--data", "diabetes", "--num-steps", "20", *words)
+    assert code == 0
+    assert (f"evaluated       {evaluation}" in out) == (evaluation != "plain")
+
+
+def test_a_data_set_beyond_the_cache_is_not_evaluated_plainly(command, tmp_path, rng):
+    inputs = rng.normal(size=(60_000, 20))
+    np.savez(tmp_path / "large.npz", inputs=inputs, targets=inputs @ np.arange(20.0) + rng.normal(size=60_000))
+    code, out, _ = command("fit", "--data", "large.npz")
+    assert code == 0
+    assert "evaluated       compressed" in out
 
 
 def test_the_run_folder(command, tmp_path):
@@ -335,6 +393,22 @@ MISTAKES = [
         "jaxgd: `hidden_sizes[0]` must be at least 1, got 0.",
     ),
     ((*FIT, "diabetes", "--out", "people.csv"), "jaxgd: --out people.csv exists already; name a new folder."),
+    (
+        (*FIT, "diabetes", "--evaluation", "fast"),
+        "jaxgd: --evaluation must be one of auto, plain, tiled, sharded, compressed, got 'fast'.",
+    ),
+    (
+        (*FIT, "diabetes", "--evaluation", "tiled", "--batch-size", "10"),
+        "jaxgd: `evaluation` must be 'auto' or 'plain' with a `batch_size`, got 'tiled'.",
+    ),
+    (
+        (*FIT, "iris", "--evaluation", "compressed"),
+        "jaxgd: `problem` must be a squared error of a linear model to be compressed, got softmax_regression(3).",
+    ),
+    (
+        (*FIT, "diabetes", "--distributed", "localhost"),
+        "jaxgd: --distributed must be HOST:PORT,PROCESSES,ID or auto, got 'localhost'.",
+    ),
     (
         (*FIT, "diabetes", "--out", "people.csv/run", "--num-steps", "5"),
         "jaxgd: --out people.csv/run: cannot be written (File exists).",

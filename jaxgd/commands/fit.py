@@ -63,6 +63,12 @@ class FitOptions(jobs.DataOptions):
     """Folder to keep the state of the run in; the same command goes on from there after an interruption."""
     progress: bool = True
     """Show a progress bar, on a terminal."""
+    evaluation: str = "auto"
+    """How the sum over rows is evaluated: plain, tiled, sharded over all devices, compressed to its statistics, or
+    auto for the fastest at its size."""
+    distributed: str | None = None
+    """Run with other processes, which get the same command line: HOST:PORT,PROCESSES,ID, with the address of
+    process 0 and the id of this one; or auto on a cluster that jax knows."""
     out: Path | None = None
     """Folder to write; by default a new one under runs/."""
 
@@ -81,6 +87,8 @@ def run(options: FitOptions) -> int:
       DataError: a mistake in the data.
     """
     _check(options)
+    if options.distributed is not None:
+        _join(options.distributed)
     # Compilation leaves the interpreter free for what is needed only at the end. Leaving the block waits for
     # the thread: an interpreter that ends under a compilation crashes.
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as meanwhile:
@@ -95,6 +103,7 @@ def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
     num_steps = options.num_steps or int(np.clip(WORK / (4 * len(job.batch.inputs) * size), 1000, 100_000))
     learning_rate = options.learning_rate or _choose_rate(job, options)
     record_every = options.record_every or -(-num_steps // RECORDS)
+    evaluation = jobs.choose_evaluation(options.evaluation, job, num_steps, options.batch_size)
     started = time.perf_counter()
     try:
         with jobs.writing("checkpoint", options.checkpoint):
@@ -114,12 +123,17 @@ def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
                 record_every=record_every,
                 progress=None if options.progress else False,
                 checkpoint=options.checkpoint,
+                evaluation=evaluation,
             )
             jax.block_until_ready(result)
     except ValueError as error:
         raise UserError(str(error)) from None
     seconds = time.perf_counter() - started
     summary = _summarise(job, result, float(first.result()[0]), learning_rate, seconds)
+    code = {"INTERRUPTED": 130, "DIVERGED": 1, "NONFINITE": 1}.get(summary["stop_reason"], 0)
+    if jax.process_index():
+        return code
+    summary["evaluation"] = evaluation
     folder = options.out or jobs.new_folder(f"{summary['data']}-{job.name}")
     config = {**dataclasses.asdict(options), "problem": job.problem.name, "num_steps": num_steps}
     with jobs.writing("out", folder):
@@ -128,7 +142,84 @@ def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
         print(reporting.to_json({**summary, "folder": str(folder)}))
     else:
         _print_summary(summary, folder)
-    return {"INTERRUPTED": 130, "DIVERGED": 1, "NONFINITE": 1}.get(summary["stop_reason"], 0)
+    return code
+
+
+def _join(words: str) -> None:
+    """Meet the other processes."""
+    given: tuple[Any, ...] = ()
+    if words != "auto":
+        try:
+            address, num_processes, process = words.split(",")
+            given = (address, int(num_processes), int(process))
+        except ValueError:
+            raise UserError(f"--distributed must be HOST:PORT,PROCESSES,ID or auto, got {words!r}.") from None
+    try:
+        jax.distributed.initialize(*given)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--distributed {words}: the processes cannot meet ({reason})") from None
+
+
+def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
+    job = jobs.prepare(options)
+    first = meanwhile.submit(jobs.evaluate, job.problem, job.params, job.batch)
+    size = sum(leaf.size for leaf in jax.tree.leaves(job.params))
+    num_steps = options.num_steps or int(np.clip(WORK / (4 * len(job.batch.inputs) * size), 1000, 100_000))
+    learning_rate = options.learning_rate or _choose_rate(job, options)
+    record_every = options.record_every or -(-num_steps // RECORDS)
+    evaluation = jobs.choose_evaluation(options.evaluation, job, num_steps, options.batch_size)
+    started = time.perf_counter()
+    try:
+        with jobs.writing("checkpoint", options.checkpoint):
+            result = fit(
+                job.problem,
+                job.params,
+                job.batch,
+                learning_rate=learning_rate,
+                num_steps=num_steps,
+                batch_size=options.batch_size,
+                key=job.rows_key,
+                optimizer=jobs.find_optimizer(options.optimizer),
+                grad_tol=options.grad_tol,
+                param_tol=options.param_tol,
+                divergence_factor=options.divergence_factor,
+                record=options.record,
+                record_every=record_every,
+                progress=None if options.progress else False,
+                checkpoint=options.checkpoint,
+                evaluation=evaluation,
+            )
+            jax.block_until_ready(result)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    seconds = time.perf_counter() - started
+    summary = _summarise(job, result, float(first.result()[0]), learning_rate, seconds)
+    code = {"INTERRUPTED": 130, "DIVERGED": 1, "NONFINITE": 1}.get(summary["stop_reason"], 0)
+    if jax.process_index():
+        return code
+    summary["evaluation"] = evaluation
+    folder = options.out or jobs.new_folder(f"{summary['data']}-{job.name}")
+    config = {**dataclasses.asdict(options), "problem": job.problem.name, "num_steps": num_steps}
+    with jobs.writing("out", folder):
+        reporting.write_run(folder, config=config, summary=summary, history=result.history, record_every=record_every)
+    if options.json:
+        print(reporting.to_json({**summary, "folder": str(folder)}))
+    else:
+        _print_summary(summary, folder)
+    return code
+
+
+def _join(words: str) -> None:
+    """Meet the other processes."""
+    if words == "auto":
+        jax.distributed.initialize()
+        return
+    try:
+        address, num_processes, process = words.split(",")
+        jax.distributed.initialize(address, int(num_processes), int(process))
+    except ValueError:
+        raise UserError(f"--distributed must be HOST:PORT,PROCESSES,ID or auto, got {words!r}.") from None
 
 
 def _check(options: FitOptions) -> None:
@@ -138,6 +229,7 @@ def _check(options: FitOptions) -> None:
     jobs.check_at_least_one("num-steps", options.num_steps)
     jobs.check_at_least_one("batch-size", options.batch_size)
     jobs.check_at_least_one("record-every", options.record_every)
+    jobs.check_evaluation(options.evaluation)
     for name in ("grad_tol", "param_tol"):
         if np.isnan(getattr(options, name)):
             raise UserError(f"--{name.replace('_', '-')} must be a number, got nan.")
@@ -252,6 +344,7 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
         "data": f"{summary['data']}, {summary['rows']} rows{held_out}, inputs {summary['inputs']}, {summary['dtype']}",
         "loss": f"{summary['first_loss']:.6g} -> {summary['last_loss']:.6g}",
         "gradient norm": f"{summary['grad_norm']:.3g}",
+        "evaluated": summary["evaluation"],
         "steps": f"{summary['num_steps']} in {summary['seconds']:.2f} s, compilation included",
         "ended": summary["ended"],
         "learning rate": f"{summary['learning_rate']:.4g}",
@@ -265,6 +358,8 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
         rows["closed form"] = (
             f"loss {summary['loss_at_minimizer']:.6g}; largest gap {summary['gap']:.1e} of the largest parameter"
         )
+    if summary["evaluation"] == "plain":
+        del rows["evaluated"]
     for label, text in rows.items():
         style = "bold red" if label == "ended" and summary["stop_reason"] in LOST else ""
         table.add_row(label, rich.markup.escape(text), style=style)

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import optax
 
 from jaxgd import data, problems
+from jaxgd.descent.rows import EVALUATIONS, SHARDED_FROM, fastest
 from jaxgd.theory.closed_form import linearly_separable
 from jaxgd.theory.curvature import largest_stable_learning_rate
 from jaxgd.types import Batch, Problem
@@ -164,6 +166,8 @@ def prepare(options: DataOptions) -> Job:
     held_out = options.held_out if options.held_out is not None else 0.25 * (name == "mlp")
     dataset, test_set = data.split(dataset, held_out, options.seed)
     scaling = data.standardization(dataset) if options.standardize else None
+    if problem.linear_form is None and dataset.inputs.nbytes >= SHARDED_FROM:
+        _use_all_cores()
     batch = data.to_batch(dataset, scaling.apply if scaling else lambda inputs: inputs)
     if problem.check_batch is not None:
         try:
@@ -178,6 +182,12 @@ def prepare(options: DataOptions) -> Job:
             "grow for ever; the run ends at its last step. Give --l2 for a fit that converges."
         )
     return Job(name, problem, dataset, test_set, scaling, batch, params, rows_key, float(limit), notes)
+
+
+def _use_all_cores() -> None:
+    """A device for each core, for rows to be spread over; too late in a process that has used jax already."""
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
 # Eager operations compile one by one: a start of 60 small programs takes longer than the fit.
@@ -233,6 +243,37 @@ def check_at_least_one(name: str, value: int | None) -> None:
     """
     if value is not None and value < 1:
         raise UserError(f"--{name} must be at least 1, got {value}.")
+
+
+def check_evaluation(evaluation: str) -> None:
+    """Refuse an --evaluation that is none.
+
+    Args:
+      evaluation: what came.
+
+    Raises:
+      UserError: it is none.
+    """
+    if evaluation not in EVALUATIONS:
+        raise UserError(f"--evaluation must be one of {', '.join(EVALUATIONS)}, got {evaluation!r}.")
+
+
+def choose_evaluation(evaluation: str, job: Job, num_steps: int, batch_size: int | None, num_lanes: int = 1) -> str:
+    """How the run will evaluate its sum over rows.
+
+    Args:
+      evaluation: what was asked for.
+      job: data and problem.
+      num_steps: of the run.
+      batch_size: rows in a mini-batch, or None.
+      num_lanes: runs at a time.
+
+    Returns:
+      The evaluation, "auto" no more.
+    """
+    if evaluation != "auto":
+        return evaluation
+    return fastest(job.problem, job.batch, num_steps=num_steps, batch_size=batch_size, num_lanes=num_lanes)
 
 
 def check_new_folder(out: Path | None) -> None:

@@ -40,6 +40,9 @@ class SweepOptions(jobs.DataOptions):
     """gradient_descent, or an optax optimizer by name (adam, nadam, rmsprop, ...)."""
     lanes_per_chunk: int | None = None
     """Lanes run at a time; all if not given."""
+    evaluation: str = "auto"
+    """How the sum over rows is evaluated: plain, tiled, sharded over all devices, compressed to its statistics, or
+    auto for the fastest at its size."""
     out: Path | None = None
     """Folder to write; by default a new one under runs/."""
 
@@ -59,6 +62,7 @@ def run(options: SweepOptions) -> int:
     """
     for name in ("seeds", "num_steps", "batch_size", "lanes_per_chunk"):
         jobs.check_at_least_one(name.replace("_", "-"), getattr(options, name))
+    jobs.check_evaluation(options.evaluation)
     optimizer = jobs.find_optimizer(options.optimizer)
     jobs.check_new_folder(options.out)
     if options.learning_rate != "auto":
@@ -75,6 +79,8 @@ def run(options: SweepOptions) -> int:
         "params": jax.tree.map(lambda leaf: leaf[grid[1]], starts),
         "key": keys[grid[1]],
     }
+    at_once = min(options.lanes_per_chunk or len(grid[0]), len(grid[0]))
+    evaluation = jobs.choose_evaluation(options.evaluation, job, options.num_steps, options.batch_size, at_once)
     started = time.perf_counter()
     try:
         result = sweep(
@@ -88,13 +94,14 @@ def run(options: SweepOptions) -> int:
             optimizer=optimizer,
             lanes_per_chunk=options.lanes_per_chunk,
             record=(),
+            evaluation=evaluation,
         )
         jax.block_until_ready(result)
     except ValueError as error:
         raise UserError(str(error)) from None
     seconds = time.perf_counter() - started
     rows = _rows(job, result, lanes, grid[1])
-    found = _summarise(job, rows, options.num_steps, seconds)
+    found = _summarise(job, rows, options.num_steps, seconds) | {"evaluation": evaluation}
     folder = options.out or jobs.new_folder(f"{found['data']}-{job.name}-sweep")
     with jobs.writing("out", folder):
         reporting.write_sweep(folder, config=dataclasses.asdict(options), summary=found, rows=rows)
@@ -190,6 +197,8 @@ def _print(found: dict[str, Any], folder: Path) -> None:
     table.add_row(
         "lanes", f"{found['lanes']} of {found['num_steps']} steps in {found['seconds']:.2f} s, compilation included"
     )
+    if found["evaluation"] != "plain":
+        table.add_row("evaluated", found["evaluation"])
     table.add_row("ended", ", ".join(f"{count} {reason}" for reason, count in found["ended"].items()))
     table.add_row("largest stable", f"{found['largest_stable_learning_rate']:.4g} ({found['stability']})")
     console.print(table)

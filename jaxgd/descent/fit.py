@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxgd.descent import batches, loop, rows
@@ -75,6 +76,9 @@ def fit(
       evaluation: how the sum over rows is evaluated: "plain", "tiled", "sharded" over all devices, "compressed"
         to its statistics, or "auto" for the fastest at its size; see `rows.plan`.
 
+    Several processes (`jax.distributed`) that make the same call with the same rows run it together: each
+    evaluates its share, and all have the result. The checkpoint is written by the first, in a folder that all see.
+
     Returns:
       The result of `descend`. After Ctrl-C what there is, INTERRUPTED; the same call with the same
       `checkpoint` goes on from there.
@@ -100,27 +104,31 @@ def fit(
     if plan.problem is not problem:
         loop.check_problem(problem, params, batch)
     problem, batch = plan.problem, plan.batch
-    if jax.process_count() > 1:
+    together = jax.process_count() > 1
+    if together:
         params, key = rows.everywhere((params, key))
+        batch = batch if plan.evaluation == "sharded" else rows.everywhere(batch)
     chunks = list(_chunks(settings.num_steps, steps_per_epoch, chunk_steps))
     state = _start(problem, settings, params, batch, controls)
     done, kept = 0, None
     if checkpoint is not None:
         kept = _Kept(Path(checkpoint), _fingerprint(told))
         done, state = load(kept.folder, kept.settings, state) or (0, state)
+        state = rows.everywhere(state) if together else state
     with _bar(settings.num_steps, progress) as show:
         for position, chunk in enumerate(chunks[done:], start=done + 1):
             if int(state.stop_reason) != loop.StopReason.MAX_STEPS:
                 break
             try:
                 state = jax.block_until_ready(_run(problem, settings, state, batch, key, controls, chunk))
-                if kept is not None:
+                if kept is not None and jax.process_index() == 0:
                     save(kept.folder, kept.settings, position, state)
                 show(state)
             except KeyboardInterrupt:
                 state = state._replace(stop_reason=jnp.full_like(state.stop_reason, loop.StopReason.INTERRUPTED))
                 break
-    return _finish(problem, settings, state, batch)
+    result = _finish(problem, settings, state, batch)
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), result) if together else result
 
 
 class _Kept(NamedTuple):

@@ -376,7 +376,7 @@ def check_history(settings: Settings, params: Params, num_lanes: int = 1) -> Non
 
 def _device_memory() -> int:
     """Bytes; of a device that does not tell, those of the machine."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return int(stats["bytes_limit"])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -22,8 +22,8 @@ from jaxgd.validation import check_choice, check_count, check_rows
 ROWS_AXIS = "rows"
 """The axis of a mesh over which rows are spread, where the mesh has others too."""
 
-TILE_BYTES = 2**18
-"""Of a tile: half of a core's cache of the second level, so that the second use of a row is no read of memory."""
+TILE_BYTES = 2**20
+"""Of a tile: the size of a core's cache of the second level, so that the second use of a row is no read of memory."""
 
 CHUNK_BYTES = 2**24
 """Of a chunk of rows in float64 while statistics are gathered."""
@@ -271,12 +271,12 @@ class Plan(NamedTuple):
     Attributes:
       problem: the same loss and gradient.
       batch: the rows, or what stands for them, where they are needed.
-      description: in words.
+      evaluation: which one it is; one of `EVALUATIONS`.
     """
 
     problem: Problem
     batch: Any
-    description: str
+    evaluation: str
 
 
 def plan(
@@ -289,19 +289,14 @@ def plan(
     num_lanes: int = 1,
     mesh: Mesh | None = None,
 ) -> Plan:
-    """Choose how to evaluate a sum over rows, and lay out the data for it.
-
-    "auto" compresses a squared error of a linear model of `COMPRESSED_FROM` bytes whose run has as many steps as
-    a row has numbers; spreads `SHARDED_FROM` bytes over all devices where there are several; tiles `TILED_FROM`
-    bytes on a CPU; and leaves alone what is smaller, is cut into mini-batches, is not known to add up over rows, or
-    is evaluated in a way of its own already.
+    """Lay out a sum over rows for the way it is evaluated.
 
     Args:
       problem: what to minimise.
       batch: the data.
       num_steps: of the run.
       batch_size: rows in a mini-batch, or None.
-      evaluation: one of `EVALUATIONS`.
+      evaluation: one of `EVALUATIONS`; "auto" is `fastest`.
       num_lanes: runs at a time, which share each tile.
       mesh: of the lanes, or None; rows are then spread over its axis "rows" alone.
 
@@ -316,7 +311,7 @@ def plan(
         raise ValueError(f"`evaluation` must be 'auto' or 'plain' with a `batch_size`, got {evaluation!r}.")
     chosen = evaluation
     if evaluation == "auto":
-        chosen = _fastest(problem, batch, num_steps, batch_size, num_lanes, mesh)
+        chosen = fastest(problem, batch, num_steps=num_steps, batch_size=batch_size, num_lanes=num_lanes, mesh=mesh)
     if chosen == "compressed":
         try:
             small, rows = compress(problem, batch)
@@ -325,15 +320,14 @@ def plan(
                 raise
             chosen = "tiled"  # rows that are not finite: the run says so
         else:
-            return Plan(small, rows, f"compressed to {len(rows.inputs)} rows")
+            return Plan(small, rows, chosen)
     if chosen == "tiled":
-        size = _tile_rows(batch, num_lanes)
-        return Plan(tiled(problem, size), batch, f"in tiles of {size} rows")
+        return Plan(tiled(problem, _tile_rows(batch, num_lanes)), batch, chosen)
     if chosen == "sharded":
         if mesh is None:
             mesh = Mesh(np.asarray(jax.devices()), (ROWS_AXIS,))
         inner = tiled(problem, _tile_rows(batch, num_lanes)) if jax.default_backend() == "cpu" else problem
-        return Plan(sharded(inner, mesh), spread(batch, mesh), f"on {mesh.size} devices")
+        return Plan(sharded(inner, mesh), spread(batch, mesh), chosen)
     return Plan(problem, batch, "plain")
 
 
@@ -376,14 +370,40 @@ def everywhere(tree: Any) -> Any:
     return jax.tree.map(place, tree)
 
 
-def _fastest(
-    problem: Problem, batch: Any, num_steps: int, batch_size: int | None, num_lanes: int, mesh: Mesh | None
+def fastest(
+    problem: Problem,
+    batch: Any,
+    *,
+    num_steps: int,
+    batch_size: int | None = None,
+    num_lanes: int = 1,
+    mesh: Mesh | None = None,
 ) -> str:
+    """The evaluation that "auto" stands for.
+
+    A squared error of a linear model is compressed from `COMPRESSED_FROM` bytes on, if the run has as many steps
+    as a row has numbers; `SHARDED_FROM` bytes are spread over all devices where there are several, and any number
+    over several processes; on a CPU `TILED_FROM` bytes are tiled. What is smaller, is cut into mini-batches, is not
+    known to add up over rows, or is evaluated in a way of its own already, is left alone.
+
+    Args:
+      problem: see `plan`.
+      batch: see `plan`.
+      num_steps: see `plan`.
+      batch_size: see `plan`.
+      num_lanes: see `plan`.
+      mesh: see `plan`.
+
+    Returns:
+      One of `EVALUATIONS`, "auto" excepted.
+    """
     if batch_size is not None or problem.num_rows is None or problem.value_and_grad is not None:
         return "plain"
     num_rows = problem.num_rows(batch)
     if num_rows == 1:
         return "plain"
+    if jax.process_count() > 1:
+        return "sharded"
     leaves = jax.tree.leaves(batch)
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     row = sum(math.prod(leaf.shape[1:]) for leaf in leaves)
@@ -410,7 +430,9 @@ def _tile_rows(batch: Any, num_lanes: int = 1) -> int:
     leaves = jax.tree.leaves(batch)
     row = sum(leaf.dtype.itemsize * math.prod(leaf.shape[1:]) for leaf in leaves)
     row += sum(leaf.dtype.itemsize for leaf in leaves[:1]) * (num_lanes - 1)
-    return int(2 ** np.clip(int(np.log2(TILE_BYTES / max(row, 1))), 6, 14))
+    # A matrix product reuses what it reads; lanes fill its tiles better than they fit the nearest cache.
+    budget = TILE_BYTES if num_lanes == 1 else 4 * TILE_BYTES
+    return int(2 ** np.clip(int(np.log2(budget / max(row, 1))), 6, 14))
 
 
 def _weighted(problem: Problem, params: Params, part: Any, num_rows: int) -> Any:

@@ -135,16 +135,16 @@ def test_every_evaluation_gives_the_same_run(evaluation, rng):
     ("problem", "shape", "num_steps", "expected"),
     [
         (problems.linear_regression(), (100, 4), 1000, "plain"),
-        (problems.linear_regression(), (60_000, 4), 1000, "compressed to 6 rows"),
-        (problems.linear_regression(), (300_000, 4), 2, "in tiles of 8192 rows"),
-        (problems.sigmoid_neuron(), (300_000, 4), 1000, "in tiles of 8192 rows"),
+        (problems.linear_regression(), (60_000, 4), 1000, "compressed"),
+        (problems.linear_regression(), (300_000, 4), 2, "tiled"),
+        (problems.sigmoid_neuron(), (300_000, 4), 1000, "tiled"),
         (jaxgd.tiled(problems.sigmoid_neuron(), rows=7), (300_000, 4), 1000, "plain"),
         (jaxgd.autodiff(lambda params, batch: jnp.sum(batch.inputs) * params), (300_000, 4), 1000, "plain"),
     ],
 )
 def test_the_evaluation_is_chosen_by_size(problem, shape, num_steps, expected):
     batch = Batch(jnp.zeros(shape, jnp.float32), jnp.zeros(shape[:1], jnp.float32))
-    assert rows.plan(problem, batch, num_steps=num_steps).description == expected
+    assert rows.plan(problem, batch, num_steps=num_steps).evaluation == expected
 
 
 def test_rows_that_are_not_finite_end_the_run_as_ever():
@@ -241,7 +241,7 @@ for num_rows in (64, 67):
         found = flat(jaxgd.sweep(problem, params, batch, **options, **where))
         gaps[f"sweep, {name}, {num_rows} rows"] = [float(np.max(np.abs(found - alone)))]
 large = Batch(jnp.ones((2**20, 4), jnp.float32), jnp.ones(2**20, jnp.float32))
-gaps["plan"] = rows.plan(problem, large, num_steps=10).description
+gaps["plan"] = rows.plan(problem, large, num_steps=10).evaluation
 print(json.dumps([len(devices), gaps]))
 """
 
@@ -253,6 +253,6 @@ def test_devices_share_the_rows_of_every_problem_and_the_lanes_of_a_sweep():
     assert done.returncode == 0, done.stderr[-2000:]
     num_devices, gaps = json.loads(done.stdout)
     assert num_devices == 4
-    assert gaps.pop("plan") == "on 4 devices"
+    assert gaps.pop("plan") == "sharded"
     assert len(gaps) == len(SYSTEMS) + 4
     assert {name: found for name, found in gaps.items() if max(found) > 1e-14} == {}
