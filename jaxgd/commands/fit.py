@@ -161,67 +161,6 @@ def _join(words: str) -> None:
         raise UserError(f"--distributed {words}: the processes cannot meet ({reason})") from None
 
 
-def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
-    job = jobs.prepare(options)
-    first = meanwhile.submit(jobs.evaluate, job.problem, job.params, job.batch)
-    size = sum(leaf.size for leaf in jax.tree.leaves(job.params))
-    num_steps = options.num_steps or int(np.clip(WORK / (4 * len(job.batch.inputs) * size), 1000, 100_000))
-    learning_rate = options.learning_rate or _choose_rate(job, options)
-    record_every = options.record_every or -(-num_steps // RECORDS)
-    evaluation = jobs.choose_evaluation(options.evaluation, job, num_steps, options.batch_size)
-    started = time.perf_counter()
-    try:
-        with jobs.writing("checkpoint", options.checkpoint):
-            result = fit(
-                job.problem,
-                job.params,
-                job.batch,
-                learning_rate=learning_rate,
-                num_steps=num_steps,
-                batch_size=options.batch_size,
-                key=job.rows_key,
-                optimizer=jobs.find_optimizer(options.optimizer),
-                grad_tol=options.grad_tol,
-                param_tol=options.param_tol,
-                divergence_factor=options.divergence_factor,
-                record=options.record,
-                record_every=record_every,
-                progress=None if options.progress else False,
-                checkpoint=options.checkpoint,
-                evaluation=evaluation,
-            )
-            jax.block_until_ready(result)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    seconds = time.perf_counter() - started
-    summary = _summarise(job, result, float(first.result()[0]), learning_rate, seconds)
-    code = {"INTERRUPTED": 130, "DIVERGED": 1, "NONFINITE": 1}.get(summary["stop_reason"], 0)
-    if jax.process_index():
-        return code
-    summary["evaluation"] = evaluation
-    folder = options.out or jobs.new_folder(f"{summary['data']}-{job.name}")
-    config = {**dataclasses.asdict(options), "problem": job.problem.name, "num_steps": num_steps}
-    with jobs.writing("out", folder):
-        reporting.write_run(folder, config=config, summary=summary, history=result.history, record_every=record_every)
-    if options.json:
-        print(reporting.to_json({**summary, "folder": str(folder)}))
-    else:
-        _print_summary(summary, folder)
-    return code
-
-
-def _join(words: str) -> None:
-    """Meet the other processes."""
-    if words == "auto":
-        jax.distributed.initialize()
-        return
-    try:
-        address, num_processes, process = words.split(",")
-        jax.distributed.initialize(address, int(num_processes), int(process))
-    except ValueError:
-        raise UserError(f"--distributed must be HOST:PORT,PROCESSES,ID or auto, got {words!r}.") from None
-
-
 def _check(options: FitOptions) -> None:
     """Ranges that the library does not check on traced values."""
     jobs.check_positive("learning-rate", options.learning_rate)

@@ -4,12 +4,21 @@ An epoch visits every row once. Where the batch size does not divide the number 
 the epoch is smaller: no row is dropped, none repeated.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 from jaxgd.validation import check_count, check_rows
+
+ENCIPHERED_FROM = 4096
+"""Rows from which an order is enciphered: sorting random numbers then takes longer than descending on the rows."""
+
+ROUNDS = 8
+"""Of the cipher; even, so that both halves are hashed as often."""
 
 
 class Epochs(NamedTuple):
@@ -60,7 +69,43 @@ def row_order(epochs: Epochs, key: jax.Array | None, epoch: jax.Array) -> jax.Ar
     """
     if key is None:
         return jnp.arange(epochs.num_rows)
-    return jax.random.permutation(jax.random.fold_in(key, epoch), epochs.num_rows)
+    key = jax.random.fold_in(key, epoch)
+    if epochs.num_rows < ENCIPHERED_FROM:
+        return jax.random.permutation(key, epochs.num_rows)
+    return _encipher(key, epochs.num_rows)
+
+
+def _encipher(key: jax.Array, num_rows: int) -> jax.Array:
+    """A permutation by a Feistel cipher on pairs (l, r) in Z_a x Z_b, with a b just above N.
+
+    A round is `(l, r) -> (r, l + F(r))` with a keyed hash F, which can be undone whatever F is, so that all rounds
+    together permute the a b numbers `l b + r`. The few images beyond N are enciphered again until they are below
+    (Black and Rogaway 2002). Where `jax.random.permutation` sorts random numbers, this is arithmetic alone.
+    """
+    a = math.isqrt(num_rows - 1) + 1
+    b = -(-num_rows // a)
+    keys = jax.random.bits(key, (ROUNDS, 2), jnp.uint32)
+
+    def hashed(values: jax.Array, key: jax.Array, below: int) -> jax.Array:
+        """Murmur3's mixing of the key with the values, scaled to [0, below)."""
+        mixed = (values ^ key[0]) * np.uint32(0x85EBCA6B)
+        mixed = (mixed ^ (mixed >> 13)) * np.uint32(0xC2B2AE35) + key[1]
+        mixed = (mixed ^ (mixed >> 16)) * np.uint32(0x9E3779B1)
+        return ((mixed >> 16) * np.uint32(below)) >> 16
+
+    def once(numbers: jax.Array) -> jax.Array:
+        left, right = numbers // np.uint32(b), numbers % np.uint32(b)
+        moduli = (a, b)
+        for i in range(ROUNDS):
+            turned = left + hashed(right, keys[i], moduli[i % 2])
+            left, right = right, jnp.where(turned >= moduli[i % 2], turned - np.uint32(moduli[i % 2]), turned)
+        return left * np.uint32(b) + right
+
+    def again(numbers: jax.Array) -> jax.Array:
+        return jnp.where(numbers >= num_rows, once(numbers), numbers)
+
+    numbers = once(jnp.arange(num_rows, dtype=jnp.uint32))
+    return lax.while_loop(lambda n: jnp.any(n >= num_rows), again, numbers).astype(jnp.int32)
 
 
 def take(batch: Any, rows: jax.Array) -> Any:

@@ -29,6 +29,12 @@ DEFAULT_RECORD = ("loss", "grad_norm", "learning_rate")
 DIVERGENCE_PATIENCE = 3
 """Epochs in a row whose loss must exceed the limit before a run is called diverged."""
 
+GATHERED_ROWS = 512
+"""Rows of several small batches that are fetched at once."""
+
+BRANCHED_FROM = 64
+"""Numbers in the parameters from which a branch costs less than a look at all of them."""
+
 
 class StopReason(enum.IntEnum):
     """How a run ended."""
@@ -501,12 +507,27 @@ def run_part(
     rows = lax.dynamic_slice_in_dim(order, first * size, whole * size).reshape(whole, size)
     steps = epoch * per_epoch + first + jnp.arange(count, dtype=jnp.int32)
 
-    def body(state: State, step_rows: tuple[jax.Array, jax.Array]) -> tuple[State, None]:
-        step, rows = step_rows
-        part = batches.take(batch, rows)
+    def take_step(state: State, step_part: tuple[jax.Array, Any]) -> tuple[State, None]:
+        step, part = step_part
         return _step(problem, settings, state, part, controls, step, per_epoch, closing=False), None
 
-    state, _ = lax.scan(body, state, (steps[:whole], rows))
+    def take_block(state: State, step_rows: tuple[jax.Array, jax.Array]) -> tuple[State, None]:
+        steps, rows = step_rows
+        return lax.scan(take_step, state, (steps, batches.take(batch, rows)))[0], None
+
+    def take_one(state: State, step_rows: tuple[jax.Array, jax.Array]) -> tuple[State, None]:
+        step, rows = step_rows
+        return take_step(state, (step, batches.take(batch, rows)))
+
+    # Rows fetched one by one wait for memory each; a block of them waits once.
+    at_once = GATHERED_ROWS // size
+    num_blocks = whole // at_once if at_once > 1 else 0
+    blocked = num_blocks * at_once
+    if num_blocks:
+        blocks = jax.tree.map(lambda a: a[:blocked].reshape(num_blocks, at_once, *a.shape[1:]), (steps[:whole], rows))
+        state, _ = lax.scan(take_block, state, blocks)
+    if blocked < whole:
+        state, _ = lax.scan(take_one, state, (steps[blocked:whole], rows[blocked:]))
     if closing:
         last = batches.take(batch, order[(per_epoch - 1) * size :])
         state = _step(problem, settings, state, last, controls, steps[-1], per_epoch, closing=True)
@@ -568,7 +589,8 @@ def _step(
     entry = _entry(problem, settings, state, batch, controls, loss, grads, params, grad_norm, step)
 
     running = state.stop_reason == StopReason.MAX_STEPS
-    finite = jnp.isfinite(loss) & _all_finite(grads)
+    # A finite norm says it of every entry.
+    finite = jnp.isfinite(loss) & _unless(jnp.isfinite(grad_norm), lambda: _all_finite(grads), state.params)
     state = _judge_divergence(state, controls, lax.stop_gradient(loss), grad_norm, steps_per_epoch, closing)
     diverged = state.num_excess >= DIVERGENCE_PATIENCE
     num_flat = jnp.where(grad_norm <= _like(controls.grad_tol, grad_norm), state.num_flat + 1, 0)
@@ -655,9 +677,15 @@ def _moved(
     def beyond(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.any(~(jnp.abs(new - old) <= _like(controls.param_tol, new)))
 
-    changed = _any(jax.tree.map(beyond, lax.stop_gradient(params), lax.stop_gradient(state.params)))
-    waiting = ~_any(jax.tree.map(jnp.any, updates)) & _any(jax.tree.map(jnp.any, grads))
-    return params, optimizer_state, changed | waiting
+    new, old, updates, grads = lax.stop_gradient((params, state.params, updates, grads))
+
+    def any_moved() -> jax.Array:
+        waiting = ~_any(jax.tree.map(jnp.any, updates)) & _any(jax.tree.map(jnp.any, grads))
+        return _any(jax.tree.map(beyond, new, old)) | waiting
+
+    # One entry that moved settles it, and almost always the first of a leaf does.
+    first_moved = _any(jax.tree.map(beyond, *jax.tree.map(lambda leaf: leaf.ravel()[:1], (new, old))))
+    return params, optimizer_state, _unless(first_moved, any_moved, params)
 
 
 def _optimizer(settings: Settings, controls: Controls) -> Any:
@@ -707,7 +735,13 @@ def _recorded(settings: Settings, history: History, entry: History, step: jax.Ar
 def _norm(tree: Params) -> jax.Array:
     """Euclidean norm over all leaves, added up in float32 or wider."""
     dtype = _norm_dtype(tree)
-    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(dtype))) for leaf in jax.tree.leaves(tree)))
+
+    def sum_squares(leaf: jax.Array) -> jax.Array:
+        if leaf.size < BRANCHED_FROM:
+            return jnp.sum(jnp.square(leaf))
+        return jnp.vdot(leaf, leaf, precision=lax.Precision.HIGHEST)  # which is vectorised where a sum is not
+
+    return jnp.sqrt(sum(sum_squares(leaf.astype(dtype)) for leaf in jax.tree.leaves(tree)))
 
 
 def _norm_dtype(tree: Params) -> Any:
@@ -721,6 +755,13 @@ def _all_finite(tree: Params) -> jax.Array:
 
 def _any(flags: Any) -> jax.Array:
     return functools.reduce(jnp.logical_or, jax.tree.leaves(flags))
+
+
+def _unless(known: jax.Array, find: Callable[[], jax.Array], params: Params) -> jax.Array:
+    """Whether `known` or else what `find` says, which is looked at only then if it takes longer than a branch."""
+    if sum(leaf.size for leaf in jax.tree.leaves(params)) < BRANCHED_FROM:
+        return find()
+    return lax.cond(known, lambda: True, find)
 
 
 def _where(condition: jax.Array, yes: Any, no: Any) -> Any:

@@ -69,6 +69,35 @@ def test_orders_are_uniform():
     assert np.sum((counts - 250) ** 2 / 250) < 43
 
 
+@pytest.mark.parametrize("num_rows", [4096, 4097, 10_007, 65_536, 100_000])
+def test_orders_of_many_rows_hold_every_row_once(num_rows):
+    order = np.asarray(batches.row_order(batches.cut(jnp.arange(num_rows), 1), jax.random.key(2), jnp.asarray(0)))
+    np.testing.assert_array_equal(np.sort(order), np.arange(num_rows))
+
+
+def test_orders_of_many_rows_look_uniform(rng):
+    """Beside NumPy's: where a row lands, what follows a row, cycles and runs; each by a chi-square or a z value."""
+    num_rows, num_orders = 5000, 100
+    epochs = batches.cut(jnp.arange(num_rows), 1)
+    orders = np.asarray(jax.vmap(lambda i: batches.row_order(epochs, jax.random.key(1), i))(jnp.arange(num_orders)))
+    random = np.stack([rng.permutation(num_rows) for _ in range(num_orders)])
+    for drawn in (random, orders):  # the test itself is put to the test
+        landed = np.histogram2d(
+            np.tile(np.arange(num_rows), num_orders), drawn.ravel(), bins=20, range=[[0, num_rows]] * 2
+        )[0]
+        expected = num_rows * num_orders / 400
+        assert np.sum((landed - expected) ** 2) / expected < 361 + 6 * np.sqrt(2 * 361)
+        steps = np.diff(drawn, axis=1) % num_rows
+        counts = np.bincount(steps.ravel() * 50 // num_rows, minlength=50)
+        assert np.sum((counts - counts.mean()) ** 2) / counts.mean() < 49 + 6 * np.sqrt(2 * 49)
+        fixed = np.sum(drawn == np.arange(num_rows))  # Poisson of mean 1 an order
+        assert abs(fixed - num_orders) < 6 * np.sqrt(num_orders)
+        rising = np.sum(np.diff(drawn, axis=1) > 0, axis=1)  # (N - 1) / 2, variance (N + 1) / 12
+        assert abs(np.mean(rising) - (num_rows - 1) / 2) < 6 * np.sqrt((num_rows + 1) / 12 / num_orders)
+    between = [np.corrcoef(orders[i], orders[i + 1])[0, 1] for i in range(num_orders - 1)]
+    assert np.max(np.abs(between)) < 6 / np.sqrt(num_rows)
+
+
 @pytest.mark.parametrize(
     ("batch", "batch_size", "error", "text"),
     [
