@@ -29,6 +29,8 @@ SMALL_LOOPS = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_thresho
 """Bytes a step may touch for XLA to compile the loop as one function; by default 1024, and a step of one row of 200
 inputs, called operation by operation, takes five times as long."""
 
+SMALL_LOOP_BYTES = 32768
+
 
 def main() -> NoReturn:
     """Run the command and end the process with its exit code.
@@ -40,7 +42,7 @@ def main() -> NoReturn:
     # command itself leaves behind does not grow with its steps.
     gc.disable()
     if SMALL_LOOPS not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {SMALL_LOOPS}=32768".strip()
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {SMALL_LOOPS}={SMALL_LOOP_BYTES}".strip()
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()

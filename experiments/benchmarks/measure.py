@@ -1,0 +1,75 @@
+"""How every figure is measured: a job beside its peers and its limit, in one process, in turns."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+OURS = "jaxgd"
+
+Job = Callable[[], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+      work: the kind of work.
+      size: of it.
+      per: what a time is divided by: "step", "row", "lane and step", "run".
+      seconds: of each repeat, by name: jaxgd, its peers, its limit.
+      limit: the name of what nothing can be faster than, or None.
+      reach: the figures to reach, and whether they were.
+    """
+
+    work: str
+    size: str
+    per: str
+    seconds: dict[str, list[float]]
+    limit: str | None = None
+    reach: tuple[tuple[str, bool], ...] = ()
+
+    def median(self, name: str) -> float:
+        """Seconds, the median of the repeats."""
+        return float(np.median(self.seconds[name]))
+
+    def times(self, name: str) -> float:
+        """The median of a peer over that of jaxgd."""
+        return self.median(name) / self.median(OURS)
+
+    def over_limit(self) -> float:
+        """The median of jaxgd over that of the limit."""
+        assert self.limit is not None
+        return self.median(OURS) / self.median(self.limit)
+
+    def peers(self) -> list[str]:
+        """What is neither jaxgd nor the limit."""
+        return [name for name in self.seconds if name not in (OURS, self.limit)]
+
+    def reaching(self, at_most: float | None = None, **at_least: float) -> "Row":
+        """The row with its figures judged: `at_most` times the limit, `at_least` times each peer that was measured."""
+        judged = []
+        if at_most is not None:
+            judged.append((f"limit x {at_most:.3g}", self.over_limit() <= at_most))
+        for name, factor in at_least.items():
+            peer = next((peer for peer in self.peers() if peer.split()[0].lower() == name), None)
+            if peer is not None:
+                judged.append((f"{peer} {factor:g}", self.times(peer) >= factor))
+        return dataclasses.replace(self, reach=tuple(judged))
+
+
+def interleaved(jobs: Mapping[str, tuple[Job, float]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of every job over its number of parts, after a warm-up, in rounds, so that a slow moment meets all."""
+    for job, _ in jobs.values():
+        jax.block_until_ready(job())
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(repeats):
+        for name, (job, parts) in jobs.items():
+            started = time.perf_counter()
+            jax.block_until_ready(job())
+            seconds[name].append((time.perf_counter() - started) / parts)
+    return seconds

@@ -1,0 +1,410 @@
+"""The kinds of work, each a function: sizes small or whole -> rows."""
+
+import functools
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxgd
+from experiments.benchmarks import peers
+from experiments.benchmarks.measure import OURS, Row, interleaved
+from jaxgd.descent import rows
+from jaxgd.types import Batch, LinearParams
+
+REPEATS = 5
+
+
+def _data(num_rows: int, num_inputs: int, *, labels: bool = False) -> Batch:
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((num_rows, num_inputs), dtype=np.float32)
+    logits = inputs @ (np.ones(num_inputs, np.float32) / np.sqrt(num_inputs, dtype=np.float32))
+    if labels:
+        return Batch(jnp.asarray(inputs), jnp.asarray((logits > 0).astype(np.int32)))
+    return Batch(jnp.asarray(inputs), jax.nn.sigmoid(jnp.asarray(logits)))
+
+
+def _start(batch: Batch) -> LinearParams:
+    return LinearParams(jnp.zeros(batch.inputs.shape[1]), jnp.zeros(()))
+
+
+def _shape(batch: Batch) -> str:
+    return " x ".join(f"{size:,}" for size in batch.inputs.shape)
+
+
+def _sum(batch: Batch) -> Any:
+    return functools.partial(jax.jit(jnp.sum), batch.inputs)
+
+
+def full_batch(smoke: bool) -> list[Row]:
+    """Steps that are bound by reading the inputs: the limit is one read of them."""
+    found = []
+    sizes = ((2000, 10), (500, 40), (4000, 2)) if smoke else ((1_000_000, 100), (100_000, 1000), (4_000_000, 16))
+    steps, few = (3, 2) if smoke else (40, 8)
+    for shape in sizes:
+        for name in ("linear_regression", "sigmoid_neuron", "logistic_regression"):
+            problem = getattr(jaxgd.problems, name)()
+            batch = _data(*shape, labels=name == "logistic_regression")
+            params = _start(batch)
+            plan = rows.plan(
+                problem, batch, num_steps=steps, evaluation="sharded" if len(jax.devices()) > 1 else "tiled"
+            )
+            run = functools.partial(jaxgd.descend, learning_rate=0.1, num_steps=steps, record=("loss",))
+            jobs: dict[str, Any] = {
+                OURS: (functools.partial(run, plan.problem, params, plan.batch), steps),
+                "one read": (_sum(batch), 1),
+                "optax": (peers.optax_scan(problem, params, batch, 0.1, few), few),
+            }
+            if peers.installed("torch"):
+                jobs["torch"] = (_torch_job(name, batch, few), few)
+            if name == "linear_regression":
+                jobs["numpy"] = (peers.numpy_descent(batch, 0.1, few), few)
+            if peers.installed("optimistix") and name == "sigmoid_neuron":
+                jobs["optimistix"] = (peers.optimistix_descent(problem, params, batch, 0.1, few), few)
+            seconds = interleaved(jobs, 1 if smoke else REPEATS)
+            row = Row(f"full batch, {name}", _shape(batch), "step", seconds, "one read")
+            found.append(row.reaching(1.5, optax=3, torch=5))
+    return found
+
+
+def _torch_job(name: str, batch: Batch, num_steps: int) -> Any:
+    from torch import nn, sigmoid
+
+    if name == "linear_regression":
+        return peers.torch_descent(lambda z: z, nn.functional.mse_loss, batch, 0.1, num_steps)
+    if name == "sigmoid_neuron":
+        half = nn.functional.mse_loss
+        return peers.torch_descent(sigmoid, lambda f, y: half(f, y) / 2, batch, 0.1, num_steps)
+    cross_entropy = nn.functional.binary_cross_entropy_with_logits
+    return peers.torch_descent(lambda z: z, lambda z, y: cross_entropy(z, y.float()), batch, 0.1, num_steps)
+
+
+def least_squares(smoke: bool) -> list[Row]:
+    """A thousand steps of least squares, compressing included."""
+    found = []
+    problem = jaxgd.problems.linear_regression()
+    for shape, few in (((2000, 10), 2),) if smoke else (((100_000, 100), 50), ((1_000_000, 100), 6)):
+        batch = _data(*shape)
+        params, steps = _start(batch), 1000
+
+        def compressed(num_steps: int, record: str, batch: Batch = batch, params: Any = params) -> Any:
+            small, statistics = jaxgd.compress(problem, batch)
+            options: dict[str, Any] = {"num_steps": num_steps, "record": (record,), "learning_rate": 0.1}
+            return jaxgd.descend(small, params, statistics, **options)
+
+        run = functools.partial(compressed, steps, "loss")
+        jobs: dict[str, Any] = {OURS: (run, steps), "optax": (peers.optax_scan(problem, params, batch, 0.1, few), few)}
+        jobs["numpy"] = (peers.numpy_descent(batch, 0.1, few), few)
+        if peers.installed("torch"):
+            jobs["torch"] = (_torch_job("linear_regression", batch, few), few)
+        direct = jaxgd.descend(problem, params, batch, learning_rate=0.1, num_steps=few, record=("params",))
+        gap = _gap(compressed(few, "params").history.params, direct.history.params)
+        row = Row("least squares, 1000 steps", _shape(batch), "step", interleaved(jobs, 1 if smoke else REPEATS))
+        row = row.reaching(optax=100)
+        judged = (*row.reach, ("iterates within 1e-5", gap <= 1e-5))
+        found.append(Row(row.work, row.size, row.per, row.seconds, None, judged))
+    return found
+
+
+def _gap(found: Any, expected: Any) -> float:
+    """The largest difference of parameters at any step, of the largest parameter."""
+    largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(expected))
+    differences = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), found, expected)
+    return max(jax.tree.leaves(differences)) / largest
+
+
+def stochastic(smoke: bool) -> list[Row]:
+    """One shuffled epoch, a row a step, shuffling included on both sides."""
+    found = []
+    problem = jaxgd.problems.linear_regression()
+    for shape in ((500, 5),) if smoke else ((100_000, 20), (100_000, 200)):
+        batch = _data(*shape)
+        run = functools.partial(
+            jaxgd.descend, learning_rate=1e-4, num_steps=shape[0], batch_size=1, key=jax.random.key(0), record=()
+        )
+        jobs: dict[str, Any] = {
+            OURS: (functools.partial(run, problem, _start(batch), batch), shape[0]),
+            "scikit-learn": (peers.scikit_learn_epoch(batch, 1e-4), shape[0]),
+        }
+        row = Row("one row a step, shuffled", _shape(batch), "row", interleaved(jobs, 1 if smoke else REPEATS))
+        judged = row.times("scikit-learn")
+        found.append(Row(row.work, row.size, row.per, row.seconds, None, (("scikit-learn 2", judged >= 2),)))
+    return found
+
+
+def lanes(smoke: bool) -> list[Row]:
+    """Sweeps of the sigmoid neuron: against the rate of matrix products, or of the sigmoid alone."""
+    return [_wide_sweep(smoke), *(_small_sweep(smoke, *shape) for shape in ((100, 4), (4, 1)))]
+
+
+def _wide_sweep(smoke: bool) -> Row:
+    problem = jaxgd.problems.sigmoid_neuron()
+    shape, num_lanes, steps = ((500, 10), 8, 2) if smoke else ((100_000, 100), 256, 10)
+    batch = _data(*shape)
+    over = {"learning_rate": jnp.geomspace(0.01, 1.0, num_lanes)}
+    square = jnp.ones((200 if smoke else 2000,) * 2)
+    product = jax.jit(lambda a: a @ a)
+    sweep = functools.partial(jaxgd.sweep, problem, _start(batch), batch, over=over, num_steps=steps, record=())
+    # Two products a step of inputs and lanes, and one for each of the three losses of start and end.
+    products = (2 * steps + 3) * shape[0] * shape[1] * num_lanes
+    jobs: dict[str, Any] = {
+        OURS: (sweep, products / 1e9),
+        "matrix product": (lambda: product(square), square.shape[0] ** 3 / 1e9),
+        "vmap": (functools.partial(sweep, evaluation="plain"), products / 1e9),
+    }
+    size = f"{num_lanes} lanes, {_shape(batch)}"
+    row = Row("wide sweep", size, "1e9 products", interleaved(jobs, 1 if smoke else REPEATS), "matrix product")
+    return row.reaching(1 / 0.6)
+
+
+def _small_sweep(smoke: bool, num_rows: int, num_inputs: int) -> Row:
+    problem, batch = jaxgd.problems.sigmoid_neuron(), _data(num_rows, num_inputs)
+    num_lanes, steps, few = (16, 3, 2) if smoke else (4096, 300, 20)
+    rates = jnp.geomspace(1e-3, 1.0, num_lanes)
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("lanes",))
+    sweep = functools.partial(
+        jaxgd.sweep, problem, _start(batch), batch, over={"learning_rate": rates}, num_steps=steps, record=(), mesh=mesh
+    )
+    grid = jnp.ones((num_lanes, num_rows))
+
+    @jax.jit
+    def sigmoids(grid: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, steps, lambda _, g: jax.nn.sigmoid(g), grid)
+
+    jobs: dict[str, Any] = {
+        OURS: (sweep, num_lanes * steps),
+        "sigmoid": (lambda: sigmoids(grid), num_lanes * steps),
+    }
+    if peers.installed("torch"):
+        lanes = peers.torch_lanes(np.asarray(batch.inputs), np.asarray(batch.targets), np.asarray(rates), few)
+        jobs["torch"] = (lanes, num_lanes * few)
+    size = f"{num_lanes} lanes, {_shape(batch)}"
+    row = Row("small sweeps", size, "lane and step", interleaved(jobs, 1 if smoke else REPEATS), "sigmoid")
+    return row.reaching(2, torch=5)
+
+
+def loops(smoke: bool) -> list[Row]:
+    """4096 runs of 1000 steps in one program, beside loops in Python."""
+    problem, batch = jaxgd.problems.sigmoid_neuron(), _data(100, 4)
+    params = _start(batch)
+    num_lanes, steps = (64, 20) if smoke else (4096, 1000)
+    few_lanes, few_steps = (4, 10) if smoke else (64, 500)
+    rates = jnp.geomspace(1e-3, 1.0, num_lanes)
+    optimizer = optax.sgd(0.1)
+
+    @jax.jit
+    def optax_step(params: Any, state: Any) -> tuple[Any, Any]:
+        grads = jax.grad(problem.loss)(params, batch)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    def optax_loop() -> Any:
+        moved, state = params, optimizer.init(params)
+        for _ in range(few_steps):
+            moved, state = optax_step(moved, state)
+        return moved
+
+    one = functools.partial(jaxgd.descend, problem, params, batch, num_steps=steps, record=())
+    over = {"learning_rate": rates}
+    jobs: dict[str, Any] = {
+        OURS: (lambda: jaxgd.sweep(problem, params, batch, over=over, num_steps=steps, record=()), num_lanes * steps),
+        "python around an optax step": (optax_loop, few_steps),
+        "runs one by one": (lambda: [one(learning_rate=rate) for rate in rates[:few_lanes]], few_lanes * steps),
+    }
+    row = Row(
+        "sweep", f"{num_lanes} lanes, {_shape(batch)}", "lane and step", interleaved(jobs, 1 if smoke else REPEATS)
+    )
+    return [row.reaching(python=100, runs=8)]
+
+
+def tiny(smoke: bool) -> list[Row]:
+    """One lane of five rows: what the checks of every step cost."""
+    batch, steps = _data(5, 1), 100 if smoke else 100_000
+    problem = jaxgd.problems.linear_regression()
+    run = functools.partial(jaxgd.descend, learning_rate=1e-5, num_steps=steps, record=("loss",))
+    jobs: dict[str, Any] = {
+        OURS: (functools.partial(run, problem, _start(batch), batch), steps),
+        "bare scan": (peers.bare_scan(batch, 1e-5, steps), steps),
+    }
+    row = Row("one run", f"{_shape(batch)}, {steps:,} steps", "step", interleaved(jobs, 1 if smoke else 9), "bare scan")
+    return [row.reaching(1.05)]
+
+
+def chunks(smoke: bool) -> list[Row]:
+    """The run driven from the host in twenty chunks, beside the one bare scan."""
+    problem, batch = jaxgd.problems.sigmoid_neuron(), _data(1000, 20)
+    steps = 1000 if smoke else 400_000
+    options: dict[str, Any] = {"learning_rate": 0.1, "num_steps": steps, "record_every": 100}
+    jobs: dict[str, Any] = {
+        OURS: (lambda: jaxgd.fit(problem, _start(batch), batch, progress=False, **options), steps),
+        "descend": (lambda: jaxgd.descend(problem, _start(batch), batch, **options), steps),
+    }
+    row = Row(
+        "fit in chunks", f"{_shape(batch)}, {steps:,} steps", "step", interleaved(jobs, 1 if smoke else 7), "descend"
+    )
+    return [row.reaching(1.03)]
+
+
+def gradients(smoke: bool) -> list[Row]:
+    """Every system by its hand gradient and by reverse mode, in the same loop: the median system and the slowest."""
+    steps = 10 if smoke else 3000
+    table = jaxgd.problems.ALL_PROBLEMS[:3] if smoke else jaxgd.problems.ALL_PROBLEMS
+    measured = {}
+    for problem, make_batch in table:
+        batch = make_batch(jax.random.key(0))
+        assert problem.init is not None
+        params = problem.init(jax.random.key(1), batch)
+        both = {OURS: problem, "jax.grad": problem._replace(name="reverse", grad=jax.grad(problem.loss))}
+        jobs = {
+            name: (
+                functools.partial(
+                    jaxgd.descend, which, params, batch, learning_rate=1e-4, num_steps=steps, record=("loss",)
+                ),
+                steps,
+            )
+            for name, which in both.items()
+        }
+        measured[problem.name] = interleaved(jobs, 1 if smoke else 7)
+    ranked = sorted(measured, key=lambda name: np.median(measured[name][OURS]) / np.median(measured[name]["jax.grad"]))
+    found = []
+    for what, name in (("median", ranked[len(ranked) // 2]), ("slowest", ranked[-1])):
+        row = Row("hand gradient", f"{what} system, {name}", "step", measured[name], "jax.grad")
+        found.append(row.reaching(1.05))
+    return found
+
+
+def start(smoke: bool) -> list[Row]:
+    """A cold process: imports, and a first fit."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = functools.partial(subprocess.run, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+        reference = "import jax, optax; jax.numpy.zeros(3) + 1"
+        imported = {
+            OURS: (
+                lambda: run([sys.executable, "-c", "import jaxgd; jaxgd.Batch; import jax; jax.numpy.zeros(3) + 1"]),
+                1,
+            ),
+            "import jax, optax": (lambda: run([sys.executable, "-c", reference]), 1),
+        }
+        fitted = {
+            OURS: (lambda: run([sys.executable, "-m", "jaxgd", "fit", "--data", "diabetes"]), 1),
+            "import jax, optax": (lambda: run([sys.executable, "-c", reference]), 1),
+        }
+        repeats = 1 if smoke else 7
+        return [
+            Row("start", "import jaxgd", "run", interleaved(imported, repeats), "import jax, optax").reaching(1.15),
+            Row("start", "jaxgd fit --data diabetes", "run", interleaved(fitted, repeats), "import jax, optax"),
+        ]
+
+
+def growth(smoke: bool) -> list[Row]:
+    """Ten times the rows, the inputs, the steps, the lanes: the slope in log-log."""
+    problem = jaxgd.problems.sigmoid_neuron()
+    base = {"rows": 100_000, "inputs": 50, "steps": 20, "lanes": 4}
+    if smoke:
+        base = {"rows": 1000, "inputs": 10, "steps": 3, "lanes": 2}
+    found = []
+    for axis in base:
+        sizes = [base, base | {axis: 10 * base[axis]}]
+        jobs: dict[str, Any] = {}
+        for name, size in zip(("small", OURS), sizes, strict=True):
+            batch = _data(size["rows"], size["inputs"])
+            options: dict[str, Any] = {"num_steps": size["steps"], "record": ()}
+            if axis == "lanes":
+                over = {"learning_rate": jnp.linspace(0.1, 0.2, size["lanes"])}
+                jobs[name] = (functools.partial(jaxgd.sweep, problem, _start(batch), batch, over=over, **options), 1)
+            else:
+                plan = rows.plan(problem, batch, num_steps=size["steps"], evaluation="tiled")
+                run = functools.partial(jaxgd.descend, plan.problem, _start(batch), plan.batch, **options)
+                jobs[name] = (functools.partial(run, learning_rate=0.1), 1)
+        seconds = interleaved(jobs, 1 if smoke else REPEATS)
+        slope = float(np.log10(np.median(seconds[OURS]) / np.median(seconds["small"])))
+        limit = 1.0 if axis == "lanes" else 1.05
+        judged = ((f"slope {slope:.2f}", slope <= limit),)
+        found.append(Row("growth, log-log", f"10 x {axis}", "run", seconds, None, judged))
+    return found
+
+
+MEMORY = """
+import resource, sys
+import jax, jax.numpy as jnp, numpy as np, jaxgd
+from jaxgd.types import Batch, LinearParams
+num_rows, num_inputs, evaluation = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+inputs = np.random.default_rng(0).standard_normal((num_rows, num_inputs), dtype=np.float32)
+batch = Batch(jnp.asarray(inputs), jnp.zeros(num_rows))
+problem, params = jaxgd.problems.sigmoid_neuron(), LinearParams(jnp.zeros(num_inputs), jnp.zeros(()))
+small = Batch(batch.inputs[:100_000], batch.targets[:100_000])
+jax.block_until_ready(jaxgd.fit(problem, params, small, learning_rate=0.1, num_steps=3, evaluation=evaluation))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+jax.block_until_ready(jaxgd.fit(problem, params, batch, learning_rate=0.1, num_steps=3, evaluation=evaluation))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, inputs.nbytes / 1024)
+"""
+
+
+def memory(smoke: bool) -> list[Row]:
+    """What a fit takes beside the inputs it was given: more than a fifth of them would be a copy."""
+    found = []
+    shape = (200_000, 10) if smoke else (1_000_000, 100)
+    for evaluation in ("tiled", "plain"):
+        words = [sys.executable, "-c", MEMORY, *map(str, shape), evaluation]
+        more, inputs = map(float, subprocess.run(words, capture_output=True, text=True, check=True).stdout.split())
+        size = f"{evaluation}, {shape[0]:,} x {shape[1]}"
+        judged = ((f"{1 + more / inputs:.2f} inputs of 1.2", more <= 0.2 * inputs),)
+        found.append(Row("memory", size, "run", {OURS: [(inputs + more) / 1e6]}, None, judged))
+    return found
+
+
+def check(smoke: bool) -> list[Row]:
+    """A check of a network of ten million parameters, in gradients in float64, the arithmetic of the check."""
+    width, num_rows = (50, 8) if smoke else (3162, 256)
+    rng = np.random.default_rng(0)
+    params = {"w": rng.normal(size=(width, width)) / width**0.5, "v": rng.normal(size=width) / width**0.5}
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+    inputs = jnp.asarray(rng.normal(size=(num_rows, width)), jnp.float32)
+    targets = jnp.asarray(rng.normal(size=num_rows), jnp.float32)
+
+    def loss(params: Any, x: Any, y: Any) -> Any:
+        return jnp.mean((jnp.tanh(x @ params["w"]) @ params["v"] - y) ** 2)
+
+    def grad(params: Any, x: Any, y: Any) -> Any:
+        hidden = jnp.tanh(x @ params["w"])
+        by_outputs = 2 * (hidden @ params["v"] - y) / y.shape[0]
+        by_hidden = jnp.outer(by_outputs, params["v"]) * (1 - hidden**2)
+        return {"w": x.T @ by_hidden, "v": by_outputs @ hidden}
+
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), (params, inputs, targets))
+    gradient = jax.jit(grad)
+
+    def one_gradient() -> Any:
+        with jax.enable_x64(True):
+            return jax.block_until_ready(gradient(*wide))
+
+    jobs: dict[str, Any] = {
+        OURS: (lambda: jaxgd.assert_gradient(loss, grad, params, inputs, targets), 1),
+        "gradient": (one_gradient, 1),
+    }
+    size = f"{width**2 + width:,} parameters, {num_rows} rows"
+    row = Row("gradient check", size, "run", interleaved(jobs, 1 if smoke else REPEATS), "gradient")
+    return [row.reaching(50)]
+
+
+WORK = {
+    "full_batch": full_batch,
+    "least_squares": least_squares,
+    "stochastic": stochastic,
+    "lanes": lanes,
+    "loops": loops,
+    "tiny": tiny,
+    "chunks": chunks,
+    "gradients": gradients,
+    "start": start,
+    "growth": growth,
+    "memory": memory,
+    "check": check,
+}
+"""Every kind by its name."""
