@@ -4,13 +4,18 @@ A file is a magic word, the SHA-256 of what follows, and the payload: a JSON hea
 position and the dtype and shape of every array, then the arrays' bytes. It is written under a temporary
 name, flushed to the disk and renamed; the one before it is kept, so that a damaged newest file costs one
 chunk and not the run.
+
+A state whose arrays are spread over several hosts, so that none of these has all of it, is written by orbax-checkpoint
+instead, each host its own part.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +36,19 @@ def save(folder: Path, settings: dict[str, str], position: int, state: Any) -> N
       position: chunks done.
       state: a tree of arrays.
 
+    Of several processes that hold all of the state, the first writes it; of a state that is spread over them each
+    writes its part.
+
     Raises:
       OSError: the folder cannot be written.
+      ImportError: the state is spread over hosts, and orbax-checkpoint is not installed.
     """
+    if is_spread(state):
+        with _orbax(folder) as manager:
+            _save_parts(manager, settings, position, state)
+        return
+    if jax.process_index():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     arrays = [np.asarray(_data(leaf)) for leaf in jax.tree.leaves(state)]
     header = {
@@ -74,7 +89,11 @@ def load(folder: Path, settings: dict[str, str], like: Any) -> tuple[int, Any] |
 
     Raises:
       ValueError: a checkpoint of other settings, or none that is sound; the text names the file.
+      ImportError: see `save`.
     """
+    if is_spread(like):
+        with _orbax(folder) as manager:
+            return _load_parts(manager, folder, settings, like)
     for abandoned in folder.glob(".checkpoint-*"):  # of a process that was killed while writing
         abandoned.unlink()
     damaged: list[str] = []
@@ -84,13 +103,7 @@ def load(folder: Path, settings: dict[str, str], like: Any) -> tuple[int, Any] |
         except ValueError as error:
             damaged.append(str(error))
             continue
-        differing = [
-            f"{name} was {header['settings'].get(name)}, now {value}"
-            for name, value in settings.items()
-            if header["settings"].get(name) != value
-        ]
-        if differing:
-            raise ValueError(f"{path} is of another run: {'; '.join(differing)}. Name a new folder.")
+        _compare(path, header["settings"], settings)
         if damaged:
             warnings.warn(f"{' '.join(damaged)} Resuming from {path}.", stacklevel=3)
         return header["position"], _restored(header["arrays"], content, like)
@@ -99,8 +112,73 @@ def load(folder: Path, settings: dict[str, str], like: Any) -> tuple[int, Any] |
     return None
 
 
+def is_spread(tree: Any) -> bool:
+    """Whether some array lies on several hosts in parts.
+
+    Args:
+      tree: arrays, keys and numbers.
+
+    Returns:
+      The answer.
+    """
+    leaves = (leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array))
+    return any(not leaf.is_fully_addressable and not leaf.is_fully_replicated for leaf in leaves)
+
+
+def _compare(path: Path, found: dict[str, str], settings: dict[str, str]) -> None:
+    differing = [
+        f"{name} was {found.get(name)}, now {value}" for name, value in settings.items() if found.get(name) != value
+    ]
+    if differing:
+        raise ValueError(f"{path} is of another run: {'; '.join(differing)}. Name a new folder.")
+
+
+@contextlib.contextmanager
+def _orbax(folder: Path) -> Iterator[Any]:
+    try:
+        import orbax.checkpoint as orbax
+    except ModuleNotFoundError:
+        raise ImportError(
+            "a state spread over hosts needs orbax-checkpoint: pip install 'jaxgd[distributed]'."
+        ) from None
+    options = orbax.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
+    with orbax.CheckpointManager(folder.resolve(), options=options) as manager:
+        yield manager
+
+
+def _save_parts(manager: Any, settings: dict[str, str], position: int, state: Any) -> None:
+    from orbax.checkpoint import args
+
+    leaves = {str(i): _data(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+    manager.save(position, args=args.Composite(state=args.StandardSave(leaves), settings=args.JsonSave(settings)))
+
+
+def _load_parts(manager: Any, folder: Path, settings: dict[str, str], like: Any) -> tuple[int, Any] | None:
+    from orbax.checkpoint import args
+
+    position = manager.latest_step()
+    if position is None:
+        return None
+    path = folder / str(position)
+    wanted = {str(i): _shape(_data(leaf)) for i, leaf in enumerate(jax.tree.leaves(like))}
+    try:
+        found = manager.restore(
+            position, args=args.Composite(state=args.StandardRestore(wanted), settings=args.JsonRestore())
+        )
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is damaged: {reason} Remove the folder to start anew.") from error
+    _compare(path, found.settings, settings)
+    leaves = [_like(found.state[str(i)], leaf) for i, leaf in enumerate(jax.tree.leaves(like))]
+    return position, jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _shape(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
 def digest(tree: Any) -> str:
-    """A fingerprint of arrays: equal for equal dtypes, shapes and bytes.
+    """A fingerprint of arrays: equal for equal dtypes, shapes and bytes; of arrays spread over hosts the first two.
 
     Args:
       tree: arrays, keys and numbers.
@@ -110,8 +188,11 @@ def digest(tree: Any) -> str:
     """
     code = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(_data(leaf))
+        spread = is_spread(leaf)
+        array = leaf if spread else np.asarray(_data(leaf))
         code.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        if spread:
+            continue
         code.update(array.tobytes())
     return code.hexdigest()[:16]
 
@@ -140,13 +221,17 @@ def _restored(entries: list[dict[str, Any]], content: bytes, like: Any) -> Any:
         count = int(np.prod(entry["shape"], dtype=int))
         array = np.frombuffer(content, dtype, count, position).reshape(entry["shape"])
         position += array.nbytes
-        restored = jnp.asarray(array)
-        leaves.append(jax.random.wrap_key_data(restored, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else restored)
+        leaves.append(_like(jnp.asarray(array), leaf))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _like(restored: jax.Array, leaf: Any) -> jax.Array:
+    """A key where the state has one."""
+    return jax.random.wrap_key_data(restored, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else restored
 
 
 def _data(leaf: Any) -> Any:

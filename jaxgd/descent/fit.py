@@ -77,7 +77,8 @@ def fit(
         to its statistics, or "auto" for the fastest at its size; see `rows.plan`.
 
     Several processes (`jax.distributed`) that make the same call with the same rows run it together: each
-    evaluates its share, and all have the result. The checkpoint is written by the first, in a folder that all see.
+    evaluates its share, and all have the result. Their checkpoint is in a folder that all see; parameters that are
+    spread over several hosts need the extra `jaxgd[distributed]` for it.
 
     Returns:
       The result of `descend`. After Ctrl-C what there is, INTERRUPTED; the same call with the same
@@ -121,14 +122,19 @@ def fit(
                 break
             try:
                 state = jax.block_until_ready(_run(problem, settings, state, batch, key, controls, chunk))
-                if kept is not None and jax.process_index() == 0:
+                if kept is not None:
                     save(kept.folder, kept.settings, position, state)
                 show(state)
             except KeyboardInterrupt:
                 state = state._replace(stop_reason=jnp.full_like(state.stop_reason, loop.StopReason.INTERRUPTED))
                 break
     result = _finish(problem, settings, state, batch)
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), result) if together else result
+    return jax.tree.map(_here, result) if together else result
+
+
+def _here(leaf: jax.Array) -> jax.Array:
+    """What every process has whole, as an array of its own."""
+    return jnp.asarray(np.asarray(leaf)) if leaf.is_fully_replicated else leaf
 
 
 class _Kept(NamedTuple):

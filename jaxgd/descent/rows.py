@@ -346,6 +346,8 @@ def spread(batch: Any, mesh: Mesh) -> Any:
     sharding = NamedSharding(mesh, PartitionSpec(axes) if even else PartitionSpec())
 
     def place(leaf: Any) -> jax.Array:
+        if _is_global(leaf):
+            return leaf  # laid out by the caller
         return jax.make_array_from_callback(leaf.shape, sharding, np.asarray(leaf).__getitem__)
 
     return jax.tree.map(place, batch)
@@ -363,11 +365,17 @@ def everywhere(tree: Any) -> Any:
     sharding = NamedSharding(Mesh(np.asarray(jax.devices()), (ROWS_AXIS,)), PartitionSpec())
 
     def place(leaf: jax.Array) -> jax.Array:
+        if _is_global(leaf):
+            return leaf  # laid out by the caller
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(place(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         return jax.make_array_from_callback(leaf.shape, sharding, np.asarray(leaf).__getitem__)
 
     return jax.tree.map(place, tree)
+
+
+def _is_global(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
 
 
 def fastest(

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 
@@ -246,3 +247,80 @@ def test_a_history_beyond_the_memory_is_refused():
             over={"learning_rate": jnp.ones(10**5)},
             num_steps=10**7,
         )
+
+
+SPREAD = """
+import os, sys
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import jaxgd
+module = sys.modules["jaxgd.descent.fit"]
+
+address, process, folder, last = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+rate = float(sys.argv[5])
+jax.distributed.initialize(address, 2, process)
+mesh = Mesh(np.asarray(jax.devices()), ("parts",))
+start = np.linspace(1.0, 2.0, 8)
+spread = NamedSharding(mesh, PartitionSpec("parts"))
+params = jax.make_array_from_callback(start.shape, spread, start.__getitem__)
+
+def loss(params, batch):
+    return jnp.sum((params - batch) ** 2 * jnp.arange(1.0, 9.0))
+
+write, positions = module.save, []
+def save(folder, settings, position, state):
+    write(folder, settings, position, state)
+    positions.append(position)
+    if position == last:
+        os._exit(7)
+
+module.save = save
+problem = jaxgd.autodiff(loss)
+try:
+    result = jaxgd.fit(
+        problem, params, jnp.ones(8), learning_rate=rate, num_steps=40, chunk_steps=10, checkpoint=folder,
+        progress=False, evaluation="plain",
+    )
+except ValueError as error:
+    print(str(error).partition(" is of ")[2])
+    os._exit(2)
+local = np.concatenate([shard.data for shard in result.params.addressable_shards])
+print(positions, [float(value).hex() for value in local], flush=True)
+os._exit(0)
+"""
+
+
+def run_spread(folder, last=0, rate=0.01):
+    """Two processes, each with half of the parameters, that end after checkpoint `last`; their outputs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SPREAD, address, str(i), str(folder), str(last), str(rate)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu"},
+        )
+        for i in range(2)
+    ]
+    ended = [process.communicate(timeout=120) for process in processes]
+    codes = [process.returncode for process in processes]
+    return codes, [out.splitlines()[-1] if out else "" for out, _ in ended], ended[0][1][-2000:]
+
+
+def test_parameters_spread_over_processes_resume_to_the_same_bits(tmp_path):
+    pytest.importorskip("orbax.checkpoint")
+    codes, whole, errors = run_spread(tmp_path / "whole")
+    assert codes == [0, 0], errors
+    codes, _, errors = run_spread(tmp_path / "cut", last=2)
+    assert codes == [7, 7], errors
+    codes, _, errors = run_spread(tmp_path / "cut", rate=0.02)
+    assert codes == [2, 2], errors
+    codes, resumed, errors = run_spread(tmp_path / "cut")
+    assert codes == [0, 0], errors
+    assert whole[0] != whole[1]
+    for before, after in zip(whole, resumed, strict=True):
+        assert before.startswith("[1, 2, 3, 4]")
+        assert after == before.replace("[1, 2, 3, 4]", "[3, 4]")
