@@ -32,6 +32,7 @@ NAMES = (
     "sigmoid_neuron",
     "backprop",
     "misprints",
+    "commands",
     "stability_edge",
     "optax_parity",
 )
