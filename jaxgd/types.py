@@ -98,7 +98,7 @@ class LinearForm(NamedTuple):
     """How a squared error of a model linear in its parameters is written as `scale(N) |[X, 1] Theta - Y|^2`.
 
     Attributes:
-      rows: batch -> X `[N, D]` and Y `[N]` or `[N, K]`, NumPy.
+      rows: batch -> X `[N, D]` and Y `[N]` or `[N, K]`, arrays as they are.
       join: params -> Theta, `[D + 1]` or `[D + 1, K]`, the bias in the last row.
       split: Theta, or a gradient by it -> a tree like the parameters.
       scale: N -> what the plain sum of squares is multiplied by.

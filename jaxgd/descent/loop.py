@@ -19,6 +19,7 @@ from jax import lax
 
 from jaxgd.descent import batches
 from jaxgd.descent.rule import gradient_descent, rate_at
+from jaxgd.descent.single_rows import take_rows
 from jaxgd.theory.taylor import inner
 from jaxgd.types import Params, Problem, evaluate
 from jaxgd.validation import check_choice, check_count, check_floating_tree, check_same_tree
@@ -513,7 +514,16 @@ def run_part(
 
     def take_block(state: State, step_rows: tuple[jax.Array, jax.Array]) -> tuple[State, None]:
         steps, rows = step_rows
-        return lax.scan(take_step, state, (steps, batches.take(batch, rows)))[0], None
+        parts = batches.take(batch, rows)
+
+        def one_by_one() -> State:
+            return lax.scan(take_step, state, (steps, parts))[0]
+
+        if not _solves_blocks(problem, settings):
+            return one_by_one(), None
+        rows_alone = jax.tree.map(lambda array: array[:, 0], parts)
+        uneventful, together = _take_rows(problem, settings, state, rows_alone, controls, steps, per_epoch)
+        return lax.cond(uneventful, lambda: together, one_by_one), None
 
     def take_one(state: State, step_rows: tuple[jax.Array, jax.Array]) -> tuple[State, None]:
         step, rows = step_rows
@@ -532,6 +542,57 @@ def run_part(
         last = batches.take(batch, order[(per_epoch - 1) * size :])
         state = _step(problem, settings, state, last, controls, steps[-1], per_epoch, closing=True)
     return state
+
+
+SOLVING_BACKENDS = ("gpu", "tpu")
+"""Where a step of one row is all launch, and a block of them is solved for at once. On a CPU the loop is faster."""
+
+
+def _solves_blocks(problem: Problem, settings: Settings) -> bool:
+    ours = settings.optimizer is None and settings.schedule is None
+    known = set(settings.record) <= {"loss", "grad_norm", "learning_rate"} and problem.linear_form is not None
+    plain = isinstance(problem.l2, int | float) and problem.l2 == 0 and problem.value_and_grad is None
+    return ours and known and plain and settings.batch_size == 1 and jax.default_backend() in SOLVING_BACKENDS
+
+
+def _take_rows(
+    problem: Problem,
+    settings: Settings,
+    state: State,
+    rows: Any,
+    controls: Controls,
+    steps: jax.Array,
+    per_epoch: int,
+) -> tuple[jax.Array, State]:
+    """The state after one step on each row, and whether nothing happened on the way that a step must judge."""
+    assert problem.linear_form is not None
+    taken = take_rows(problem.linear_form, state.params, rows, controls.learning_rate)
+    finite = jnp.isfinite(jnp.sum(taken.loss)) & _all_finite(taken.params)
+    flat = taken.grad_norm <= _like(controls.grad_tol, taken.grad_norm)
+    moved = taken.largest_update > _like(controls.param_tol, taken.largest_update)
+    judged = _judge_divergence(state, controls, jnp.sum(taken.loss), taken.grad_norm[-1], per_epoch, closing=False)
+    running = state.stop_reason == StopReason.MAX_STEPS
+    uneventful = running & finite & jnp.all(moved & ~flat) & (judged.num_excess < DIVERGENCE_PATIENCE)
+    rates = jnp.broadcast_to(_like(controls.learning_rate, taken.grad_norm), taken.grad_norm.shape)
+    kept = {"loss": taken.loss, "grad_norm": taken.grad_norm, "learning_rate": rates}
+    index, between = jnp.divmod(steps, settings.record_every)
+
+    def write(values: jax.Array, new: jax.Array) -> jax.Array:
+        return values.at[jnp.where(between == 0, index, len(values))].set(new, mode="drop")
+
+    none = jnp.zeros((), jnp.int32)
+    grad_norm = jnp.where(steps[0] == 0, taken.grad_norm[0], state.first_grad_norm)
+    return uneventful, judged._replace(
+        params=taken.params,
+        previous=taken.previous,
+        first_grad_norm=grad_norm,
+        optimizer_state=state.optimizer_state._replace(step=state.optimizer_state.step + len(steps)),
+        num_steps=state.num_steps + len(steps),
+        num_judged=state.num_judged + len(steps),
+        num_flat=none,
+        num_still=none,
+        history=jax.tree.map(write, state.history, History(**{name: kept[name] for name in settings.record})),
+    )
 
 
 def finish(problem: Problem, settings: Settings, state: State, batch: Any) -> Result:

@@ -230,7 +230,7 @@ class _Statistics(NamedTuple):
 def _chunks(form: Any, batch: Batch | Iterable[Batch]) -> Iterable[tuple[Any, Any, Any]]:
     """Inputs, targets and the dtype of the inputs, few rows at a time."""
     for part in [batch] if isinstance(batch, Batch) else batch:
-        inputs, targets = form.rows(part)
+        inputs, targets = map(np.asarray, form.rows(part))
         if len(inputs) != len(targets):
             raise ValueError(f"`targets` must have {len(inputs)} rows (those of the inputs), got {len(targets)}.")
         size = max(CHUNK_BYTES // (8 * max(inputs.shape[1], 1)), 1)

@@ -183,7 +183,9 @@ def linear_map() -> Problem:
         return LinearMapParams(matrix=by_outputs.T @ jnp.atleast_2d(batch.inputs), bias=jnp.sum(by_outputs, axis=0))
 
     form = LinearForm(
-        rows=lambda batch: (np.atleast_2d(batch.inputs), np.atleast_2d(batch.targets)),
+        rows=lambda batch: (
+            (batch.inputs, batch.targets) if batch.inputs.ndim == 2 else (batch.inputs[None], batch.targets[None])
+        ),
         join=lambda params: jnp.concatenate([params.matrix.T, params.bias[None]]),
         split=lambda joined: LinearMapParams(matrix=joined[:-1].T, bias=joined[-1]),
         scale=SQUARED_ERROR_SCALES["sum"],
@@ -241,7 +243,7 @@ def line() -> Problem:
         return LineParams(intercept=jnp.sum(by_predictions), slope=jnp.sum(by_predictions * column(batch.inputs)))
 
     form = LinearForm(
-        rows=lambda batch: (np.reshape(batch.inputs, (-1, 1)), np.asarray(batch.targets)),
+        rows=lambda batch: (batch.inputs.reshape(-1, 1), batch.targets),
         join=lambda params: jnp.stack([params.slope, params.intercept]),
         split=lambda joined: LineParams(intercept=joined[1], slope=joined[0]),
         scale=SQUARED_ERROR_SCALES["sum"],
@@ -301,7 +303,7 @@ def _linear_regression(loss_name: str, l2: float) -> Problem:
         return grad_affine(batch.inputs, error.grad(affine(params, batch.inputs), batch.targets))
 
     form = LinearForm(
-        rows=lambda batch: (np.asarray(batch.inputs), np.asarray(batch.targets)),
+        rows=lambda batch: (batch.inputs, batch.targets),
         join=lambda params: jnp.concatenate([params.weights, params.bias[None]]),
         split=lambda joined: LinearParams(weights=joined[:-1], bias=joined[-1]),
         scale=SQUARED_ERROR_SCALES[loss_name.removesuffix("_squared_error")],
