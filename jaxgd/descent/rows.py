@@ -25,7 +25,7 @@ ROWS_AXIS = "rows"
 TILE_BYTES = 2**20
 """Of a tile: the size of a core's cache of the second level, so that the second use of a row is no read of memory."""
 
-CHUNK_BYTES = 2**24
+CHUNK_BYTES = 2**22
 """Of a chunk of rows in float64 while statistics are gathered."""
 
 EVALUATIONS = ("auto", "plain", "tiled", "sharded", "compressed")
@@ -169,10 +169,14 @@ def compress(problem: Problem, batch: Batch | Iterable[Batch]) -> tuple[Problem,
     if form is None:
         raise ValueError(f"`problem` must be a squared error of a linear model to be compressed, got {problem.name}.")
     statistics, dtype, vector = _Statistics(0, 0.0, 0.0), None, False
-    num_inputs = 0
+    num_inputs, buffer = 0, np.zeros((0, 0))
     for chunk in _chunks(form, batch):
         inputs, targets, of = chunk
-        joined = np.concatenate([inputs, targets.reshape(len(targets), -1)], axis=1, dtype=np.float64)
+        columns = [inputs, targets.reshape(len(targets), -1)]
+        shape = len(inputs), sum(part.shape[1] for part in columns)
+        if shape[0] > len(buffer) or shape[1] != buffer.shape[1]:
+            buffer = np.empty(shape)
+        joined = np.concatenate(columns, axis=1, out=buffer[: len(inputs)], casting="same_kind")
         if statistics.num_rows and (inputs.shape[1], joined.shape[1]) != (num_inputs, len(statistics.mean)):
             raise ValueError(f"`batch` must have {num_inputs} columns of inputs in every chunk, got {inputs.shape}.")
         statistics = statistics.with_rows(joined)

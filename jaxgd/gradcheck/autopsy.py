@@ -16,10 +16,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core, source_info_util
 
 from jaxgd.gradcheck.evaluate import QUICK, Arrays, Layout, Loss, Point, precision
 from jaxgd.gradcheck.report import Kind
+
+
+@functools.cache
+def _extend() -> Any:
+    """`jax.extend`, whose import takes a tenth of a second: only where something is checked."""
+    import jax.extend
+
+    return jax.extend
+
 
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "checkpoint": "jaxpr", "remat": "jaxpr"}
 """Primitives that only call a program, and the name of the program among their parameters."""
@@ -93,7 +101,7 @@ class _Tape:
         env.update(zip(jaxpr.invars, numbers, strict=True))
 
         def read(atom: Any) -> int:
-            return self._new(atom.val, False) if isinstance(atom, core.Literal) else env[atom]
+            return self._new(atom.val, False) if isinstance(atom, _extend().core.Literal) else env[atom]
 
         for eqn in jaxpr.eqns:
             ins = [read(atom) for atom in eqn.invars]
@@ -368,7 +376,7 @@ def quote(eqn: Any) -> str:
     Returns:
       `sigmoid(z) (model.py:12)`, the line of source and its place; "" where neither is known.
     """
-    place = source_info_util.summarize(eqn.source_info).split(" (")[0]
+    place = _extend().source_info_util.summarize(eqn.source_info).split(" (")[0]
     file, _, rest = place.partition(":")
     line = rest.partition(":")[0]
     if not line.isdigit():
@@ -381,7 +389,7 @@ def quote(eqn: Any) -> str:
 def _eqns(jaxpr: Any) -> Iterator[Any]:
     for eqn in jaxpr.eqns:
         yield eqn
-        for inner in core.jaxprs_in_params(eqn.params):
+        for inner in _extend().core.jaxprs_in_params(eqn.params):
             yield from _eqns(getattr(inner, "jaxpr", inner))
 
 
@@ -402,7 +410,7 @@ def same_program(left: Any, right: Any) -> bool:
             atom.val
             for eqn in _eqns(closed.jaxpr)
             for atom in eqn.invars
-            if isinstance(atom, core.Literal)
+            if isinstance(atom, _extend().core.Literal)
         ]
         + [const for const in closed.consts if hasattr(const, "dtype")]
         for closed in (left, right)
