@@ -1,6 +1,7 @@
 """The table of systems as pytest parameters, and arithmetic on trees."""
 
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,11 @@ import numpy as np
 import pytest
 
 from jaxgd.problems import ALL_PROBLEMS
+
+LONG = os.environ.get("JAXGD_SHARE") == "2"
+"""Whether to run what takes long, as .ci/run does; the suite without it is for five minutes on two cores."""
+
+long = pytest.mark.skipif(not LONG, reason="takes long: JAXGD_SHARE=2 has it")
 
 SYSTEMS = [pytest.param(problem, make_batch, id=problem.name) for problem, make_batch in ALL_PROBLEMS]
 SYSTEMS_WITH_DATA = [

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from common import LONG
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(
@@ -18,15 +19,56 @@ def run(folder, *words):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
-def test_the_smoke_run_writes_every_ratio(tmp_path):
-    done = run(tmp_path, "--smoke")
+WORK = [
+    "full_batch",
+    "least_squares",
+    "stochastic",
+    "lanes",
+    "loops",
+    "tiny",
+    "chunks",
+    "gradients",
+    "start",
+    "growth",
+    "memory",
+    "check",
+]
+
+
+def test_the_smoke_run_measures_every_kind_of_work(tmp_path):
+    """All of them in .ci/run."""
+    done = run(tmp_path, "--smoke", *([] if LONG else ["stochastic", "tiny"]))
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "benchmarks.json").read_text())
-    assert set(results) == {"environment", "smoke", "start", "chunks", "sweep"}
-    assert all(what["ratio"] > 0 for name in ("start", "chunks", "sweep") for what in results[name].values())
+    assert results["smoke"] is True
+    assert results["environment"]["device"] == "cpu"
+    assert len({row["work"] for row in results["rows"]}) == (15 if LONG else 2)
+    assert all(min(times) > 0 for row in results["rows"] for times in row["seconds"].values())
+    table = (tmp_path / "benchmarks.md").read_text().splitlines()
+    assert len(table) == 2 + (15 if LONG else 2)
+    assert all(line.count(" | ") == 5 for line in table)
 
 
 def test_unknown_work_is_told(tmp_path):
     done = run(tmp_path, "speed")
     assert done.returncode == 2
-    assert "unknown work 'speed'; choose from start, chunks, sweep" in done.stderr
+    message = " ".join(done.stderr.split())
+    assert f"unknown work 'speed'; choose from {', '.join(WORK)}" in message
+
+
+def test_a_gpu_that_is_not_here_is_told(tmp_path):
+    done = run(tmp_path, "tiny", "--smoke", "--device", "gpu")
+    if done.returncode:
+        assert done.returncode == 2
+        assert "--device gpu: jax has no GPU here" in done.stderr
+
+
+def test_the_readme_has_the_table_of_the_committed_run():
+    """The table is that of experiments/benchmarks/cpu.json, row for row."""
+    from experiments.benchmarks.__main__ import lines, markdown
+    from experiments.benchmarks.measure import Row
+
+    committed = json.loads((ROOT / "experiments" / "benchmarks" / "cpu.json").read_text())
+    assert committed["smoke"] is False
+    rows = [Row(**row | {"reach": tuple(map(tuple, row["reach"]))}) for row in committed["rows"]]
+    assert markdown(lines(rows)) in (ROOT / "README.md").read_text()

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import SYSTEMS, assert_trees_close, compiled, setting
+from common import LONG, SYSTEMS, assert_trees_close, compiled, long, setting
 from jax.sharding import Mesh
 
 import jaxgd
@@ -37,7 +37,7 @@ def both(problem):
     return compiled(lambda params, batch: evaluate(problem, params, batch))
 
 
-@pytest.mark.parametrize(("dtype", "size"), [(jnp.float64, 2), (jnp.float32, 5)])
+@pytest.mark.parametrize(("dtype", "size"), [(jnp.float64, 2), pytest.param(jnp.float32, 5, marks=long)])
 @pytest.mark.parametrize(("problem", "make_batch"), SYSTEMS)
 def test_tiles_give_the_loss_and_the_gradient(problem, make_batch, dtype, size):
     params, batch = setting(problem, make_batch, dtype)
@@ -62,7 +62,7 @@ def test_tiles_are_one_object_and_keep_what_the_problem_knows():
     assert tiled.l2 == 0.1
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.float64, marks=long)])
 @pytest.mark.parametrize(("problem", "make_batch"), LINEAR)
 def test_statistics_give_the_loss_and_the_gradient(problem, make_batch, dtype):
     params, batch = setting(problem, make_batch, dtype)
@@ -212,6 +212,7 @@ def test_what_cannot_be_done_is_refused_by_name(call, error, message):
 
 FOUR_DEVICES = """
 import json
+import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -224,7 +225,7 @@ from common import SYSTEMS, flat, setting
 devices = np.asarray(jax.devices())
 square = Mesh(devices.reshape(2, 2), ("rows", "lanes"))
 gaps = {}
-for system in SYSTEMS:
+for system in SYSTEMS[:: int(sys.argv[1])]:
     problem, make_batch = system.values
     params, batch = setting(problem, make_batch)
     run = lambda problem: flat(jax.jit(lambda p, b: evaluate(problem, p, b))(params, batch))
@@ -249,10 +250,12 @@ print(json.dumps([len(devices), gaps]))
 def test_devices_share_the_rows_of_every_problem_and_the_lanes_of_a_sweep():
     flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
     env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1", "PYTHONPATH": str(TESTS)}
-    done = subprocess.run([sys.executable, "-c", FOUR_DEVICES], capture_output=True, text=True, env=env)
+    every = 1 if LONG else 6
+    words = [sys.executable, "-c", FOUR_DEVICES, str(every)]
+    done = subprocess.run(words, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     num_devices, gaps = json.loads(done.stdout)
     assert num_devices == 4
     assert gaps.pop("plan") == "sharded"
-    assert len(gaps) == len(SYSTEMS) + 4
+    assert len(gaps) == len(SYSTEMS[::every]) + 4
     assert {name: found for name, found in gaps.items() if max(found) > 1e-14} == {}

@@ -14,7 +14,7 @@ from common import SYSTEMS, setting
 from jaxgd.gradcheck import Kind, check_gradient
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARE = int(os.environ.get("JAXGD_SHARE", "10"))
+SHARE = int(os.environ.get("JAXGD_SHARE", "20"))
 """Every so many of 300 mistakes are tried in each dtype; 2 (.ci/run) has all, one dtype each."""
 
 DTYPES = {"float32": jnp.float32, "float64": jnp.float64}
