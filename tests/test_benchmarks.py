@@ -20,18 +20,8 @@ def run(folder, *words):
 
 
 WORK = [
-    "full_batch",
-    "least_squares",
-    "stochastic",
-    "lanes",
-    "loops",
-    "tiny",
-    "chunks",
-    "gradients",
-    "start",
-    "growth",
-    "memory",
-    "check",
+    *("full_batch", "least_squares", "stochastic", "lanes", "loops", "tiny", "chunks", "gradients", "start"),
+    *("growth", "memory", "check"),
 ]
 
 

@@ -103,7 +103,7 @@ def sharded(problem: Problem, mesh: Mesh) -> Problem:
     """
     if not isinstance(mesh, Mesh):
         raise TypeError(f"`mesh` must be a jax.sharding.Mesh, got {type(mesh).__name__}.")
-    return _sharded(problem, mesh)
+    return _sharded(problem, automatic(mesh))
 
 
 @functools.lru_cache(maxsize=256)
@@ -267,6 +267,18 @@ def _compressed(problem: Problem) -> Problem:
         formulas=problem.formulas,
     )
     return penalisable(small, problem.l2) if problem.with_l2 else small
+
+
+def automatic(mesh: Mesh) -> Mesh:
+    """The mesh with axes whose sharding jax works out: those of `jax.make_mesh` want it spelled out at every product.
+
+    Args:
+      mesh: any.
+
+    Returns:
+      A mesh of the same devices and names.
+    """
+    return Mesh(mesh.devices, mesh.axis_names)
 
 
 class Plan(NamedTuple):

@@ -61,6 +61,7 @@ def sweep(
       TypeError: an argument given twice or unknown; see `descend`.
     """
     lengths = _check_over(problem, over, options)
+    mesh = None if mesh is None else rows.automatic(mesh)
     if zipped and len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise ValueError(f"zipped axes of `over` must have one length, got {listed}.")

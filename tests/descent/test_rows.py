@@ -216,14 +216,13 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 import jaxgd
 from jaxgd.descent import rows
 from jaxgd.types import Batch, evaluate
 from common import SYSTEMS, flat, setting
 
-devices = np.asarray(jax.devices())
-square = Mesh(devices.reshape(2, 2), ("rows", "lanes"))
+devices = jax.devices()
+square = jax.make_mesh((2, 2), ("rows", "lanes"))  # explicit axes, as jax makes them
 gaps = {}
 for system in SYSTEMS[:: int(sys.argv[1])]:
     problem, make_batch = system.values
