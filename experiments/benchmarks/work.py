@@ -330,23 +330,33 @@ def growth(smoke: bool) -> list[Row]:
 
 
 MEMORY = """
-import resource, sys
+import sys
+from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np, jaxgd
 from jaxgd.types import Batch, LinearParams
 num_rows, num_inputs, evaluation = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 inputs = np.random.default_rng(0).standard_normal((num_rows, num_inputs), dtype=np.float32)
 batch = Batch(jnp.asarray(inputs), jnp.zeros(num_rows))
 problem, params = jaxgd.problems.sigmoid_neuron(), LinearParams(jnp.zeros(num_inputs), jnp.zeros(()))
-small = Batch(batch.inputs[:100_000], batch.targets[:100_000])
-jax.block_until_ready(jaxgd.fit(problem, params, small, learning_rate=0.1, num_steps=3, evaluation=evaluation))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-jax.block_until_ready(jaxgd.fit(problem, params, batch, learning_rate=0.1, num_steps=3, evaluation=evaluation))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, inputs.nbytes / 1024)
+
+def kilobytes(name):
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(name + ":")[1].split()[0])
+
+def fit(batch):
+    result = jaxgd.fit(problem, params, batch, learning_rate=0.1, num_steps=3, evaluation=evaluation)
+    jax.block_until_ready(result)
+
+fit(Batch(batch.inputs[:100], batch.targets[:100]))
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+before = kilobytes("VmRSS")
+fit(batch)
+print(kilobytes("VmHWM") - before, inputs.nbytes / 1024)
 """
 
 
 def memory(smoke: bool) -> list[Row]:
-    """What a fit takes beside the inputs it was given: more than a fifth of them would be a copy."""
+    """What a fit takes beside the inputs it was given (on Linux): more than a fifth of them would be a copy."""
     found = []
     shape = (200_000, 10) if smoke else (1_000_000, 100)
     for evaluation in ("tiled", "plain"):

@@ -25,7 +25,7 @@ ROWS_AXIS = "rows"
 TILE_BYTES = 2**20
 """Of a tile: the size of a core's cache of the second level, so that the second use of a row is no read of memory."""
 
-CHUNK_BYTES = 2**22
+CHUNK_BYTES = 2**23
 """Of a chunk of rows in float64 while statistics are gathered."""
 
 EVALUATIONS = ("auto", "plain", "tiled", "sharded", "compressed")
@@ -170,16 +170,14 @@ def compress(problem: Problem, batch: Batch | Iterable[Batch]) -> tuple[Problem,
         raise ValueError(f"`problem` must be a squared error of a linear model to be compressed, got {problem.name}.")
     statistics, dtype, vector = _Statistics(0, 0.0, 0.0), None, False
     num_inputs, buffer = 0, np.zeros((0, 0))
-    for chunk in _chunks(form, batch):
-        inputs, targets, of = chunk
+    for inputs, targets, of in _chunks(form, batch):
         columns = [inputs, targets.reshape(len(targets), -1)]
-        shape = len(inputs), sum(part.shape[1] for part in columns)
-        if shape[0] > len(buffer) or shape[1] != buffer.shape[1]:
-            buffer = np.empty(shape)
-        joined = np.concatenate(columns, axis=1, out=buffer[: len(inputs)], casting="same_kind")
-        if statistics.num_rows and (inputs.shape[1], joined.shape[1]) != (num_inputs, len(statistics.mean)):
+        width = sum(part.shape[1] for part in columns) + 1
+        if statistics.num_rows and (inputs.shape[1], width) != (num_inputs, buffer.shape[1]):
             raise ValueError(f"`batch` must have {num_inputs} columns of inputs in every chunk, got {inputs.shape}.")
-        statistics = statistics.with_rows(joined)
+        if len(inputs) > len(buffer):
+            buffer = np.ones((len(inputs), width))  # the last column stays: its products are sums
+        statistics = statistics.with_rows(columns, buffer[: len(inputs)])
         num_inputs, dtype, vector = inputs.shape[1], of, targets.ndim == 1
     if not statistics.num_rows:
         raise ValueError("`batch` must have at least one row, got 0.")
@@ -204,17 +202,26 @@ class _Statistics(NamedTuple):
     mean: Any
     scatter: Any
 
-    def with_rows(self, rows: Any) -> "_Statistics":
-        """Take in more rows, which are overwritten."""
-        if not len(rows):
+    def with_rows(self, columns: list[Any], buffer: Any) -> "_Statistics":
+        """Take in more rows, written to a buffer as differences from the mean so far; its last column is 1."""
+        if not len(buffer):
             return self
         with np.errstate(all="ignore"):  # what is not finite is told of at the end
-            mean = rows.mean(axis=0)
-            rows -= mean
-            num_rows, apart = self.num_rows + len(rows), mean - self.mean
-            between = self.num_rows * len(rows) / num_rows * np.outer(apart, apart)
-            scatter = self.scatter + rows.T @ rows + between
-            return _Statistics(num_rows, self.mean + apart * (len(rows) / num_rows), scatter)
+            known = self.mean if self.num_rows else np.concatenate([part[:1000].mean(axis=0) for part in columns])
+            first = 0
+            for part in columns:
+                last = first + part.shape[1]
+                np.subtract(part, known[first:last], out=buffer[:, first:last])
+                first = last
+            products = buffer.T @ buffer
+            apart = products[-1, :-1] / len(buffer)
+            scatter = products[:-1, :-1] - len(buffer) * np.outer(apart, apart)
+            mean = known + apart
+            if not self.num_rows:
+                return _Statistics(len(buffer), mean, scatter)
+            num_rows, step = self.num_rows + len(buffer), mean - self.mean
+            between = self.num_rows * len(buffer) / num_rows * np.outer(step, step)
+            return _Statistics(num_rows, self.mean + step * (len(buffer) / num_rows), self.scatter + scatter + between)
 
     def rows(self, num_inputs: int) -> tuple[Any, Any]:
         """Inputs `[D + 2, D + 1]` and targets `[D + 2, K]` with the same sum of squared errors."""
