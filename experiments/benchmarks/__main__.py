@@ -98,7 +98,7 @@ def main() -> None:
         table.add_row(*line)
     console.print(table)
     results = {
-        "environment": environment() | {"device": device},
+        "environment": environment() | {"device": device, "command": "python -m experiments.benchmarks"},
         "smoke": options.smoke,
         "rows": [dataclasses.asdict(row) for row in measured],
     }
