@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import LONG, SYSTEMS, assert_trees_close, compiled, long, setting
+from common import SYSTEMS, assert_trees_close, compiled, long, setting
 from jax.sharding import Mesh
 
 import jaxgd
@@ -212,7 +212,6 @@ def test_what_cannot_be_done_is_refused_by_name(call, error, message):
 
 FOUR_DEVICES = """
 import json
-import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -224,7 +223,7 @@ from common import SYSTEMS, flat, setting
 devices = jax.devices()
 square = jax.make_mesh((2, 2), ("rows", "lanes"))  # explicit axes, as jax makes them
 gaps = {}
-for system in SYSTEMS[:: int(sys.argv[1])]:
+for system in SYSTEMS:
     problem, make_batch = system.values
     params, batch = setting(problem, make_batch)
     run = lambda problem: flat(jax.jit(lambda p, b: evaluate(problem, p, b))(params, batch))
@@ -246,15 +245,14 @@ print(json.dumps([len(devices), gaps]))
 """
 
 
+@long
 def test_devices_share_the_rows_of_every_problem_and_the_lanes_of_a_sweep():
     flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
     env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1", "PYTHONPATH": str(TESTS)}
-    every = 1 if LONG else 6
-    words = [sys.executable, "-c", FOUR_DEVICES, str(every)]
-    done = subprocess.run(words, capture_output=True, text=True, env=env)
+    done = subprocess.run([sys.executable, "-c", FOUR_DEVICES], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     num_devices, gaps = json.loads(done.stdout)
     assert num_devices == 4
     assert gaps.pop("plan") == "sharded"
-    assert len(gaps) == len(SYSTEMS[::every]) + 4
+    assert len(gaps) == len(SYSTEMS) + 4
     assert {name: found for name, found in gaps.items() if max(found) > 1e-14} == {}

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import SYSTEMS, setting
+from common import SOME_SYSTEMS, SYSTEMS, setting
 
 from jaxgd.gradcheck import Kind, check_gradient
 
@@ -31,7 +31,7 @@ def planted(name, problem=None):
 
 
 @pytest.mark.skipif(not (ROOT / "experiments").exists(), reason="the experiments are not beside these tests")
-@pytest.mark.parametrize(("problem", "make_batch"), SYSTEMS)
+@pytest.mark.parametrize(("problem", "make_batch"), SOME_SYSTEMS)
 def test_planted_mistakes_are_caught_and_named(problem, make_batch):
     """Both dtypes in one test: what was compiled for the loss serves both."""
     if SHARE > 2 and problem.name.startswith(("mlp((8, 6)", "mlp((8, 7")):
@@ -50,7 +50,7 @@ def test_planted_mistakes_are_caught_and_named(problem, make_batch):
     assert not wrong_names, "\n".join(wrong_names)
 
 
-@pytest.mark.parametrize(("problem", "make_batch"), SYSTEMS)
+@pytest.mark.parametrize(("problem", "make_batch"), SOME_SYSTEMS)
 def test_right_gradients_raise_no_alarm_wherever_they_are_drawn(problem, make_batch):
     alarms = []
     for dtype in list(DTYPES.values())[: 2 if SHARE == 2 else 1]:
