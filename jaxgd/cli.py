@@ -32,6 +32,13 @@ inputs, called operation by operation, takes five times as long."""
 SMALL_LOOP_BYTES = 32768
 
 
+def compile_small_loops() -> None:
+    """Tell XLA so, unless the user has said otherwise; before the first array, or it is too late."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if SMALL_LOOPS not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {SMALL_LOOPS}={SMALL_LOOP_BYTES}".strip()
+
+
 def main() -> NoReturn:
     """Run the command and end the process with its exit code.
 
@@ -41,8 +48,7 @@ def main() -> NoReturn:
     # Collections while importing walk a million living objects: a third of the time of a short run. What the
     # command itself leaves behind does not grow with its steps.
     gc.disable()
-    if SMALL_LOOPS not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {SMALL_LOOPS}={SMALL_LOOP_BYTES}".strip()
+    compile_small_loops()
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()

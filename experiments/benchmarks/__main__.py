@@ -3,7 +3,7 @@
 Every figure is a ratio, measured in this process, in turns, warmed up: medians of the repeats with their spread. Peers
 that are not installed (pip install torch optimistix) are left out.
 
-Run: python -m experiments.benchmarks [full_batch sweep ...] [--smoke] [--device gpu] [--out FOLDER]
+Run: python -m experiments.benchmarks [full_batch lanes ...] [--smoke] [--device gpu] [--out FOLDER]
 """
 
 import argparse
@@ -31,7 +31,6 @@ def cells(rows: Sequence[Row]) -> tuple[str, ...]:
     def joined(texts: Iterable[str]) -> str:
         return " / ".join(texts)
 
-    per = rows[0].per
     first = rows[0]
     limit = f"{joined(f'{row.over_limit():.2f}' for row in rows)} {first.limit}" if first.limit else ""
     others = [f"{name} {joined(f'{row.times(name):.3g}' for row in rows)}" for name in first.peers() if name != "small"]
@@ -42,7 +41,7 @@ def cells(rows: Sequence[Row]) -> tuple[str, ...]:
         ]
     else:
         reach = [f"{text}: {'yes' if met else 'no'}" for row in rows for text, met in row.reach]
-    times = "" if first.work in ("memory", "growth, log-log") else f"{joined(map(_time, rows))} a {per}"
+    times = "" if first.work in ("memory", "growth, log-log") else f"{joined(map(_time, rows))} a {first.per}"
     return first.work, joined(row.size for row in rows), times, limit, ", ".join(others), "; ".join(reach)
 
 
@@ -68,7 +67,7 @@ def markdown(table: Iterable[tuple[str, ...]]) -> str:
 def main() -> None:
     """Measure, print, write."""
     # Before jax starts: a device for each core, and loops of small steps compiled whole, as the command has them.
-    os.environ.setdefault("XLA_FLAGS", f"{cli.SMALL_LOOPS}={cli.SMALL_LOOP_BYTES}")
+    cli.compile_small_loops()
     from experiments.benchmarks.work import WORK
 
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks", description=__doc__)

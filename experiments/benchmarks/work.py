@@ -1,5 +1,6 @@
 """The kinds of work, each a function: sizes small or whole -> rows."""
 
+import dataclasses
 import functools
 import subprocess
 import sys
@@ -106,8 +107,7 @@ def least_squares(smoke: bool) -> list[Row]:
         gap = _gap(compressed(few, "params").history.params, direct.history.params)
         row = Row("least squares, 1000 steps", _shape(batch), "step", interleaved(jobs, 1 if smoke else REPEATS))
         row = row.reaching(optax=100)
-        judged = (*row.reach, ("iterates within 1e-5", gap <= 1e-5))
-        found.append(Row(row.work, row.size, row.per, row.seconds, None, judged))
+        found.append(dataclasses.replace(row, reach=(*row.reach, ("iterates within 1e-5", gap <= 1e-5))))
     return found
 
 
@@ -132,8 +132,7 @@ def stochastic(smoke: bool) -> list[Row]:
             "scikit-learn": (peers.scikit_learn_epoch(batch, 1e-4), shape[0]),
         }
         row = Row("one row a step, shuffled", _shape(batch), "row", interleaved(jobs, 1 if smoke else REPEATS))
-        judged = row.times("scikit-learn")
-        found.append(Row(row.work, row.size, row.per, row.seconds, None, (("scikit-learn 2", judged >= 2),)))
+        found.append(row.reaching(**{"scikit-learn": 2}))
     return found
 
 

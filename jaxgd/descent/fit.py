@@ -100,20 +100,19 @@ def fit(
     controls = loop.Controls(None if callable(learning_rate) else learning_rate, grad_tol, param_tol, divergence_factor)
     params = loop.as_arrays(params)
     loop.check_history(settings, params)
-    told = _Told(problem, settings, chunk_steps, params, batch, key, controls, evaluation)
     plan = rows.plan(problem, batch, num_steps=num_steps, batch_size=batch_size, evaluation=evaluation)
     if plan.problem is not problem:
         loop.check_problem(problem, params, batch)
-    problem, batch = plan.problem, plan.batch
-    together = jax.process_count() > 1
+    together, laid_out = jax.process_count() > 1, plan.batch
     if together:
         params, key = rows.everywhere((params, key))
-        batch = batch if plan.evaluation == "sharded" else rows.everywhere(batch)
+        laid_out = laid_out if plan.evaluation == "sharded" else rows.everywhere(laid_out)
     chunks = list(_chunks(settings.num_steps, steps_per_epoch, chunk_steps))
-    state = _start(problem, settings, params, batch, controls)
+    state = _start(plan.problem, settings, params, laid_out, controls)
     done, kept = 0, None
     if checkpoint is not None:
-        kept = _Kept(Path(checkpoint), _fingerprint(told))
+        told = _fingerprint(problem, settings, chunk_steps, params, batch, key, controls, evaluation)
+        kept = _Kept(Path(checkpoint), told)
         done, state = load(kept.folder, kept.settings, state) or (0, state)
         state = rows.everywhere(state) if together else state
     with _bar(settings.num_steps, progress) as show:
@@ -121,14 +120,14 @@ def fit(
             if int(state.stop_reason) != loop.StopReason.MAX_STEPS:
                 break
             try:
-                state = jax.block_until_ready(_run(problem, settings, state, batch, key, controls, chunk))
+                state = jax.block_until_ready(_run(plan.problem, settings, state, laid_out, key, controls, chunk))
                 if kept is not None:
                     save(kept.folder, kept.settings, position, state)
                 show(state)
             except KeyboardInterrupt:
                 state = state._replace(stop_reason=jnp.full_like(state.stop_reason, loop.StopReason.INTERRUPTED))
                 break
-    result = _finish(problem, settings, state, batch)
+    result = _finish(plan.problem, settings, state, laid_out)
     return jax.tree.map(_here, result) if together else result
 
 
@@ -142,22 +141,17 @@ class _Kept(NamedTuple):
     settings: dict[str, str]
 
 
-class _Told(NamedTuple):
-    """A run as its caller gave it."""
-
-    problem: Problem
-    settings: loop.Settings
-    chunk_steps: int
-    params: Params
-    batch: Any
-    key: jax.Array | None
-    controls: loop.Controls
-    evaluation: str
-
-
-def _fingerprint(told: _Told) -> dict[str, str]:
+def _fingerprint(
+    problem: Problem,
+    settings: loop.Settings,
+    chunk_steps: int,
+    params: Params,
+    batch: Any,
+    key: jax.Array | None,
+    controls: loop.Controls,
+    evaluation: str,
+) -> dict[str, str]:
     """What must agree for one run to go on as another, by name, so that a difference can be told."""
-    settings, controls = told.settings, told.controls
 
     def named(value: Any) -> str:
         return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
@@ -166,16 +160,16 @@ def _fingerprint(told: _Told) -> dict[str, str]:
     if isinstance(optimizer, optax.GradientTransformation):
         optimizer = optimizer.update
     return {
-        "problem": told.problem.name,
-        "evaluation": told.evaluation,
+        "problem": problem.name,
+        "evaluation": evaluation,
         **{name: str(value) for name, value in settings._asdict().items() if name not in ("optimizer", "schedule")},
         "optimizer": named(optimizer),
         "learning_rate": named(settings.schedule) if settings.schedule else str(controls.learning_rate),
         **{name: str(value) for name, value in controls._asdict().items() if name != "learning_rate"},
-        "chunk_steps": str(told.chunk_steps),
-        "params": digest(told.params),
-        "batch": digest(told.batch),
-        "key": digest(told.key),
+        "chunk_steps": str(chunk_steps),
+        "params": digest(params),
+        "batch": digest(batch),
+        "key": digest(key),
     }
 
 

@@ -109,8 +109,7 @@ def sharded(problem: Problem, mesh: Mesh) -> Problem:
 @functools.lru_cache(maxsize=256)
 def _sharded(problem: Problem, mesh: Mesh) -> Problem:
     base = _unpenalised(problem)
-    axes = (ROWS_AXIS,) if ROWS_AXIS in mesh.axis_names else mesh.axis_names
-    num_shards = math.prod(mesh.shape[axis] for axis in axes)
+    axes, num_shards = _shards(mesh)
 
     def value_and_grad(params: Params, batch: Any) -> tuple[jax.Array, Params]:
         num_rows = _count_rows(base, batch)
@@ -364,16 +363,9 @@ def spread(batch: Any, mesh: Mesh) -> Any:
     Returns:
       The tree of global arrays: shares of the rows, or all of them everywhere where they cannot be shared out.
     """
-    axes = (ROWS_AXIS,) if ROWS_AXIS in mesh.axis_names else mesh.axis_names
-    even = check_rows(batch) % math.prod(mesh.shape[axis] for axis in axes) == 0
-    sharding = NamedSharding(mesh, PartitionSpec(axes) if even else PartitionSpec())
-
-    def place(leaf: Any) -> jax.Array:
-        if _is_global(leaf):
-            return leaf  # laid out by the caller
-        return jax.make_array_from_callback(leaf.shape, sharding, np.asarray(leaf).__getitem__)
-
-    return jax.tree.map(place, batch)
+    axes, num_shards = _shards(mesh)
+    even = check_rows(batch) % num_shards == 0
+    return _placed(batch, NamedSharding(mesh, PartitionSpec(axes) if even else PartitionSpec()))
 
 
 def everywhere(tree: Any) -> Any:
@@ -385,20 +377,26 @@ def everywhere(tree: Any) -> Any:
     Returns:
       The tree, on all devices of all processes.
     """
-    sharding = NamedSharding(Mesh(np.asarray(jax.devices()), (ROWS_AXIS,)), PartitionSpec())
+    return _placed(tree, NamedSharding(Mesh(np.asarray(jax.devices()), (ROWS_AXIS,)), PartitionSpec()))
 
-    def place(leaf: jax.Array) -> jax.Array:
-        if _is_global(leaf):
-            return leaf  # laid out by the caller
+
+def _shards(mesh: Mesh) -> tuple[tuple[str, ...], int]:
+    """The axes over which rows are spread, and into how many parts."""
+    axes = (ROWS_AXIS,) if ROWS_AXIS in mesh.axis_names else mesh.axis_names
+    return axes, math.prod(mesh.shape[axis] for axis in axes)
+
+
+def _placed(tree: Any, sharding: NamedSharding) -> Any:
+    """Global arrays; those that span several processes were laid out by the caller, and stay as they are."""
+
+    def place(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return leaf
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(place(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         return jax.make_array_from_callback(leaf.shape, sharding, np.asarray(leaf).__getitem__)
 
     return jax.tree.map(place, tree)
-
-
-def _is_global(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
 
 
 def fastest(
