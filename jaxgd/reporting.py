@@ -25,7 +25,7 @@ import numpy as np
 import optax
 import rich.console
 
-from jaxgd.descent.loop import History, StopReason
+from jaxgd.descent.state import History, StopReason
 
 
 def environment() -> dict[str, Any]:

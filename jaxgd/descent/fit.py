@@ -13,13 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxgd.descent import batches, loop, rows
+from jaxgd.descent import batches, blocks, loop, rows
 from jaxgd.descent.checkpoint import digest, load, save
+from jaxgd.descent.state import Controls, Result, Settings, State, StopReason
 from jaxgd.types import Params, Problem
 from jaxgd.validation import check_count
-
-NUM_CHUNKS = 20
-"""Chunks that a run is driven in: enough to stop early, few enough to cost nothing."""
 
 
 class _Chunk(NamedTuple):
@@ -51,7 +49,7 @@ def fit(
     progress: bool | None = None,
     checkpoint: str | Path | None = None,
     evaluation: str = "auto",
-) -> loop.Result:
+) -> Result:
     """`descend`, driven from the host in compiled chunks, so that a run that has stopped ends there.
 
     Args:
@@ -92,17 +90,19 @@ def fit(
     """
     settings = loop.check_settings(problem, learning_rate, num_steps, batch_size, optimizer, record, record_every)
     steps_per_epoch = batches.cut(batch, batch_size).steps_per_epoch
-    if chunk_steps is None:
-        chunk_steps = _default_chunk(settings.num_steps, steps_per_epoch)
-    chunk_steps = check_count("chunk_steps", chunk_steps)
+    if chunk_steps is not None:
+        chunk_steps = check_count("chunk_steps", chunk_steps)
     if problem.check_batch is not None:
         problem.check_batch(batch)
-    controls = loop.Controls(None if callable(learning_rate) else learning_rate, grad_tol, param_tol, divergence_factor)
+    controls = Controls(None if callable(learning_rate) else learning_rate, grad_tol, param_tol, divergence_factor)
     params = loop.as_arrays(params)
     loop.check_history(settings, params)
     plan = rows.plan(problem, batch, num_steps=num_steps, batch_size=batch_size, evaluation=evaluation)
     if plan.problem is not problem:
         loop.check_problem(problem, params, batch)
+    if chunk_steps is None:
+        size = blocks.size_of(plan.problem, settings, plan.batch)
+        chunk_steps = _default_chunk(settings.num_steps, steps_per_epoch, size)
     together, laid_out = jax.process_count() > 1, plan.batch
     if together:
         params, key = rows.everywhere((params, key))
@@ -117,7 +117,7 @@ def fit(
         state = rows.everywhere(state) if together else state
     with _bar(settings.num_steps, progress) as show:
         for position, chunk in enumerate(chunks[done:], start=done + 1):
-            if int(state.stop_reason) != loop.StopReason.MAX_STEPS:
+            if int(state.stop_reason) != StopReason.MAX_STEPS:
                 break
             try:
                 state = jax.block_until_ready(_run(plan.problem, settings, state, laid_out, key, controls, chunk))
@@ -125,7 +125,7 @@ def fit(
                     save(kept.folder, kept.settings, position, state)
                 show(state)
             except KeyboardInterrupt:
-                state = state._replace(stop_reason=jnp.full_like(state.stop_reason, loop.StopReason.INTERRUPTED))
+                state = state._replace(stop_reason=jnp.full_like(state.stop_reason, StopReason.INTERRUPTED))
                 break
     result = _finish(plan.problem, settings, state, laid_out)
     return jax.tree.map(_here, result) if together else result
@@ -143,12 +143,12 @@ class _Kept(NamedTuple):
 
 def _fingerprint(
     problem: Problem,
-    settings: loop.Settings,
+    settings: Settings,
     chunk_steps: int,
     params: Params,
     batch: Any,
     key: jax.Array | None,
-    controls: loop.Controls,
+    controls: Controls,
     evaluation: str,
 ) -> dict[str, str]:
     """What must agree for one run to go on as another, by name, so that a difference can be told."""
@@ -175,13 +175,13 @@ def _fingerprint(
 
 def _run(
     problem: Problem,
-    settings: loop.Settings,
-    state: loop.State,
+    settings: Settings,
+    state: State,
     batch: Any,
     key: jax.Array | None,
-    controls: loop.Controls,
+    controls: Controls,
     chunk: _Chunk,
-) -> loop.State:
+) -> State:
     if chunk.num_epochs:
         return _run_epochs(problem, settings, state, batch, key, controls, chunk.epoch, chunk.num_epochs)
     return _run_part(
@@ -199,7 +199,7 @@ def _run(
 
 
 @contextlib.contextmanager
-def _bar(num_steps: int, progress: bool | None) -> Iterator[Callable[[loop.State], None]]:
+def _bar(num_steps: int, progress: bool | None) -> Iterator[Callable[[State], None]]:
     """A progress bar on standard error, fed with states; without one, a function that does nothing."""
     if not (sys.stderr.isatty() if progress is None else progress):
         yield lambda state: None
@@ -220,7 +220,7 @@ def _bar(num_steps: int, progress: bool | None) -> Iterator[Callable[[loop.State
         started = time.perf_counter()
         first: list[int] = []
 
-        def show(state: loop.State) -> None:
+        def show(state: State) -> None:
             steps = int(state.num_judged)
             first.append(steps)
             rate = (steps - first[0]) / (time.perf_counter() - started) if steps > first[0] else 0.0
@@ -235,10 +235,12 @@ _run_part = functools.partial(jax.jit, static_argnums=(0, 1, 8), static_argnames
 _finish = functools.partial(jax.jit, static_argnums=(0, 1))(loop.finish)
 
 
-def _default_chunk(num_steps: int, steps_per_epoch: int) -> int:
+def _default_chunk(num_steps: int, steps_per_epoch: int, block_size: int) -> int:
     """A twentieth of the run; whole epochs where there are some, since parts of epochs are more programs."""
-    share = -(-num_steps // NUM_CHUNKS)
-    return max(share, steps_per_epoch) if 2 * steps_per_epoch <= num_steps else share
+    share = -(-num_steps // blocks.NUM_CHUNKS)
+    if 1 < steps_per_epoch <= num_steps // 2:
+        return max(share, steps_per_epoch)
+    return share // block_size * block_size if 0 < block_size <= share else share
 
 
 def _chunks(num_steps: int, steps_per_epoch: int, chunk_steps: int) -> Iterator[_Chunk]:

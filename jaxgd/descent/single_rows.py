@@ -16,17 +16,13 @@ class RowSteps(NamedTuple):
 
     Attributes:
       params: after the last.
-      previous: before the last.
       loss: `[B]`, of each row at the parameters that met it.
       grad_norm: `[B]`.
-      largest_update: `[B]`, of any parameter.
     """
 
     params: Params
-    previous: Params
     loss: jax.Array
     grad_norm: jax.Array
-    largest_update: jax.Array
 
 
 def take_rows(form: LinearForm, params: Params, batch: Any, learning_rate: Any) -> RowSteps:
@@ -59,17 +55,12 @@ def take_rows(form: LinearForm, params: Params, batch: Any, learning_rate: Any) 
     errors = jax.scipy.linalg.solve_triangular(
         jnp.eye(len(rows), dtype=rows.dtype) + twice * products, columns, lower=True, unit_diagonal=True
     ).reshape(at_start.shape)
-    steps = twice * errors
-    before_last = theta - jnp.matmul(rows[:-1].T, steps[:-1], precision=HIGHEST)
-    last = jnp.matmul(rows[-1:].T, steps[-1:], precision=HIGHEST)
     sizes = jnp.abs(errors).reshape(len(rows), -1)
     norms = jnp.sqrt(jnp.sum(jnp.square(sizes), axis=1))
     lengths = jnp.sqrt(jnp.sum(jnp.square(rows), axis=1))
     scale = jnp.asarray(form.scale(1), rows.dtype)
     return RowSteps(
-        params=form.split(before_last - last),
-        previous=form.split(before_last),
+        params=form.split(theta - jnp.matmul(rows.T, twice * errors, precision=HIGHEST)),
         loss=scale * jnp.square(norms),
         grad_norm=2 * scale * norms * lengths,
-        largest_update=jnp.abs(twice) * jnp.max(sizes, axis=1) * jnp.max(jnp.abs(rows), axis=1),
     )

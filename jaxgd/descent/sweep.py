@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgd.descent import loop, rows
+from jaxgd.descent.state import Controls, Result, Settings
 from jaxgd.types import Params, Problem
 from jaxgd.validation import check_choice, check_count
 
@@ -33,7 +34,7 @@ def sweep(
     mesh: Mesh | None = None,
     evaluation: str = "auto",
     **options: Any,
-) -> loop.Result:
+) -> Result:
     """Run `descend` over named axes, all lanes at once.
 
     Compiled once for each problem, number of lanes and set of static arguments.
@@ -124,7 +125,7 @@ def _prepare(
     mesh: Mesh | None,
     at_once: int,
     evaluation: str,
-) -> Callable[[dict[str, jax.Array]], loop.Result]:
+) -> Callable[[dict[str, jax.Array]], Result]:
     """A function: the index of each lane on each axis -> the results of these lanes."""
     key = options.pop("key", None)
     learning_rate = options.pop("learning_rate", None)
@@ -177,20 +178,20 @@ def _lane_axes(mesh: Mesh) -> tuple[str, ...]:
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _run_lanes(
     problem: Problem,
-    settings: loop.Settings,
+    settings: Settings,
     mesh: Mesh | None,
     fixed: dict[str, Any],
     over: dict[str, Any],
     indices: dict[str, jax.Array],
-) -> loop.Result:
-    def run_lane(fixed: dict[str, Any], over: dict[str, Any], index: dict[str, jax.Array]) -> loop.Result:
+) -> Result:
+    def run_lane(fixed: dict[str, Any], over: dict[str, Any], index: dict[str, jax.Array]) -> Result:
         picked = {name: jax.tree.map(lambda leaf, i=i: leaf[i], over[name]) for name, i in index.items()}
         chosen = fixed | picked
         lane_problem = problem
         if "l2" in picked:
             assert problem.with_l2 is not None
             lane_problem = problem.with_l2(picked["l2"])
-        controls = loop.Controls(**{name: chosen[name] for name in loop.Controls._fields})
+        controls = Controls(**{name: chosen[name] for name in Controls._fields})
         return loop.run(lane_problem, settings, chosen["params"], chosen["batch"], chosen["key"], controls)
 
     if mesh is not None and rows.ROWS_AXIS in mesh.axis_names:

@@ -27,11 +27,22 @@ def test_chunks_cover_every_step_once(num_steps, steps_per_epoch, chunk_steps):
 
 
 @pytest.mark.parametrize(
-    ("num_steps", "steps_per_epoch", "expected"),
-    [(1000, 1, 50), (1000, 22, 50), (300, 22, 22), (300, 150, 150), (300, 151, 15), (5, 1, 1)],
+    ("num_steps", "steps_per_epoch", "block_size", "expected"),
+    [
+        (1000, 1, 0, 50),
+        (1007, 1, 0, 51),
+        (1007, 1, 50, 50),
+        (1_000_003, 1, 12_500, 50_000),
+        (1000, 22, 21, 50),
+        (300, 22, 21, 22),
+        (300, 150, 15, 150),
+        (300, 151, 0, 15),
+        (300, 151, 14, 14),
+        (5, 1, 0, 1),
+    ],
 )
-def test_default_chunks_are_a_twentieth_or_an_epoch(num_steps, steps_per_epoch, expected):
-    assert _default_chunk(num_steps, steps_per_epoch) == expected
+def test_default_chunks_are_a_twentieth_in_whole_blocks_or_an_epoch(num_steps, steps_per_epoch, block_size, expected):
+    assert _default_chunk(num_steps, steps_per_epoch, block_size) == expected
 
 
 def test_a_run_that_has_stopped_ends_there():

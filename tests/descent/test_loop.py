@@ -11,7 +11,7 @@ from common import SOME_SYSTEMS, SYSTEMS, assert_trees_close, assert_trees_equal
 
 import jaxgd
 from jaxgd import StopReason, problems
-from jaxgd.descent import loop
+from jaxgd.descent import blocks
 from jaxgd.problems.scalar import CubicParams
 from jaxgd.theory import closed_form, curvature
 from jaxgd.types import Batch, LinearParams, ScalarParams
@@ -647,7 +647,7 @@ def test_steps_of_one_row_solved_for_at_once_are_those_of_the_loop(monkeypatch, 
     params = problem.init(jax.random.key(0), batch)
     options = {"learning_rate": rate, "batch_size": 1, "key": jax.random.key(1), "record_every": 3}
     expected = jaxgd.descend(problem, params, batch, num_steps=3000, **options)
-    monkeypatch.setattr(loop, "SOLVING_BACKENDS", ("cpu",))
+    monkeypatch.setattr(blocks, "SOLVING_BACKENDS", ("cpu",))
     found = jaxgd.descend(problem._replace(name="another program"), params, batch, num_steps=3000, **options)
     assert found.stop_reason == expected.stop_reason
     assert found.num_steps == expected.num_steps
