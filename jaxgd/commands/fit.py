@@ -18,6 +18,7 @@ from jaxgd import data, reporting
 from jaxgd.commands import job as jobs
 from jaxgd.commands.job import Job, UserError
 from jaxgd.descent import Result, StopReason, fit
+from jaxgd.descent.blocks import NUM_CHUNKS
 from jaxgd.theory.curvature import largest_stable_learning_rate
 
 WORK = 2e10
@@ -103,6 +104,8 @@ def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
     num_steps = options.num_steps or int(np.clip(WORK / (4 * len(job.batch.inputs) * size), 1000, 100_000))
     learning_rate = options.learning_rate or _choose_rate(job, options)
     record_every = options.record_every or -(-num_steps // RECORDS)
+    # Chunks shorter than blocks: a run of about a second is not worth their program.
+    chunk_steps = None if options.num_steps else -(-num_steps // (2 * NUM_CHUNKS))
     evaluation = jobs.choose_evaluation(options.evaluation, job, num_steps, options.batch_size)
     started = time.perf_counter()
     try:
@@ -121,6 +124,7 @@ def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
                 divergence_factor=options.divergence_factor,
                 record=options.record,
                 record_every=record_every,
+                chunk_steps=chunk_steps,
                 progress=None if options.progress else False,
                 checkpoint=options.checkpoint,
                 evaluation=evaluation,

@@ -67,7 +67,8 @@ def fit(
       record: see `descend`.
       record_every: see `descend`.
       chunk_steps: steps of one chunk; None is a twentieth of `num_steps`, or an epoch if that is longer and
-        there are at least two. Chunks longer than an epoch are rounded down to whole epochs.
+        there are at least two. Chunks longer than an epoch are rounded down to whole epochs. With a length
+        of your own losses and norms in the history of a long run may differ in the last digit, the parameters not.
       progress: whether to show a bar on standard error; None does on a terminal.
       checkpoint: a folder. The state is kept there after every chunk, and a run that finds its own state
         there goes on from it, to the same bits as if it had never been interrupted.
@@ -236,7 +237,7 @@ _finish = functools.partial(jax.jit, static_argnums=(0, 1))(loop.finish)
 
 
 def _default_chunk(num_steps: int, steps_per_epoch: int, block_size: int) -> int:
-    """A twentieth of the run; whole epochs where there are some, since parts of epochs are more programs."""
+    """A twentieth of the run in whole blocks; or whole epochs, since parts of epochs are more programs."""
     share = -(-num_steps // blocks.NUM_CHUNKS)
     if 1 < steps_per_epoch <= num_steps // 2:
         return max(share, steps_per_epoch)

@@ -1,6 +1,7 @@
 """descend(): one pure, jitted lax.scan loop.
 
 A run that has stopped goes through the remaining steps masked, so that runs of different length live in one vmap.
+Steps of long runs are taken in blocks.
 """
 
 import os

@@ -4,12 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import SOME_SYSTEMS, assert_trees_close, assert_trees_equal, cast, setting
+from common import SOME_SYSTEMS, assert_trees_close, assert_trees_equal, cast, long, setting
 
 import jaxgd
 from jaxgd import StopReason, problems
 from jaxgd.descent import blocks
 from jaxgd.types import Batch, ScalarParams
+
+
+@pytest.fixture(autouse=True)
+def short_blocks(monkeypatch):
+    monkeypatch.setattr(blocks, "QUIET_SIZE", 10)
 
 
 def judged(monkeypatch, problem, *args, **options):
@@ -27,7 +32,7 @@ def assert_same_run(found, expected):
 
 
 @pytest.mark.parametrize(("problem", "make_batch"), SOME_SYSTEMS)
-@pytest.mark.parametrize("rate", [0.01, 30.0])
+@pytest.mark.parametrize("rate", [pytest.param(0.01, marks=long), 30.0])
 def test_systems(monkeypatch, problem, make_batch, rate):
     params, batch = setting(problem, make_batch)
     options = {"learning_rate": rate, "num_steps": 407, "record_every": 3}
@@ -106,7 +111,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize(("run", "options", "reason"), ENDS.values(), ids=ENDS)
-@pytest.mark.parametrize("record", [(), ("loss", "grad_norm")], ids=["bare", "recorded"])
+@pytest.mark.parametrize("record", [(), pytest.param(("loss", "grad_norm"), marks=long)], ids=["bare", "recorded"])
 def test_every_way_to_end(monkeypatch, run, options, reason, record):
     options = {"num_steps": 1000, "record": record} | options
     found = jaxgd.descend(*run, **options)
@@ -114,8 +119,8 @@ def test_every_way_to_end(monkeypatch, run, options, reason, record):
     assert_same_run(found, judged(monkeypatch, *run, **options))
 
 
-@pytest.mark.parametrize("options", [{}, SINGLE], ids=["full batch", "single rows"])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("options", [{}, pytest.param(SINGLE, marks=long)], ids=["full batch", "single rows"])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.float64, marks=long)])
 def test_a_run_in_chunks_goes_through_the_same_bits(options, dtype):
     problem, (params, batch) = REGRESSION[0], cast(REGRESSION[1:], dtype)
     options = {"learning_rate": 1e-3, "num_steps": 1007} | options
