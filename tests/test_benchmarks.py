@@ -36,7 +36,7 @@ def test_the_smoke_run_measures_every_kind_of_work(tmp_path):
     assert all(min(times) > 0 for row in results["rows"] for times in row["seconds"].values())
     table = (tmp_path / "benchmarks.md").read_text().splitlines()
     assert len(table) == 2 + (15 if LONG else 2)
-    assert all(line.count(" | ") == 5 for line in table)
+    assert all(line.count(" | ") == 6 for line in table)
 
 
 def test_unknown_work_is_told(tmp_path):

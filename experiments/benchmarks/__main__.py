@@ -22,7 +22,7 @@ from experiments.benchmarks.measure import Row
 from jaxgd import cli
 from jaxgd.reporting import environment
 
-COLUMNS = ("work", "size", "jaxgd", "over the limit", "peers, times jaxgd", "to reach")
+COLUMNS = ("work", "size", "jaxgd", "over the limit", "peers, times jaxgd", "to reach", "where the time goes")
 
 
 def cells(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -42,7 +42,16 @@ def cells(rows: Sequence[Row]) -> tuple[str, ...]:
     else:
         reach = [f"{text}: {'yes' if met else 'no'}" for row in rows for text, met in row.reach]
     times = "" if first.work in ("memory", "growth, log-log") else f"{joined(map(_time, rows))} a {first.per}"
-    return first.work, joined(row.size for row in rows), times, limit, ", ".join(others), "; ".join(reach)
+    if first.amount is not None and first.limit is not None:
+        limit += f" ({joined(_rate(row, 'jaxgd') for row in rows)} of {_rate(first, first.limit)} G{first.amount[1]}/s)"
+    slowest = max(rows, key=Row.over_limit) if first.limit else first
+    operations = ", ".join(f"{name} {share:.0%}" for name, share in slowest.operations.items())
+    return first.work, joined(row.size for row in rows), times, limit, ", ".join(others), "; ".join(reach), operations
+
+
+def _rate(row: Row, name: str) -> str:
+    assert row.amount is not None
+    return f"{row.amount[0] / row.median(name) / 1e9:.3g}"
 
 
 def _time(row: Row) -> str:
@@ -89,13 +98,15 @@ def main() -> None:
     measured: list[Row] = []
     for name in options.work:
         with console.status(name):
-            measured += WORK[name](options.smoke)
+            measured += WORK[name]("smoke" if options.smoke else options.device)
     order = list(dict.fromkeys(row.work for row in measured))
     measured.sort(key=lambda row: order.index(row.work))
-    table = rich.table.Table(*COLUMNS)
     for line in lines(measured):
-        table.add_row(*line)
-    console.print(table)
+        grid = rich.table.Table.grid(padding=(0, 2))
+        for name, cell in zip(COLUMNS[1:], line[1:], strict=True):
+            if cell:
+                grid.add_row(f"  {name}", cell)
+        console.print(f"[bold]{line[0]}[/bold]", grid)
     results = {
         "environment": environment() | {"device": device, "command": "python -m experiments.benchmarks"},
         "smoke": options.smoke,

@@ -1,8 +1,14 @@
 """How every figure is measured: a job beside its peers and its limit, in one process, in turns."""
 
+import collections
 import dataclasses
+import gzip
+import json
+import re
+import tempfile
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,6 +30,8 @@ class Row:
       seconds: of each repeat, by name: jaxgd, its peers, its limit.
       limit: the name of what nothing can be faster than, or None.
       reach: the figures to reach, and whether they were.
+      amount: what a part has to do at least, and the unit: bytes to read, floating-point operations.
+      operations: the compiled operations of jaxgd's job that take longest, and the share of the time of all of them.
     """
 
     work: str
@@ -32,6 +40,8 @@ class Row:
     seconds: dict[str, list[float]]
     limit: str | None = None
     reach: tuple[tuple[str, bool], ...] = ()
+    amount: tuple[float, str] | None = None
+    operations: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def median(self, name: str) -> float:
         """Seconds, the median of the repeats."""
@@ -62,6 +72,20 @@ class Row:
         return dataclasses.replace(self, reach=tuple(judged))
 
 
+def measured(
+    work: str,
+    size: str,
+    per: str,
+    jobs: Mapping[str, tuple[Job, float]],
+    repeats: int,
+    limit: str | None = None,
+    amount: tuple[float, str] | None = None,
+) -> Row:
+    """A row of jobs that run here, each with its number of parts."""
+    seconds = interleaved(jobs, repeats)
+    return Row(work, size, per, seconds, limit, amount=amount, operations=longest_operations(jobs[OURS][0]))
+
+
 def interleaved(jobs: Mapping[str, tuple[Job, float]], repeats: int) -> dict[str, list[float]]:
     """Seconds of every job over its number of parts, after a warm-up, in rounds, so that a slow moment meets all."""
     for job, _ in jobs.values():
@@ -73,3 +97,22 @@ def interleaved(jobs: Mapping[str, tuple[Job, float]], repeats: int) -> dict[str
             jax.block_until_ready(job())
             seconds[name].append((time.perf_counter() - started) / parts)
     return seconds
+
+
+def longest_operations(job: Job, count: int = 3) -> dict[str, float]:
+    """The operations of XLA that take longest in a job, by name without number, and their share of the time of all.
+
+    A loop that was compiled whole is one operation; what holds others (a while loop, a branch) is left out.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            jax.block_until_ready(job())
+        times: collections.Counter[str] = collections.Counter()
+        for path in Path(folder).rglob("*.trace.json.gz"):
+            for event in json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]:
+                if "hlo_op" in event.get("args", {}):
+                    times[re.sub(r"(\.\d+|\.clone)+$", "", event["name"])] += event["dur"]
+    for holding in ("while", "conditional", "call"):
+        if len(times) > 1:
+            del times[holding]
+    return {name: round(time / times.total(), 3) for name, time in times.most_common(count)}

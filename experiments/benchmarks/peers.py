@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxgd.types import Batch, Problem
+from jaxgd.types import Batch, Params, Problem
 
 Array = np.ndarray[Any, Any]
 
@@ -52,12 +52,13 @@ def optimistix_descent(problem: Problem, params: Any, batch: Batch, rate: float,
 def torch_descent(
     predict: Callable[..., Any], loss: Callable[..., Any], batch: Batch, rate: float, num_steps: int
 ) -> Any:
-    """Autograd and torch.optim.SGD on tensors over the same memory, with all threads."""
+    """Autograd and torch.optim.SGD on a copy of the rows, with all threads, or on the GPU that jax has."""
     import torch
 
-    inputs, targets = (torch.from_numpy(np.array(array)) for array in batch)
-    weights = torch.zeros(inputs.shape[1], requires_grad=True)
-    bias = torch.zeros((), requires_grad=True)
+    device = _torch_device()
+    inputs, targets = (torch.from_numpy(np.array(array)).to(device) for array in batch)
+    weights = torch.zeros(inputs.shape[1], requires_grad=True, device=device)
+    bias = torch.zeros((), requires_grad=True, device=device)
     optimizer = torch.optim.SGD([weights, bias], lr=rate)
 
     def run() -> Any:
@@ -65,8 +66,13 @@ def torch_descent(
             optimizer.zero_grad()
             loss(predict(inputs @ weights + bias), targets).backward()
             optimizer.step()
+        return bias.item()  # waits for the device
 
     return run
+
+
+def _torch_device() -> str:
+    return {"cpu": "cpu", "gpu": "cuda"}[jax.default_backend()]
 
 
 def torch_lanes(inputs: Array, targets: Array, rates: Array, num_steps: int) -> Any:
@@ -74,7 +80,8 @@ def torch_lanes(inputs: Array, targets: Array, rates: Array, num_steps: int) -> 
     import torch
     from torch.func import grad, vmap
 
-    x, y, rate = (torch.from_numpy(np.array(array)) for array in (inputs, targets, rates))
+    device = _torch_device()
+    x, y, rate = (torch.from_numpy(np.array(array)).to(device) for array in (inputs, targets, rates))
 
     def loss(weights: Any, bias: Any) -> Any:
         return ((torch.sigmoid(x @ weights + bias) - y) ** 2).mean() / 2
@@ -82,14 +89,32 @@ def torch_lanes(inputs: Array, targets: Array, rates: Array, num_steps: int) -> 
     gradient = vmap(grad(loss, argnums=(0, 1)))
 
     def run() -> Any:
-        weights, bias = torch.zeros(len(rate), x.shape[1]), torch.zeros(len(rate))
+        weights, bias = (torch.zeros(*shape, device=device) for shape in ((len(rate), x.shape[1]), (len(rate),)))
         with torch.no_grad():
             for _ in range(num_steps):
                 by_weights, by_bias = gradient(weights, bias)
                 weights -= rate[:, None] * by_weights
                 bias -= rate * by_bias
+        return bias[0].item()  # waits for the device
 
     return run
+
+
+def bare_lanes(problem: Problem, params: Params, batch: Batch, rates: jax.Array, num_steps: int) -> Callable[[], Any]:
+    """A vmap over a scan of the bare update rule: what XLA makes of the lanes where nothing is checked."""
+
+    @jax.jit
+    def run(params: Params, batch: Batch, rates: jax.Array) -> Params:
+        def lane(rate: jax.Array) -> Params:
+            def step(params: Params, _: None) -> tuple[Params, None]:
+                grads = problem.grad(params, batch)
+                return jax.tree.map(lambda leaf, g: leaf - rate * g, params, grads), None
+
+            return jax.lax.scan(step, params, length=num_steps)[0]
+
+        return jax.vmap(lane)(rates)
+
+    return functools.partial(run, params, batch, rates)
 
 
 def numpy_descent(batch: Batch, rate: float, num_steps: int) -> Callable[[], Any]:
