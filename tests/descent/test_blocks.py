@@ -25,17 +25,19 @@ def judged(monkeypatch, problem, *args, **options):
 
 
 def assert_same_run(found, expected):
-    """The same decisions at the same steps; numbers to the rounding of another program, which divergence amplifies."""
+    """The same decisions at the same steps; numbers to the rounding of another program.
+
+    Which a bounded run beyond its largest stable rate would amplify to all digits: there is none here.
+    """
     assert StopReason(int(found.stop_reason)) == StopReason(int(expected.stop_reason))
     assert int(found.num_steps) == int(expected.num_steps)
     assert_trees_close(found, expected, rtol=1e-12, atol=1e-300)
 
 
 @pytest.mark.parametrize(("problem", "make_batch"), SOME_SYSTEMS)
-@pytest.mark.parametrize("rate", [pytest.param(0.01, marks=long), 30.0])
-def test_systems(monkeypatch, problem, make_batch, rate):
+def test_systems(monkeypatch, problem, make_batch):
     params, batch = setting(problem, make_batch)
-    options = {"learning_rate": rate, "num_steps": 407, "record_every": 3}
+    options = {"learning_rate": 0.01, "num_steps": 407, "record_every": 3}
     found = jaxgd.descend(problem, params, batch, **options)
     assert_same_run(found, judged(monkeypatch, problem, params, batch, **options))
 
@@ -110,8 +112,14 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize(("run", "options", "reason"), ENDS.values(), ids=ENDS)
-@pytest.mark.parametrize("record", [(), pytest.param(("loss", "grad_norm"), marks=long)], ids=["bare", "recorded"])
+RECORDED = ("a small gradient", "through infinity", "diverged", "single rows")
+
+
+@pytest.mark.parametrize(
+    ("run", "options", "reason", "record"),
+    [pytest.param(*ENDS[name], (), id=name) for name in ENDS]
+    + [pytest.param(*ENDS[name], ("loss", "grad_norm"), id=f"{name}, recorded", marks=long) for name in RECORDED],
+)
 def test_every_way_to_end(monkeypatch, run, options, reason, record):
     options = {"num_steps": 1000, "record": record} | options
     found = jaxgd.descend(*run, **options)
