@@ -62,11 +62,9 @@ def size_of(problem: Problem, settings: Settings, batch: Any) -> int:
     """
     epochs = batches.cut(batch, settings.batch_size)
     if not epochs.batch_size:
-        if not _is_quiet(problem, settings, batch):
-            return 0
         most = min(FULL_BATCHES, max(512, settings.num_steps // settings.record_every))
         size = settings.num_steps // (NUM_CHUNKS * -(-settings.num_steps // (NUM_CHUNKS * most)))
-        return size if size >= QUIET_SIZE else 0
+        return size if _is_quiet(problem, settings, batch, size) else 0
     row = sum(leaf.dtype.itemsize * leaf[:1].size for leaf in jax.tree.leaves(batch))
     most = min(GATHERED_STEPS, GATHERED_BYTES // max(epochs.batch_size * row, 1), settings.num_steps // NUM_CHUNKS)
     if _solves(problem, settings):
@@ -104,7 +102,7 @@ def run(
       The state after the last step.
     """
     full = rows is None
-    quiet = _is_quiet(problem, settings, batch) and size >= QUIET_SIZE
+    quiet = _is_quiet(problem, settings, batch, size)
 
     def take_block(state: State, block: Any) -> tuple[State, None]:
         first, rows = block
@@ -190,11 +188,13 @@ def _is_plain(problem: Problem, settings: Settings) -> bool:
     return ours and problem.value_and_grad is None and set(settings.record) <= {"loss", "grad_norm", "learning_rate"}
 
 
-def _is_quiet(problem: Problem, settings: Settings, batch: Any) -> bool:
-    size = sum(jnp.size(leaf) * jnp.result_type(leaf).itemsize for leaf in jax.tree.leaves(batch))
+def _is_quiet(problem: Problem, settings: Settings, batch: Any, size: int) -> bool:
+    """Whether blocks of so many steps are taken quietly first."""
+    read = sum(jnp.size(leaf) * jnp.result_type(leaf).itemsize for leaf in jax.tree.leaves(batch))
     if settings.batch_size is not None:
-        size = size * settings.batch_size // check_rows(batch)
-    return _is_plain(problem, settings) and size < QUIET_BYTES
+        read = read * settings.batch_size // check_rows(batch)
+    pays = size >= QUIET_SIZE or _solves(problem, settings)
+    return pays and read < QUIET_BYTES and _is_plain(problem, settings)
 
 
 def _solves(problem: Problem, settings: Settings) -> bool:
