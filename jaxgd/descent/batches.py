@@ -56,27 +56,33 @@ def cut(batch: Any, batch_size: int | None) -> Epochs:
     return Epochs(num_rows, batch_size, -(-num_rows // batch_size))
 
 
-def row_order(epochs: Epochs, key: jax.Array | None, epoch: jax.Array) -> jax.Array:
-    """The order in which an epoch visits the rows.
+def row_order(
+    epochs: Epochs, key: jax.Array | None, epoch: jax.Array, first: Any = 0, count: int | None = None
+) -> jax.Array:
+    """The order in which an epoch visits the rows, or `count` of them from place `first` on.
 
     Args:
       epochs: the plan.
       key: the run's key; each epoch draws its own permutation from it. None keeps the order of the data.
       epoch: `[]` integer, 0 for the first.
+      first: `[]` integer, place in the epoch.
+      count: how many rows, none beyond the last. Static; None is all N.
 
     Returns:
-      `[N]` integers, each row once.
+      `[count]` integers; over the whole epoch each row once.
     """
+    count = epochs.num_rows if count is None else count
+    places = first + jnp.arange(count, dtype=jnp.int32)
     if key is None:
-        return jnp.arange(epochs.num_rows)
+        return places
     key = jax.random.fold_in(key, epoch)
     if epochs.num_rows < ENCIPHERED_FROM:
-        return jax.random.permutation(key, epochs.num_rows)
-    return _encipher(key, epochs.num_rows)
+        return lax.dynamic_slice_in_dim(jax.random.permutation(key, epochs.num_rows), first, count)
+    return _encipher(key, epochs.num_rows, places)
 
 
-def _encipher(key: jax.Array, num_rows: int) -> jax.Array:
-    """A permutation by a Feistel cipher on pairs (l, r) in Z_a x Z_b, with a b just above N.
+def _encipher(key: jax.Array, num_rows: int, places: jax.Array) -> jax.Array:
+    """Images of places under a Feistel cipher on pairs (l, r) in Z_a x Z_b, with a b just above N.
 
     A round is `(l, r) -> (r, l + F(r))` with a keyed hash F, which can be undone whatever F is, so that all rounds
     together permute the a b numbers `l b + r`. The few images beyond N are enciphered again until they are below
@@ -104,7 +110,7 @@ def _encipher(key: jax.Array, num_rows: int) -> jax.Array:
     def again(numbers: jax.Array) -> jax.Array:
         return jnp.where(numbers >= num_rows, once(numbers), numbers)
 
-    numbers = once(jnp.arange(num_rows, dtype=jnp.uint32))
+    numbers = once(places.astype(jnp.uint32))
     return lax.while_loop(lambda n: jnp.any(n >= num_rows), again, numbers).astype(jnp.int32)
 
 

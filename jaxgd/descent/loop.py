@@ -367,8 +367,9 @@ def run_part(
     size, per_epoch = epochs.batch_size, epochs.steps_per_epoch
     closing = count == per_epoch if closing is None else closing
     whole = count - 1 if closing else count
-    order = batches.row_order(epochs, key, epoch)
-    rows = lax.dynamic_slice_in_dim(order, first * size, whole * size).reshape(whole, size)
+    num_last = epochs.num_rows - (per_epoch - 1) * size if closing else 0
+    order = batches.row_order(epochs, key, epoch, first * size, whole * size + num_last)
+    rows = order[: whole * size].reshape(whole, size)
     steps = epoch * per_epoch + first + jnp.arange(count, dtype=jnp.int32)
 
     def take_one(state: State, step_rows: tuple[jax.Array, jax.Array]) -> tuple[State, None]:
@@ -386,7 +387,7 @@ def run_part(
     if blocked < whole:
         state, _ = lax.scan(take_one, state, (steps[blocked:whole], rows[blocked:]))
     if closing:
-        last = batches.take(batch, order[(per_epoch - 1) * size :])
+        last = batches.take(batch, order[whole * size :])
         state = _recorded_step(problem, settings, state, last, controls, steps[-1], per_epoch, closing=True)
     return state
 

@@ -1,5 +1,7 @@
 """An epoch visits every row once, in an order of its own."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,6 +75,19 @@ def test_orders_are_uniform():
 def test_orders_of_many_rows_hold_every_row_once(num_rows):
     order = np.asarray(batches.row_order(batches.cut(jnp.arange(num_rows), 1), jax.random.key(2), jnp.asarray(0)))
     np.testing.assert_array_equal(np.sort(order), np.arange(num_rows))
+
+
+@pytest.mark.parametrize("key", [None, jax.random.key(2)], ids=["in order", "shuffled"])
+@pytest.mark.parametrize("num_rows", [50, 5000])
+def test_a_part_of_an_order_costs_its_own_rows(num_rows, key):
+    epochs = batches.cut(jnp.arange(num_rows), 1)
+    whole = batches.row_order(epochs, key, jnp.asarray(1))
+    part = jax.jit(lambda first: batches.row_order(epochs, key, jnp.asarray(1), first, 20))
+    for first in (0, 13, num_rows - 20):
+        np.testing.assert_array_equal(part(first), whole[first : first + 20])
+    if num_rows == 5000:
+        sizes = re.findall(r"[a-z]\d+\[(\d+)", str(part.trace(0).jaxpr))
+        assert max(map(int, sizes)) == 20
 
 
 def test_orders_of_many_rows_look_uniform(rng):
