@@ -314,10 +314,8 @@ def _move(
         rows = jax.tree.map(lambda array: array[:, 0], parts)
         taken = take_rows(problem.linear_form, state.params, rows, controls.learning_rate)
         losses = taken.loss
-        optimizer_state = state.optimizer_state._replace(step=state.optimizer_state.step + num_steps)
-        moved = _Quiet(
-            taken.params, optimizer_state, state.epoch_loss + jnp.sum(losses), jnp.min(losses), jnp.max(losses)
-        )
+        epoch_loss = state.epoch_loss + jnp.sum(losses)
+        moved = _Quiet(taken.params, state.optimizer_state, epoch_loss, jnp.min(losses), jnp.max(losses))
         return moved, {"loss": losses, "grad_norm": taken.grad_norm}
     infinite = jnp.full_like(state.epoch_loss, jnp.inf)
     start = _Quiet(state.params, state.optimizer_state, state.epoch_loss, infinite, -infinite)

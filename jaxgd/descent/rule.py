@@ -17,10 +17,10 @@ class GradientDescentState(NamedTuple):
     """State of the rule.
 
     Attributes:
-      step: `[]` int32, updates made so far.
+      step: `[]` int32, updates made so far; None where the rate does not depend on it.
     """
 
-    step: jax.Array
+    step: jax.Array | None
 
 
 def gradient_descent(learning_rate: Any) -> optax.GradientTransformation:
@@ -39,7 +39,7 @@ def gradient_descent(learning_rate: Any) -> optax.GradientTransformation:
 
     def init(params: Params) -> GradientDescentState:
         del params
-        return GradientDescentState(jnp.zeros((), jnp.int32))
+        return GradientDescentState(jnp.zeros((), jnp.int32) if callable(learning_rate) else None)
 
     def update(
         updates: Params, state: GradientDescentState, params: Params | None = None
@@ -47,17 +47,17 @@ def gradient_descent(learning_rate: Any) -> optax.GradientTransformation:
         del params
         rate = rate_at(learning_rate, state.step)
         steps = jax.tree.map(lambda g: -jnp.asarray(rate, g.dtype) * g, updates)
-        return steps, GradientDescentState(state.step + 1)
+        return steps, GradientDescentState(None if state.step is None else state.step + 1)
 
     return optax.GradientTransformation(init, update)
 
 
-def rate_at(learning_rate: Any, step: jax.Array) -> Any:
+def rate_at(learning_rate: Any, step: jax.Array | None) -> Any:
     """The learning rate of a step.
 
     Args:
       learning_rate: a number, a scalar, or a function step -> rate.
-      step: `[]` integer, 0 at the first update.
+      step: `[]` integer, 0 at the first update; looked at by a function alone.
 
     Returns:
       A scalar.

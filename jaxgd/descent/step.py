@@ -154,7 +154,7 @@ def _judge_divergence(
     return state._replace(
         best_params=where(better, state.params, state.best_params),
         best_loss=jnp.where(better, mean, state.best_loss),
-        epoch_loss=jnp.zeros_like(epoch_loss),
+        epoch_loss=state.epoch_loss if steps_per_epoch == 1 else jnp.zeros_like(epoch_loss),
         num_excess=num_excess,
     )
 

@@ -40,9 +40,15 @@ def test_ours_chains_with_optax():
 def test_updates_keep_the_dtype_of_the_gradient(dtype):
     optimizer = jaxgd.gradient_descent(jnp.asarray(0.1, jnp.float64))
     grads = jnp.ones(3, dtype)
-    updates, state = optimizer.update(grads, optimizer.init(grads))
+    updates, _ = optimizer.update(grads, optimizer.init(grads))
     assert updates.dtype == dtype
-    assert state.step == 1
+
+
+def test_steps_are_counted_for_a_schedule_alone():
+    grads = jnp.ones(3)
+    for rate, expected in ((0.1, None), (optax.linear_schedule(0.0, 0.1, 4), 1)):
+        optimizer = jaxgd.gradient_descent(rate)
+        assert optimizer.update(grads, optimizer.init(grads))[1].step == expected
 
 
 def test_rates():
