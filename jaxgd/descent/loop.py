@@ -224,8 +224,7 @@ def check_history(settings: Settings, params: Params, num_lanes: int = 1) -> Non
     leaves = jax.tree.leaves(params)
     scalar = max(leaf.dtype.itemsize for leaf in leaves)
     sizes = {"params": sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)}
-    num_records = -(-settings.num_steps // settings.record_every)
-    needed = num_lanes * num_records * sum(sizes.get(field, scalar) for field in settings.record)
+    needed = num_lanes * settings.num_records * sum(sizes.get(field, scalar) for field in settings.record)
     limit = _device_memory()
     if needed > limit:
         raise ValueError(
@@ -284,8 +283,8 @@ def start(problem: Problem, settings: Settings, params: Params, batch: Any, cont
         history=History(),
     )
     entry = entry_of(problem, settings, state, batch, controls, loss, params, params, grad_norm, zero)
-    num_records = -(-settings.num_steps // settings.record_every)
-    history = jax.tree.map(lambda value: jnp.zeros((num_records, *value.shape), value.dtype), entry)
+    size = settings.num_records + (settings.record_every > 1)
+    history = jax.tree.map(lambda value: jnp.zeros((size, *value.shape), value.dtype), entry)
     return state._replace(history=history)
 
 
@@ -416,7 +415,7 @@ def finish(problem: Problem, settings: Settings, state: State, batch: Any) -> Re
     last = jnp.maximum(state.num_judged - 1, 0) // settings.record_every
 
     def hold_after_stop(values: jax.Array) -> jax.Array:
-        return values[jnp.minimum(jnp.arange(len(values), dtype=last.dtype), last)]
+        return values[jnp.minimum(jnp.arange(settings.num_records, dtype=last.dtype), last)]
 
     return Result(
         params=params,

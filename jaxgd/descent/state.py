@@ -94,6 +94,11 @@ class Settings(NamedTuple):
     record: tuple[str, ...]
     record_every: int
 
+    @property
+    def num_records(self) -> int:
+        """Entries of the history."""
+        return -(-self.num_steps // self.record_every)
+
 
 class Controls(NamedTuple):
     """The traced scalars of a run; see `descend`."""
@@ -124,7 +129,7 @@ class State(NamedTuple):
       num_excess: `[]` int32, epochs in a row beyond the limit of divergence.
       wait: `[]` int32, blocks to be taken step by step before the next is tried quietly; the same for all lanes.
       patience: `[]` int32, how many of them after the next event.
-      history: the recorded steps, filled as they are reached.
+      history: the recorded steps, filled as they are reached; where some are not kept, a last entry takes those.
     """
 
     params: Params

@@ -113,12 +113,12 @@ def record(settings: Settings, state: State, entry: History, step: jax.Array) ->
     Returns:
       The state.
     """
-    index, between = jnp.divmod(step, settings.record_every)
+    every = settings.record_every
+    index = lax.div(step, jnp.full_like(step, every))  # `//` would see to signs
 
     def write(values: jax.Array, value: jax.Array) -> jax.Array:
-        if settings.record_every > 1:
-            value = jnp.where(between == 0, value, values[index])
-        return values.at[index].set(value)
+        at = index if every == 1 else jnp.where(index * every == step, index, len(values) - 1)
+        return lax.dynamic_update_index_in_dim(values, value, at, 0)
 
     return state._replace(history=jax.tree.map(write, state.history, entry))
 
