@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ import optax
 
 from jaxgd.descent import batches, blocks, loop, rows
 from jaxgd.descent.checkpoint import digest, load, save
-from jaxgd.descent.state import Controls, Result, Settings, State, StopReason
+from jaxgd.descent.state import Controls, History, Result, Settings, State, StopReason
 from jaxgd.types import Params, Problem
 from jaxgd.validation import check_count
 
@@ -24,8 +26,8 @@ class _Chunk(NamedTuple):
     """Steps run by one call: `num_epochs` whole epochs, or `num_batches` of one from `first` on."""
 
     epoch: int
-    num_epochs: int = 0
     first: int = 0
+    num_epochs: int = 0
     num_batches: int = 0
     closing: bool = False
 
@@ -80,8 +82,8 @@ def fit(
     spread over several hosts need the extra `jaxgd[distributed]` for it.
 
     Returns:
-      The result of `descend`. After Ctrl-C what there is, INTERRUPTED; the same call with the same
-      `checkpoint` goes on from there.
+      The result of `descend`. After Ctrl-C what there is at the end of the chunk, INTERRUPTED; the same call with
+      the same `checkpoint` goes on from there. A SIGINT handler of your own is left alone.
 
     Raises:
       ValueError: see `descend`; `problem.check_batch` found a value outside the domain; a checkpoint of other
@@ -116,18 +118,22 @@ def fit(
         kept = _Kept(Path(checkpoint), told)
         done, state = load(kept.folder, kept.settings, state) or (0, state)
         state = rows.everywhere(state) if together else state
-    with _bar(settings.num_steps, progress) as show:
+    with _bar(settings.num_steps, progress) as show, _noted_interrupt() as interrupted:
         for position, chunk in enumerate(chunks[done:], start=done + 1):
             if int(state.stop_reason) != StopReason.MAX_STEPS:
                 break
-            try:
-                state = jax.block_until_ready(_run(plan.problem, settings, state, laid_out, key, controls, chunk))
-                if kept is not None:
-                    save(kept.folder, kept.settings, position, state)
-                show(state)
-            except KeyboardInterrupt:
+            if interrupted():
                 state = state._replace(stop_reason=jnp.full_like(state.stop_reason, StopReason.INTERRUPTED))
                 break
+            bare, history = state._replace(history=History()), state.history
+            state = jax.block_until_ready(
+                _run(
+                    plan.problem, settings, bare, history, laid_out, key, controls, *chunk
+                )  # the history is given away
+            )
+            if kept is not None:
+                save(kept.folder, kept.settings, position, state)
+            show(state)
     result = _finish(plan.problem, settings, state, laid_out)
     return jax.tree.map(_here, result) if together else result
 
@@ -174,29 +180,41 @@ def _fingerprint(
     }
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 9, 10, 11), donate_argnums=3)
 def _run(
     problem: Problem,
     settings: Settings,
     state: State,
+    history: History,
     batch: Any,
     key: jax.Array | None,
     controls: Controls,
-    chunk: _Chunk,
+    epoch: jax.Array,
+    first: jax.Array,
+    num_epochs: int,
+    num_batches: int,
+    closing: bool,
 ) -> State:
-    if chunk.num_epochs:
-        return _run_epochs(problem, settings, state, batch, key, controls, chunk.epoch, chunk.num_epochs)
-    return _run_part(
-        problem,
-        settings,
-        state,
-        batch,
-        key,
-        controls,
-        chunk.epoch,
-        chunk.first,
-        chunk.num_batches,
-        closing=chunk.closing,
-    )
+    """A chunk, from a state without its history, which may be long and is written to in place."""
+    state = state._replace(history=history)
+    if num_epochs:
+        return loop.run_epochs(problem, settings, state, batch, key, controls, epoch, num_epochs)
+    return loop.run_part(problem, settings, state, batch, key, controls, epoch, first, num_batches, closing=closing)
+
+
+@contextlib.contextmanager
+def _noted_interrupt() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C came: it is noted, not raised, since within a chunk it would find the state given away."""
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    came = threading.Event()
+    signal.signal(signal.SIGINT, lambda number, frame: came.set())
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 @contextlib.contextmanager
@@ -231,8 +249,6 @@ def _bar(num_steps: int, progress: bool | None) -> Iterator[Callable[[State], No
 
 
 _start = functools.partial(jax.jit, static_argnums=(0, 1))(loop.start)
-_run_epochs = functools.partial(jax.jit, static_argnums=(0, 1, 7))(loop.run_epochs)
-_run_part = functools.partial(jax.jit, static_argnums=(0, 1, 8), static_argnames="closing")(loop.run_part)
 _finish = functools.partial(jax.jit, static_argnums=(0, 1))(loop.finish)
 
 

@@ -1,5 +1,6 @@
 """Interrupted runs go on to the same bits; damaged and foreign checkpoints are told."""
 
+import concurrent.futures
 import functools
 import json
 import os
@@ -44,7 +45,7 @@ def interrupted(monkeypatch):
         def chunk(*args):
             calls.append(None)
             if len(calls) == at:
-                raise KeyboardInterrupt
+                signal.raise_signal(signal.SIGINT)
             return real(*args)
 
         with monkeypatch.context() as patch:
@@ -78,10 +79,34 @@ def test_a_resumed_run_gives_the_same_bits(tmp_path, interrupted, options):
 
 
 def test_an_interrupt_returns_what_there_is(interrupted):
+    """The chunk in which Ctrl-C came included, and Ctrl-C is again as it was."""
     result = interrupted(job(), 3)
     assert StopReason(int(result.stop_reason)) == StopReason.INTERRUPTED
-    assert int(result.num_steps) == 14
-    assert_trees_equal(result.params, job(num_steps=14)().params)
+    assert int(result.num_steps) == 21
+    assert_trees_equal(result.params, job(num_steps=21)().params)
+    np.testing.assert_array_equal(result.history.loss[:21], job()().history.loss[:21])
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_in_the_last_chunk_finds_the_run_done(interrupted):
+    assert_trees_equal(interrupted(job(), 9), job()())
+
+
+def test_a_handler_of_ones_own_is_left_alone(interrupted):
+    came = []
+    usual = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        assert_trees_equal(interrupted(job(), 3), job()())
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    assert came == [signal.SIGINT]
+
+
+def test_a_run_in_another_thread():
+    """Where Python knows no Ctrl-C."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        assert_trees_equal(pool.submit(job()).result(), job()())
 
 
 def test_only_two_files_are_kept(tmp_path):
@@ -104,13 +129,13 @@ def test_only_two_files_are_kept(tmp_path):
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path, interrupted, change, text):
     interrupted(job(), 3, checkpoint=tmp_path)
     other = job(**change)
-    match = rf"checkpoint-000002 is of another run: {text}.*Name a new folder\.$"
+    match = rf"checkpoint-000003 is of another run: {text}.*Name a new folder\.$"
     with jax.numpy_dtype_promotion("standard"), pytest.raises(ValueError, match=match):
         other(checkpoint=tmp_path)
 
 
 def test_200_damaged_files_are_told_and_never_used(tmp_path, interrupted):
-    interrupted(job(), 4, checkpoint=tmp_path)
+    interrupted(job(), 3, checkpoint=tmp_path)
     _, newest = sorted(tmp_path.iterdir())
     sound = newest.read_bytes()
     settings = json.loads(sound[40:].partition(b"\n")[0])["settings"]

@@ -1,6 +1,7 @@
 """The host's loop over chunks: what it covers, where it ends, what it checks."""
 
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ import jaxgd
 from jaxgd import StopReason, problems
 from jaxgd.descent.fit import _chunks, _default_chunk
 from jaxgd.types import Batch, ScalarParams
+
+fit_module = sys.modules["jaxgd.descent.fit"]  # the package has a function of its name
 
 
 @pytest.mark.parametrize("chunk_steps", [1, 3, 4, 7, 9, 100])
@@ -59,6 +62,23 @@ def test_a_run_that_has_stopped_ends_there():
     assert len(calls) < 200
     assert len(result.history.loss) == 10_000
     assert float(result.history.loss[-1]) == float(result.loss)
+
+
+def test_the_history_is_written_where_it_lies(monkeypatch):
+    """A history of gigabytes is not copied with every chunk."""
+    real, places = fit_module._run, []
+
+    def chunk(*args):
+        before = args[3].loss.unsafe_buffer_pointer()
+        state = real(*args)
+        places.append((before, state.history.loss.unsafe_buffer_pointer()))
+        return state
+
+    monkeypatch.setattr(fit_module, "_run", chunk)
+    start = ScalarParams(jnp.asarray(1.0))
+    jaxgd.fit(problems.quadratic(), start, None, learning_rate=1e-3, num_steps=40, chunk_steps=10)
+    assert len(places) == 4
+    assert len(set(sum(places, ()))) == 1
 
 
 def test_values_are_checked_once_on_the_host():
