@@ -77,8 +77,21 @@ def row_order(
         return places
     key = jax.random.fold_in(key, epoch)
     if epochs.num_rows < ENCIPHERED_FROM:
-        return lax.dynamic_slice_in_dim(jax.random.permutation(key, epochs.num_rows), first, count)
+        return lax.dynamic_slice_in_dim(_sort(key, epochs.num_rows), first, count)
     return _encipher(key, epochs.num_rows, places)
+
+
+def _sort(key: jax.Array, num_rows: int) -> jax.Array:
+    """A permutation by sorting the rows by random numbers.
+
+    The number of the row fills the low bits, since XLA sorts single words five times as fast as the pairs that
+    `jax.random.permutation` sorts. Rows with equal random bits keep their order; two such sorts leave no trace of it.
+    """
+    width = (num_rows - 1).bit_length()
+    bits = jax.random.bits(key, (2, num_rows), jnp.uint32)
+    words = lax.sort((bits << width) | lax.broadcasted_iota(jnp.uint32, (2, num_rows), 1))
+    first, second = (words & ((1 << width) - 1)).astype(jnp.int32)
+    return first[second]
 
 
 def _encipher(key: jax.Array, num_rows: int, places: jax.Array) -> jax.Array:

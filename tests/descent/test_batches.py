@@ -64,15 +64,16 @@ def test_every_epoch_has_an_order_of_its_own():
 
 
 def test_orders_are_uniform():
-    """Where row 0 lands over 2000 epochs of 8 rows: a chi-square of 7 degrees, 1 in 10^6 above 43."""
-    epochs = batches.cut(jnp.arange(8), 1)
-    orders = jax.vmap(lambda i: batches.row_order(epochs, jax.random.key(1), i))(jnp.arange(2000))
-    counts = np.bincount(np.argmax(orders == 0, axis=1), minlength=8)
-    assert np.sum((counts - 250) ** 2 / 250) < 43
+    """All 24 of 4 rows over 4800 epochs: a chi-square of 23 degrees, 1 in 10^6 above 73."""
+    epochs = batches.cut(jnp.arange(4), 1)
+    orders = jax.vmap(lambda i: batches.row_order(epochs, jax.random.key(1), i))(jnp.arange(4800))
+    counts = np.unique(orders, axis=0, return_counts=True)[1]
+    assert len(counts) == 24
+    assert np.sum((counts - 200) ** 2 / 200) < 73
 
 
-@pytest.mark.parametrize("num_rows", [4096, 4097, 10_007, 65_536, 100_000])
-def test_orders_of_many_rows_hold_every_row_once(num_rows):
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 1024, 1025, 4095, 4096, 4097, 10_007, 65_536, 100_000])
+def test_orders_hold_every_row_once(num_rows):
     order = np.asarray(batches.row_order(batches.cut(jnp.arange(num_rows), 1), jax.random.key(2), jnp.asarray(0)))
     np.testing.assert_array_equal(np.sort(order), np.arange(num_rows))
 
@@ -90,9 +91,10 @@ def test_a_part_of_an_order_costs_its_own_rows(num_rows, key):
         assert max(map(int, sizes)) == 20
 
 
-def test_orders_of_many_rows_look_uniform(rng):
+@pytest.mark.parametrize("num_rows", [4000, 5000])
+def test_orders_of_many_rows_look_uniform(num_rows, rng):
     """Beside NumPy's: where a row lands, what follows a row, cycles and runs; each by a chi-square or a z value."""
-    num_rows, num_orders = 5000, 100
+    num_orders = 100
     epochs = batches.cut(jnp.arange(num_rows), 1)
     orders = np.asarray(jax.vmap(lambda i: batches.row_order(epochs, jax.random.key(1), i))(jnp.arange(num_orders)))
     random = np.stack([rng.permutation(num_rows) for _ in range(num_orders)])
