@@ -16,7 +16,7 @@ LONG = os.environ.get("JAXGD_SHARE") == "2"
 long = pytest.mark.skipif(not LONG, reason="takes long: JAXGD_SHARE=2 has it")
 
 SYSTEMS = [pytest.param(problem, make_batch, id=problem.name) for problem, make_batch in ALL_PROBLEMS]
-SOME_SYSTEMS = SYSTEMS if LONG else SYSTEMS[::3]
+SOME_SYSTEMS = SYSTEMS if LONG else SYSTEMS[::4]
 """For tests that compile much for each system."""
 
 SYSTEMS_WITH_DATA = [

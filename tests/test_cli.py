@@ -117,7 +117,8 @@ def test_the_screen(command):
         assert words in out
 
 
-@pytest.mark.parametrize("words", [pytest.param((), marks=long), ("--held-out", "0.01")], ids=["even rows", "odd rows"])
+@long
+@pytest.mark.parametrize("words", [(), ("--held-out", "0.01")], ids=["even rows", "odd rows"])
 def test_two_processes_run_one_fit(command, tmp_path, words):
     words = ["--data", "diabetes", "--x64", "--num-steps", "300", "--json", *words]
     _, alone = summary_of(command, *words)

@@ -1,7 +1,7 @@
 """The time of jaxgd beside its peers and its limits.
 
-Every figure is a ratio, measured in this process, in turns, warmed up: medians of the repeats with their spread. Peers
-that are not installed (pip install torch optimistix) are left out.
+Every figure is a ratio, measured in this process, in rounds, warmed up: the median of the rounds. Peers that are not
+installed (pip install torch optimistix) are left out.
 
 Run: python -m experiments.benchmarks [full_batch lanes ...] [--smoke] [--device gpu] [--out FOLDER]
 """

@@ -1,13 +1,15 @@
 """How every figure is measured: a job beside its peers and its limit, in one process, in turns."""
 
 import collections
+import contextlib
 import dataclasses
 import gzip
 import json
+import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +50,13 @@ class Row:
         return float(np.median(self.seconds[name]))
 
     def times(self, name: str) -> float:
-        """The median of a peer over that of jaxgd."""
-        return self.median(name) / self.median(OURS)
+        """A peer over jaxgd, the median of the rounds' ratios: a slow moment of the machine meets a whole round."""
+        return float(np.median(np.divide(self.seconds[name], self.seconds[OURS])))
 
     def over_limit(self) -> float:
-        """The median of jaxgd over that of the limit."""
+        """What jaxgd takes over what the limit takes, likewise."""
         assert self.limit is not None
-        return self.median(OURS) / self.median(self.limit)
+        return float(np.median(np.divide(self.seconds[OURS], self.seconds[self.limit])))
 
     def peers(self) -> list[str]:
         """What is neither jaxgd nor the limit."""
@@ -87,16 +89,34 @@ def measured(
 
 
 def interleaved(jobs: Mapping[str, tuple[Job, float]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every job over its number of parts, after a warm-up, in rounds, so that a slow moment meets all."""
+    """Seconds of every job over its number of parts, after a warm-up, in rounds forth and back."""
     for job, _ in jobs.values():
         jax.block_until_ready(job())
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(repeats):
-        for name, (job, parts) in jobs.items():
+    for i in range(repeats):
+        for name in reversed(list(jobs)) if i % 2 else jobs:
+            job, parts = jobs[name]
             started = time.perf_counter()
             jax.block_until_ready(job())
             seconds[name].append((time.perf_counter() - started) / parts)
     return seconds
+
+
+@contextlib.contextmanager
+def on_one_core() -> Iterator[None]:
+    """Hold all threads on one core: what has no work for a second one takes percents longer when it wanders."""
+    cores = os.sched_getaffinity(0)
+
+    def hold(allowed: set[int]) -> None:
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.sched_setaffinity(int(thread), allowed)
+
+    hold({max(cores)})
+    try:
+        yield
+    finally:
+        hold(cores)
 
 
 def longest_operations(job: Job, count: int = 3) -> dict[str, float]:

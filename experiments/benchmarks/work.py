@@ -14,7 +14,7 @@ import optax
 
 import jaxgd
 from experiments.benchmarks import peers
-from experiments.benchmarks.measure import OURS, Row, interleaved, measured
+from experiments.benchmarks.measure import OURS, Row, interleaved, measured, on_one_core
 from jaxgd.descent import rows
 from jaxgd.types import Batch, LinearParams
 
@@ -250,21 +250,37 @@ def tiny(scale: str) -> list[Row]:
         OURS: (functools.partial(run, problem, _start(batch), batch), steps),
         "bare scan": (peers.bare_scan(batch, 1e-5, steps), steps),
     }
-    row = measured("one run", f"{_shape(batch)}, {steps:,} steps", "step", jobs, _repeats(scale, 9), "bare scan")
+    with on_one_core():
+        row = measured("one run", f"{_shape(batch)}, {steps:,} steps", "step", jobs, _repeats(scale, 9), "bare scan")
     return [row.reaching(1.05)]
 
 
 def chunks(scale: str) -> list[Row]:
-    """The run driven from the host in twenty chunks, beside the one bare scan."""
-    problem, batch = jaxgd.problems.sigmoid_neuron(), _data(1000, 20)
-    steps = 1000 if scale == "smoke" else 400_000
-    options: dict[str, Any] = {"learning_rate": 0.1, "num_steps": steps, "record_every": 100}
-    jobs: dict[str, Any] = {
-        OURS: (lambda: jaxgd.fit(problem, _start(batch), batch, progress=False, **options), steps),
-        "descend": (lambda: jaxgd.descend(problem, _start(batch), batch, **options), steps),
-    }
-    seconds = interleaved(jobs, _repeats(scale, 15))  # no profile: it would hold millions of operations
-    return [Row("fit in chunks", f"{_shape(batch)}, {steps:,} steps", "step", seconds, "descend").reaching(1.03)]
+    """The run driven from the host in twenty chunks, beside the one bare scan.
+
+    Full batches; single rows, of which every step is kept in a history of 120 MB; and less than two epochs of
+    mini-batches, which is cut within the epoch.
+    """
+    problem, found = jaxgd.problems.sigmoid_neuron(), []
+    kinds: tuple[tuple[int, int, int, str, dict[str, Any]], ...] = (
+        (1000, 20, 400_000, "full batch", {"record_every": 100}),
+        (2000, 3, 10_000_000, "single rows", {"batch_size": 1}),
+        (15_000_000, 5, 2_500_000, "batches of 10", {"batch_size": 10, "record_every": 100}),
+    )
+    for num_rows, num_inputs, steps, how, options in kinds:
+        if scale == "smoke":
+            num_rows, steps = min(num_rows, 10_000), 1000
+        batch = _data(num_rows, num_inputs)
+        run: dict[str, Any] = {"learning_rate": 0.1, "num_steps": steps, "key": jax.random.key(0), **options}
+        jobs: dict[str, Any] = {
+            OURS: (functools.partial(jaxgd.fit, problem, _start(batch), batch, progress=False, **run), steps),
+            "descend": (functools.partial(jaxgd.descend, problem, _start(batch), batch, **run), steps),
+        }
+        with on_one_core():
+            seconds = interleaved(jobs, _repeats(scale, 11))  # no profile: it would hold millions of operations
+        size = f"{_shape(batch)}, {how}, {steps:,} steps"
+        found.append(Row("fit in chunks", size, "step", seconds, "descend").reaching(1.03))
+    return found
 
 
 def gradients(scale: str) -> list[Row]:
@@ -286,8 +302,9 @@ def gradients(scale: str) -> list[Row]:
             )
             for name, which in both.items()
         }
-        seconds[problem.name] = interleaved(jobs, _repeats(scale, 7))
-    ranked = sorted(seconds, key=lambda name: np.median(seconds[name][OURS]) / np.median(seconds[name]["jax.grad"]))
+        with on_one_core():
+            seconds[problem.name] = interleaved(jobs, _repeats(scale, 7))
+    ranked = sorted(seconds, key=lambda name: np.median(np.divide(seconds[name][OURS], seconds[name]["jax.grad"])))
     found = []
     for what, name in (("median", ranked[len(ranked) // 2]), ("slowest", ranked[-1])):
         row = Row("hand gradient", f"{what} system, {name}", "step", seconds[name], "jax.grad")

@@ -20,23 +20,22 @@ COUNTER = jaxgd.Problem(
 
 
 @pytest.mark.parametrize("key", [None, jax.random.key(3)], ids=["in order", "shuffled"])
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 7, 12, 13])
+@pytest.mark.parametrize("batch_size", [1, 3, 5, 12, 13])
 def test_each_epoch_visits_every_row_once(batch_size, key):
     rows = jnp.arange(13)
     per_epoch = -(-13 // batch_size)
-    for num_epochs in (1, 3):
-        result = jaxgd.descend(
-            COUNTER,
-            jnp.zeros(13),
-            rows,
-            learning_rate=1.0,
-            num_steps=num_epochs * per_epoch,
-            batch_size=batch_size,
-            key=key,
-            record=("params",),
-        )
-        np.testing.assert_array_equal(result.params, np.full(13, num_epochs))
+    result = jaxgd.descend(
+        COUNTER,
+        jnp.zeros(13),
+        rows,
+        learning_rate=1.0,
+        num_steps=3 * per_epoch,
+        batch_size=batch_size,
+        key=key,
+        record=("params",),
+    )
     path = np.concatenate([result.history.params, result.params[None]])
+    np.testing.assert_array_equal(path[::per_epoch], np.arange(4)[:, None] * np.ones(13))
     sizes = np.sum(np.diff(path, axis=0), axis=1)
     expected = [batch_size] * (13 // batch_size) + [13 % batch_size] * (13 % batch_size > 0)
     np.testing.assert_array_equal(sizes, 3 * expected)
@@ -72,7 +71,7 @@ def test_orders_are_uniform():
     assert np.sum((counts - 200) ** 2 / 200) < 73
 
 
-@pytest.mark.parametrize("num_rows", [1, 2, 3, 1024, 1025, 4095, 4096, 4097, 10_007, 65_536, 100_000])
+@pytest.mark.parametrize("num_rows", [1, 2, 1025, 4095, 4096, 10_007, 65_536])
 def test_orders_hold_every_row_once(num_rows):
     order = np.asarray(batches.row_order(batches.cut(jnp.arange(num_rows), 1), jax.random.key(2), jnp.asarray(0)))
     np.testing.assert_array_equal(np.sort(order), np.arange(num_rows))
