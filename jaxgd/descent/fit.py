@@ -126,11 +126,8 @@ def fit(
                 state = state._replace(stop_reason=jnp.full_like(state.stop_reason, StopReason.INTERRUPTED))
                 break
             bare, history = state._replace(history=History()), state.history
-            state = jax.block_until_ready(
-                _run(
-                    plan.problem, settings, bare, history, laid_out, key, controls, *chunk
-                )  # the history is given away
-            )
+            state = _run(plan.problem, settings, bare, history, laid_out, key, controls, *chunk)  # gives history away
+            jax.block_until_ready(state)
             if kept is not None:
                 save(kept.folder, kept.settings, position, state)
             show(state)
