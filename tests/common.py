@@ -1,7 +1,6 @@
 """The table of systems as pytest parameters, and arithmetic on trees."""
 
 import functools
-import os
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +9,14 @@ import pytest
 
 from jaxgd.problems import ALL_PROBLEMS
 
-LONG = os.environ.get("JAXGD_SHARE") == "2"
-"""Whether to run what takes long, as .ci/run does; the suite without it is for five minutes on two cores."""
-
-long = pytest.mark.skipif(not LONG, reason="takes long: JAXGD_SHARE=2 has it")
+slow = pytest.mark.slow
 
 SYSTEMS = [pytest.param(problem, make_batch, id=problem.name) for problem, make_batch in ALL_PROBLEMS]
-SOME_SYSTEMS = SYSTEMS if LONG else SYSTEMS[::4]
-"""For tests that compile much for each system."""
+SOME_SYSTEMS = [
+    param if number % 4 == 0 else pytest.param(*param.values, id=param.id, marks=slow)
+    for number, param in enumerate(SYSTEMS)
+]
+"""For tests that compile much for each system: every fourth, and the others among the slow tests."""
 
 SYSTEMS_WITH_DATA = [
     pytest.param(problem, make_batch, id=problem.name)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from common import LONG
+from common import slow
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(
@@ -25,17 +25,20 @@ WORK = [
 ]
 
 
-def test_the_smoke_run_measures_every_kind_of_work(tmp_path):
-    """All of them in .ci/run."""
-    done = run(tmp_path, "--smoke", *([] if LONG else ["stochastic", "tiny"]))
+@pytest.mark.parametrize(
+    ("chosen", "num_rows"),
+    [pytest.param(["stochastic", "tiny"], 2, id="two kinds"), pytest.param([], 15, id="all kinds", marks=slow)],
+)
+def test_the_smoke_run_measures_every_kind_of_work(tmp_path, chosen, num_rows):
+    done = run(tmp_path, "--smoke", *chosen)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "benchmarks.json").read_text())
     assert results["smoke"] is True
     assert results["environment"]["device"] == "cpu"
-    assert len({row["work"] for row in results["rows"]}) == (15 if LONG else 2)
+    assert len({row["work"] for row in results["rows"]}) == num_rows
     assert all(min(times) > 0 for row in results["rows"] for times in row["seconds"].values())
     table = (tmp_path / "benchmarks.md").read_text().splitlines()
-    assert len(table) == 2 + (15 if LONG else 2)
+    assert len(table) == 2 + num_rows
     assert all(line.count(" | ") == 6 for line in table)
 
 

@@ -10,7 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from common import long
+from common import slow
 
 from jaxgd import cli
 from jaxgd.problems import ALL_PROBLEMS
@@ -117,7 +117,7 @@ def test_the_screen(command):
         assert words in out
 
 
-@long
+@slow
 @pytest.mark.parametrize("words", [(), ("--held-out", "0.01")], ids=["even rows", "odd rows"])
 def test_two_processes_run_one_fit(command, tmp_path, words):
     words = ["--data", "diabetes", "--x64", "--num-steps", "300", "--json", *words]

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import SOME_SYSTEMS, assert_trees_close, assert_trees_equal, cast, long, setting
+from common import SOME_SYSTEMS, assert_trees_close, assert_trees_equal, cast, setting, slow
 
 import jaxgd
 from jaxgd import StopReason, problems
@@ -118,7 +118,7 @@ RECORDED = ("a small gradient", "through infinity", "diverged", "single rows")
 @pytest.mark.parametrize(
     ("run", "options", "reason", "record"),
     [pytest.param(*ENDS[name], (), id=name) for name in ENDS]
-    + [pytest.param(*ENDS[name], ("loss", "grad_norm"), id=f"{name}, recorded", marks=long) for name in RECORDED],
+    + [pytest.param(*ENDS[name], ("loss", "grad_norm"), id=f"{name}, recorded", marks=slow) for name in RECORDED],
 )
 def test_every_way_to_end(monkeypatch, run, options, reason, record):
     options = {"num_steps": 1000, "record": record} | options
@@ -127,8 +127,8 @@ def test_every_way_to_end(monkeypatch, run, options, reason, record):
     assert_same_run(found, judged(monkeypatch, *run, **options))
 
 
-@pytest.mark.parametrize("options", [{}, pytest.param(SINGLE, marks=long)], ids=["full batch", "single rows"])
-@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.float64, marks=long)])
+@pytest.mark.parametrize("options", [{}, pytest.param(SINGLE, marks=slow)], ids=["full batch", "single rows"])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.float64, marks=slow)])
 def test_a_run_in_chunks_goes_through_the_same_bits(options, dtype):
     problem, (params, batch) = REGRESSION[0], cast(REGRESSION[1:], dtype)
     options = {"learning_rate": 1e-3, "num_steps": 1007} | options

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import assert_trees_equal, long
+from common import assert_trees_equal, slow
 
 import jaxgd
 from jaxgd import StopReason, problems
@@ -209,9 +209,9 @@ print(kills, writing, finish(folder) == expected)
 """
 
 
-def test_kill_9_at_random_moments_resumes_to_the_same_bits(tmp_path):
+@pytest.mark.parametrize("num_kills", ["2", pytest.param("50", marks=slow)])
+def test_kill_9_at_random_moments_resumes_to_the_same_bits(tmp_path, num_kills):
     """Kills, of which some come in the middle of writing; the process after the last ends the run."""
-    num_kills = os.environ.get("JAXGD_KILLS", "2")  # CI asks for 50
     env = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -335,7 +335,7 @@ def run_spread(folder, last=0, rate=0.01):
     return codes, [out.splitlines()[-1] if out else "" for out, _ in ended], ended[0][1][-2000:]
 
 
-@long
+@slow
 def test_parameters_spread_over_processes_resume_to_the_same_bits(tmp_path):
     pytest.importorskip("orbax.checkpoint")
     codes, whole, errors = run_spread(tmp_path / "whole")

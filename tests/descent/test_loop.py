@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import SOME_SYSTEMS, SYSTEMS, assert_trees_close, assert_trees_equal, flat, long, setting
+from common import SOME_SYSTEMS, SYSTEMS, assert_trees_close, assert_trees_equal, flat, setting, slow
 
 import jaxgd
 from jaxgd import StopReason, problems
@@ -635,8 +635,8 @@ def test_bad_input_gets_its_exact_error(run, args, options, error, text):
     ("problem", "targets", "rate"),
     [
         (problems.linear_regression(), (), 0.4),
-        pytest.param(problems.linear_regression(loss="half_mean_squared_error"), (2,), 0.01, marks=long),
-        pytest.param(problems.linear_map(), (2,), 0.01, marks=long),
+        pytest.param(problems.linear_regression(loss="half_mean_squared_error"), (2,), 0.01, marks=slow),
+        pytest.param(problems.linear_map(), (2,), 0.01, marks=slow),
     ],
     ids=["diverging", "converging", "a sum"],
 )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import SYSTEMS, assert_trees_close, compiled, long, setting
+from common import SYSTEMS, assert_trees_close, compiled, setting, slow
 from jax.sharding import Mesh
 
 import jaxgd
@@ -37,7 +37,7 @@ def both(problem):
     return compiled(lambda params, batch: evaluate(problem, params, batch))
 
 
-@pytest.mark.parametrize(("dtype", "size"), [(jnp.float64, 2), pytest.param(jnp.float32, 5, marks=long)])
+@pytest.mark.parametrize(("dtype", "size"), [(jnp.float64, 2), pytest.param(jnp.float32, 5, marks=slow)])
 @pytest.mark.parametrize(("problem", "make_batch"), SYSTEMS)
 def test_tiles_give_the_loss_and_the_gradient(problem, make_batch, dtype, size):
     params, batch = setting(problem, make_batch, dtype)
@@ -62,7 +62,7 @@ def test_tiles_are_one_object_and_keep_what_the_problem_knows():
     assert tiled.l2 == 0.1
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.float64, marks=long)])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.float64, marks=slow)])
 @pytest.mark.parametrize(("problem", "make_batch"), LINEAR)
 def test_statistics_give_the_loss_and_the_gradient(problem, make_batch, dtype):
     params, batch = setting(problem, make_batch, dtype)
@@ -245,7 +245,7 @@ print(json.dumps([len(devices), gaps]))
 """
 
 
-@long
+@slow
 def test_devices_share_the_rows_of_every_problem_and_the_lanes_of_a_sweep():
     flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
     env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1", "PYTHONPATH": str(TESTS)}

@@ -1,7 +1,6 @@
 """Mistakes planted in every system: all caught, in the right leaf, under the right name; no false alarm."""
 
 import collections
-import os
 import sys
 from pathlib import Path
 
@@ -14,32 +13,35 @@ from common import SOME_SYSTEMS, SYSTEMS, setting
 from jaxgd.gradcheck import Kind, check_gradient
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARE = int(os.environ.get("JAXGD_SHARE", "20"))
-"""Every so many of 300 mistakes are tried in each dtype; 2 (.ci/run) has all, one dtype each."""
-
 DTYPES = {"float32": jnp.float32, "float64": jnp.float64}
 
 
-def planted(name, problem=None):
+@pytest.fixture
+def share(pytestconfig):
+    """Every so many of 300 mistakes are tried in each dtype; 2 has all, one dtype each."""
+    return 2 if pytestconfig.getoption("--slow") else 20
+
+
+def planted(name, problem, share):
     """A share of the mistakes; they take turns in float32 and float64."""
     sys.path.insert(0, str(ROOT))
     from experiments.checkers.mutants import mutants
 
     with jax.enable_x64(name == "float64"):
         whole = list(mutants(DTYPES[name], share=2, name=problem))
-    return whole[list(DTYPES).index(name) * (SHARE // 2) :: SHARE]
+    return whole[list(DTYPES).index(name) * (share // 2) :: share]
 
 
 @pytest.mark.skipif(not (ROOT / "experiments").exists(), reason="the experiments are not beside these tests")
 @pytest.mark.parametrize(("problem", "make_batch"), SOME_SYSTEMS)
-def test_planted_mistakes_are_caught_and_named(problem, make_batch):
+def test_planted_mistakes_are_caught_and_named(problem, make_batch, share):
     """Both dtypes in one test: what was compiled for the loss serves both."""
-    if SHARE > 2 and problem.name.startswith(("mlp((8, 6)", "mlp((8, 7")):
-        pytest.skip("networks of several hidden layers take long: JAXGD_SHARE=2 has them")
+    if share > 2 and problem.name.startswith(("mlp((8, 6)", "mlp((8, 7")):
+        pytest.skip("networks of several hidden layers take long: --slow has them")
     wrong_names = []
     for name in DTYPES:
         with jax.enable_x64(name == "float64"), jax.numpy_dtype_promotion("standard"):
-            for mutant in planted(name, problem.name):
+            for mutant in planted(name, problem.name, share):
                 report = check_gradient(mutant.problem.loss, mutant.grad, mutant.params, mutant.batch)
                 assert not report.ok, mutant.name
                 findings = [finding for finding in report.findings if finding.wrong]
@@ -51,10 +53,10 @@ def test_planted_mistakes_are_caught_and_named(problem, make_batch):
 
 
 @pytest.mark.parametrize(("problem", "make_batch"), SOME_SYSTEMS)
-def test_right_gradients_raise_no_alarm_wherever_they_are_drawn(problem, make_batch):
+def test_right_gradients_raise_no_alarm_wherever_they_are_drawn(problem, make_batch, share):
     alarms = []
-    for dtype in list(DTYPES.values())[: 2 if SHARE == 2 else 1]:
-        for seed in range(max(32 // SHARE, 1)):
+    for dtype in list(DTYPES.values())[: 2 if share == 2 else 1]:
+        for seed in range(32 // share):
             params, batch = setting(problem, make_batch, dtype, seed)
             report = check_gradient(problem.loss, problem.grad, params, batch)
             if not report.ok:
