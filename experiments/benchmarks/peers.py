@@ -41,7 +41,7 @@ def optimistix_descent(problem: Problem, params: Any, batch: Batch, rate: float,
     """optimistix.GradientDescent, which stops when it likes; tolerances of 0 let it take all its steps."""
     import optimistix
 
-    solver = optimistix.GradientDescent(rate, rtol=0.0, atol=0.0)
+    solver: Any = optimistix.GradientDescent(rate, rtol=0.0, atol=0.0)
 
     def run() -> Any:
         return optimistix.minimise(problem.loss, solver, params, args=batch, max_steps=num_steps, throw=False).value
