@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.gradcheck.evaluate import QUICK, Arrays, Layout, Loss, Point, precision
+from jaxgd.gradcheck.functions import QUICK, Loss
+from jaxgd.gradcheck.inputs import Arrays, Layout, Point, precision
 from jaxgd.gradcheck.report import Kind
 
 

@@ -12,16 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.gradcheck import autopsy, diagnose, rounding, witness
-from jaxgd.gradcheck.evaluate import (
-    UNTRACEABLE,
-    Arrays,
-    Point,
-    gradient_of,
-    is_floating,
-    loss_of,
-    precision,
-    take_apart,
-)
+from jaxgd.gradcheck.form import by_path, compare_form, paths
+from jaxgd.gradcheck.functions import UNTRACEABLE, gradient_of, loss_of
+from jaxgd.gradcheck.inputs import Arrays, Point, is_floating, precision, take_apart
 from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport
 from jaxgd.gradcheck.where import where
 
@@ -320,81 +313,28 @@ class _Check:
         return self._report(leaves, None, "its form alone")
 
     def _compare_form(self, tree: Any) -> GradientReport | None:
-        paths = jax.tree_util.tree_flatten_with_path(tree)[0]
-        got = {jax.tree_util.keystr(path): leaf for path, leaf in paths}
-        whole = dict(zip(_paths(self.params), jax.tree.leaves(self.params), strict=True))
-        missing = [name for name in self.names if name not in got]
-        if missing or set(got) - set(whole):
-            if missing:
-                extra = sorted(set(got) - set(whole))
-                also = f"; it has {', '.join(extra)}, which no parameter has" if extra else ""
-                for name in missing:
-                    self._add(
-                        name, Kind.STRUCTURE, f"{name or 'params'} has no gradient: the tree returned lacks it{also}."
-                    )
-            else:
-                for name in sorted(set(got) - set(whole)):
-                    self._add(name, Kind.STRUCTURE, f"{name} is in the tree returned, but no parameter has this path.")
-            leaves = tuple(
-                LeafReport(
-                    name,
-                    *((float("inf"), float("inf")) if name in missing else (0.0, float("inf"))),
-                    name not in missing,
-                )
-                for name in self.names
-            )
-            return self._report(leaves, None, "its form alone")
-        shapes_right = True
-        for name, leaf in zip(self.names, self.native.params, strict=True):
-            shape, wanted = np.shape(got[name]), np.shape(leaf)
-            if shape != wanted:
-                shapes_right = False
-                self._add(name, *self._wrong_shape(name, got[name], leaf))
-        if not shapes_right:
-            leaves = tuple(
-                LeafReport(name, float("inf") if bad else 0.0, float("inf"), not bad)
-                for name, bad in (
-                    (n, np.shape(got[n]) != np.shape(p)) for n, p in zip(self.names, self.native.params, strict=True)
-                )
-            )
-            return self._report(leaves, None, "its form alone")
-        for name, leaf in zip(self.names, self.native.params, strict=True):
-            dtype, wanted = jnp.asarray(leaf).dtype, getattr(got[name], "dtype", np.dtype(float))
-            if dtype != wanted and self.grad.traceable:
-                self._add(name, Kind.DTYPE, f"{name or 'params'} has dtype {wanted}, its parameter {dtype}.")
-        return None
+        form = compare_form(tree, self.params, self.names, self._values_of_leaf, dtypes=self.grad.traceable)
+        self.findings.extend(form.findings)
+        fatal = [finding for finding in form.findings if finding.kind is not Kind.DTYPE]
+        if not fatal:
+            return None
+        leaves = tuple(
+            LeafReport(name, 0.0 if comparable else float("inf"), float("inf"), comparable)
+            for name, comparable in zip(self.names, form.comparable, strict=True)
+        )
+        return self._report(leaves, None, "its form alone")
 
-    def _wrong_shape(self, name: str, got: Any, leaf: Any) -> tuple[Kind, str]:
-        shape, wanted = tuple(np.shape(got)), tuple(np.shape(leaf))
-        label = name or "params"
-        kind, message = Kind.SHAPE, f"{label} has shape {shape}, its parameter {wanted}."
+    def _values_of_leaf(self, name: str) -> tuple[Any, Any] | None:
+        """What the gradient function returns for a leaf, and the right gradient; None where they are not known."""
         if not self.loss.traceable:
-            return kind, message
+            return None
         right = self.loss.reverse(self.layout, self.base, np.float64)[self.names.index(name)]
         try:
             with precision(np.float64):
                 tree = self._grad_tree(self.base)
         except Exception:
-            return kind, message
-        values = np.asarray(dict(zip(_paths(tree), jax.tree.leaves(tree), strict=True))[name], np.float64)
-
-        def same(candidate: Any) -> bool:
-            return candidate.shape == right.shape and bool(
-                np.allclose(candidate, right, rtol=1e-9, atol=1e-9 * np.max(np.abs(right), initial=0.0))
-            )
-
-        if values.ndim == 2 and same(values.T):
-            return Kind.TRANSPOSED, f"{label} is the transpose of the gradient: shape {shape}, its parameter {wanted}."
-        if values.size == right.size and same(values.reshape(right.shape)):
-            return kind, f"{label} holds the right numbers in shape {shape}; its parameter has {wanted}."
-        for axis in range(values.ndim):
-            for reduced, verb in ((values.sum(axis), "summed"), (values.mean(axis), "averaged")):
-                if same(reduced):
-                    return Kind.NOT_SUMMED, (
-                        f"{label} has shape {shape}, its parameter {wanted}: it is the gradient once {verb} over "
-                        f"axis {axis}. A broadcast is not summed."
-                    )
-        return kind, message
+            return None
+        return np.asarray(by_path(tree)[name], np.float64), right
 
     # Numbers.
 
@@ -413,7 +353,7 @@ class _Check:
     def _only_floating(self, leaves: Arrays) -> Arrays:
         if len(leaves) == len(self.names):
             return leaves
-        roles = self.layout.roles[: len(_paths(self.params))]
+        roles = self.layout.roles[: len(paths(self.params))]
         return [leaf for leaf, role in zip(leaves, roles, strict=True) if role == "param"]
 
     def _measure(self, hand: Arrays, reference: Arrays) -> tuple[Arrays, list[Any]]:
@@ -645,9 +585,8 @@ class _Check:
 
     def _labels(self) -> list[str]:
         """The path of each floating leaf of the arguments."""
-        paths = jax.tree_util.tree_flatten_with_path(tuple(self.args))[0]
-        roles = self.layout.roles[len(_paths(self.params)) :]
-        return [f"args{jax.tree_util.keystr(p)}" for (p, _), role in zip(paths, roles, strict=True) if role == "float"]
+        roles = self.layout.roles[len(paths(self.params)) :]
+        return [f"args{path}" for path, role in zip(paths(tuple(self.args)), roles, strict=True) if role == "float"]
 
     def _elsewhere(self, scale: float) -> Point:
         """A point far enough for a coincidence at the first to show."""
@@ -748,10 +687,6 @@ def _blaming_the_loss() -> Iterator[None]:
         yield
     except Exception as error:
         raise ValueError(f"`loss` raised {type(error).__name__}: {error}") from error
-
-
-def _paths(tree: Any) -> list[str]:
-    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
 
 
 def _scale(leaf: Any) -> Any:

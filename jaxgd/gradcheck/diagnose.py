@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.gradcheck.autopsy import Autopsy, Edit, name_of, quote
-from jaxgd.gradcheck.evaluate import Arrays, Layout, Point
+from jaxgd.gradcheck.inputs import Arrays, Layout, Point
 from jaxgd.gradcheck.report import Finding, Kind
 from jaxgd.gradcheck.where import where
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.gradcheck.evaluate import SMALL, Arrays, precision
+from jaxgd.gradcheck.inputs import SMALL, Arrays, precision
 
 NUM_NEARBY = 4
 """Points around the given one at which rounding is measured."""
