@@ -16,7 +16,7 @@ LAYERS = {
     "jaxgd.theory": 1,
     "jaxgd.gradcheck": 1,
     "jaxgd.problems": 2,
-    "jaxgd.data": 2,
+    "jaxgd.data": 1,
     "jaxgd.descent": 3,
     "jaxgd.reporting": 4,
     "jaxgd.commands": 5,

@@ -1,0 +1,23 @@
+"""Host side: load, validate and standardise data into a Batch.
+
+Everything here is NumPy in float64; what reaches the device is cast once, at the end. A mistake in the
+data is a `DataError` of one line that names the file, the line and the column.
+"""
+
+from jaxgd.data.dataset import Array as Array
+from jaxgd.data.dataset import DataError, Dataset, as_labels, short_name, split, to_batch
+from jaxgd.data.readers import BUNDLED, load
+from jaxgd.data.scaling import Standardization, standardization
+
+__all__ = [
+    "BUNDLED",
+    "DataError",
+    "Dataset",
+    "Standardization",
+    "as_labels",
+    "load",
+    "short_name",
+    "split",
+    "standardization",
+    "to_batch",
+]

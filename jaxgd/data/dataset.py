@@ -1,0 +1,135 @@
+"""A table of numbers on the host, its labels, its split, and its way onto the device."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from jaxgd.types import Batch
+
+Array = npt.NDArray[Any]
+
+
+class DataError(ValueError):
+    """A mistake in the data or in how it was named: one line for its user."""
+
+
+class Dataset(NamedTuple):
+    """A table of numbers.
+
+    Attributes:
+      name: the bundled name or the file's path.
+      inputs: `[N, D]` float64, in the units of the source.
+      targets: `[N]` or `[N, K]` float64, or `[N]` int64 labels.
+      input_names: D column names.
+      target_names: K column names, one for targets `[N]`.
+      lines: `[N]` line of the file each row stood on, or None.
+      shared_unit: whether all inputs are of one kind, as pixels are, and so share one scale.
+    """
+
+    name: str
+    inputs: Array
+    targets: Array
+    input_names: tuple[str, ...]
+    target_names: tuple[str, ...]
+    lines: Array | None = None
+    shared_unit: bool = False
+
+    def place(self, row: int) -> str:
+        """Where a row stands, in words.
+
+        Args:
+          row: 0 .. N - 1.
+
+        Returns:
+          "line 7" of a file, "row 5" elsewhere.
+        """
+        return f"row {row}" if self.lines is None else f"line {self.lines[row]}"
+
+
+def as_labels(dataset: Dataset, num_classes: int | None = None) -> Dataset:
+    """The targets as integer labels.
+
+    Args:
+      dataset: its targets `[N]` must be whole numbers from 0.
+      num_classes: K; None allows any.
+
+    Returns:
+      The data with targets `[N]` int64.
+
+    Raises:
+      DataError: a target is no label; the text says where.
+    """
+    if dataset.targets.ndim != 1:
+        raise DataError(f"{dataset.name}: labels must be one column, got {', '.join(dataset.target_names)}.")
+    labels = np.asarray(dataset.targets, np.float64)
+    wrong = (labels < 0) | (labels != np.floor(labels)) | (labels >= (num_classes or np.inf))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        span = f"[0, {num_classes})" if num_classes else "[0, K)"
+        raise DataError(
+            f"{dataset.name}, {dataset.place(row)}, column {dataset.target_names[0]!r}: "
+            f"labels must be integers in {span}, got {labels[row]:g}."
+        )
+    return dataset._replace(targets=labels.astype(np.int64))
+
+
+def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Set rows aside, drawn at random.
+
+    Args:
+      dataset: N rows.
+      fraction: share of rows to hold out, in [0, 1).
+      seed: of the draw.
+
+    Returns:
+      The rows to fit and the rows held out.
+
+    Raises:
+      DataError: fewer than 2 rows are left to fit.
+    """
+    order = np.random.default_rng(seed).permutation(len(dataset.inputs))
+    num_held_out = round(fraction * len(order))
+    if len(order) - num_held_out < 2:
+        raise DataError(f"{dataset.name}: --held-out {fraction:g} leaves fewer than 2 of {len(order)} rows.")
+
+    def rows(kept: Array) -> Dataset:
+        lines = None if dataset.lines is None else dataset.lines[kept]
+        return dataset._replace(inputs=dataset.inputs[kept], targets=dataset.targets[kept], lines=lines)
+
+    return rows(np.sort(order[num_held_out:])), rows(np.sort(order[:num_held_out]))
+
+
+def to_batch(dataset: Dataset, transform: Callable[[Array], Array] = lambda inputs: inputs) -> Batch:
+    """The data on the device, in the default floating dtype; labels stay integers.
+
+    Args:
+      dataset: what to cast.
+      transform: applied to the inputs in float64 before the cast, such as `Standardization.apply`.
+
+    Returns:
+      The batch.
+    """
+    dtype = jnp.result_type(float)
+    targets = dataset.targets
+    labels = np.issubdtype(targets.dtype, np.integer)
+    return Batch(
+        jnp.asarray(np.asarray(transform(dataset.inputs), dtype)),
+        jnp.asarray(np.asarray(targets, jnp.result_type(int) if labels else dtype)),
+    )
+
+
+def short_name(source: str) -> str:
+    """The name of a data set without folders and ending.
+
+    Args:
+      source: a bundled name or a path.
+
+    Returns:
+      Such as "satgpa" for "data/satgpa.csv".
+    """
+    return Path(os.path.basename(source)).stem
