@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxgd.types import Batch, Params, Problem, evaluate
+from jaxgd.types import Batch, Params, Penalty, Problem, evaluate
 
 
 def with_l2(problem: Problem, l2: Any) -> Problem:
@@ -51,7 +51,7 @@ def with_l2(problem: Problem, l2: Any) -> Problem:
         grad=lambda params, batch: add_weights(problem.grad(params, batch), params),
         value_and_grad=value_and_grad if problem.value_and_grad is not None else None,
         minimizer=None,
-        l2=l2,
+        penalty=Penalty(l2, functools.partial(with_l2, problem)),
         formulas=formulas,
     )
 
@@ -64,9 +64,9 @@ def penalisable(problem: Problem, l2: float) -> Problem:
       l2: lambda.
 
     Returns:
-      The penalised problem; its `with_l2` gives the problem under another lambda.
+      The penalised problem; its `penalty` gives the problem under another lambda.
     """
-    return with_l2(problem, l2)._replace(with_l2=functools.partial(with_l2, problem))
+    return with_l2(problem, l2)._replace(penalty=Penalty(l2, functools.partial(with_l2, problem)))
 
 
 def _is_weights(path: Any) -> bool:

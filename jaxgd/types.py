@@ -110,6 +110,30 @@ class LinearForm(NamedTuple):
     scale: Callable[[int], float]
 
 
+class RowSum(NamedTuple):
+    """How a loss adds up over rows, so that it can be evaluated in parts.
+
+    Attributes:
+      num_rows: batch -> N, the rows that the loss is the mean or the sum over.
+      linear_form: of a squared error of a linear model; None for every other problem.
+    """
+
+    num_rows: Callable[[Any], int]
+    linear_form: LinearForm | None = None
+
+
+class Penalty(NamedTuple):
+    """The penalty `1/2 l2 |W|^2` on the weights of a problem.
+
+    Attributes:
+      l2: its coefficient.
+      with_l2: l2 -> the problem under another coefficient, which may be traced.
+    """
+
+    l2: Any
+    with_l2: Callable[[Any], "Problem"]
+
+
 class Problem(NamedTuple):
     """Something to minimise: pure functions, hashable, safe as a static argument of `jax.jit`.
 
@@ -125,15 +149,12 @@ class Problem(NamedTuple):
       minimizer: `(batch) -> params` on the host, or None where there is no closed form.
       check_batch: `(batch) -> None` on the host; raises ValueError, naming the row, where a value is
         outside the problem's domain. None where any finite batch will do.
-      reduction: how the loss adds up over rows.
-      l2: the coefficient of the penalty on the weights.
-      with_l2: `(l2) -> Problem` under another coefficient, which may be traced; None where there is no penalty.
+      reduction: whether the loss is the mean or the sum over the rows of its batch.
       formulas: the problem in words, for tables.
       value_and_grad: `(params, batch) -> (loss, grad)`, where both together cost less than each alone; None where
         the compiler merges the two.
-      num_rows: batch -> N, the rows that the loss adds up over, so that it may be evaluated in parts; None where
-        it is not known to add up over rows.
-      linear_form: of a squared error of a linear model; None for every other problem.
+      row_sum: how the loss adds up over rows; None where it is not known to.
+      penalty: the penalty on the weights; None for a problem that has none and cannot be given one.
     """
 
     name: str
@@ -144,12 +165,20 @@ class Problem(NamedTuple):
     minimizer: Callable[[Batch], Params] | None = None
     check_batch: Callable[[Batch], None] | None = None
     reduction: Reduction = "mean"
-    l2: float = 0.0
-    with_l2: Callable[[Any], "Problem"] | None = None
     formulas: Formulas | None = None
     value_and_grad: Callable[[Params, Any], tuple[jax.Array, Params]] | None = None
-    num_rows: Callable[[Any], int] | None = None
-    linear_form: LinearForm | None = None
+    row_sum: RowSum | None = None
+    penalty: Penalty | None = None
+
+    @property
+    def l2(self) -> Any:
+        """The coefficient of the penalty on the weights; 0 without one."""
+        return 0.0 if self.penalty is None else self.penalty.l2
+
+    @property
+    def linear_form(self) -> LinearForm | None:
+        """How a squared error of a linear model is written by matrices; None for every other problem."""
+        return None if self.row_sum is None else self.row_sum.linear_form
 
 
 def evaluate(problem: Problem, params: Params, batch: Any) -> tuple[jax.Array, Params]:

@@ -130,7 +130,7 @@ def stochastic(scale: str) -> list[Row]:
     """One shuffled epoch, a row a step, shuffling included on both sides; on a GPU in blocks, beside the loop."""
     found = []
     problem = jaxgd.problems.linear_regression()
-    one_by_one = problem._replace(name="row by row", linear_form=None)
+    one_by_one = problem._replace(name="row by row", row_sum=None)
     for shape in ((500, 5),) if scale == "smoke" else ((100_000, 20), (100_000, 200)):
         batch = _data(*shape)
         run = functools.partial(

@@ -44,7 +44,7 @@ def tiled(problem: Problem, rows: int | None = None) -> Problem:
 
     Args:
       problem: one whose loss is the mean or the sum, as its `reduction` says, of terms of single rows, and the
-        penalty of its `with_l2`. The rows are the leading axis of every array in the batch.
+        penalty on its weights. The rows are the leading axis of every array in the batch.
       rows: of a tile; None for tiles of `TILE_BYTES`.
 
     Returns:
@@ -272,7 +272,7 @@ def _compressed(problem: Problem) -> Problem:
         reduction="sum",
         formulas=problem.formulas,
     )
-    return penalisable(small, problem.l2) if problem.with_l2 else small
+    return penalisable(small, problem.l2) if problem.penalty is not None else small
 
 
 def automatic(mesh: Mesh) -> Mesh:
@@ -426,9 +426,9 @@ def fastest(
     Returns:
       One of `EVALUATIONS`, "auto" excepted.
     """
-    if batch_size is not None or problem.num_rows is None or problem.value_and_grad is not None:
+    if batch_size is not None or problem.row_sum is None or problem.value_and_grad is not None:
         return "plain"
-    num_rows = problem.num_rows(batch)
+    num_rows = problem.row_sum.num_rows(batch)
     if num_rows == 1:
         return "plain"
     if jax.process_count() > 1:
@@ -447,11 +447,11 @@ def fastest(
 
 
 def _unpenalised(problem: Problem) -> Problem:
-    return problem.with_l2(0.0) if problem.with_l2 is not None else problem
+    return problem if problem.penalty is None else problem.penalty.with_l2(0.0)
 
 
 def _count_rows(problem: Problem, batch: Any) -> int:
-    return problem.num_rows(batch) if problem.num_rows is not None else check_rows(batch)
+    return problem.row_sum.num_rows(batch) if problem.row_sum is not None else check_rows(batch)
 
 
 def _tile_rows(batch: Any, num_lanes: int = 1) -> int:
@@ -485,6 +485,6 @@ def _evaluated_by(problem: Problem, base: Problem, name: str, value_and_grad: An
         grad=lambda params, batch: value_and_grad(params, batch)[1],
         value_and_grad=value_and_grad,
     )
-    if problem.with_l2 is None:
+    if problem.penalty is None:
         return changed
     return penalisable(changed, problem.l2)._replace(minimizer=problem.minimizer)

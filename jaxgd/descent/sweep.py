@@ -101,7 +101,7 @@ def _check_over(problem: Problem, over: Mapping[str, Any], options: Mapping[str,
         check_choice("over", name, SWEPT)
         if name in options:
             raise TypeError(f"`{name}` must be given in `over` or as an argument, not both.")
-        if name == "l2" and problem.with_l2 is None:
+        if name == "l2" and problem.penalty is None:
             raise ValueError(f"`over` cannot name 'l2': {problem.name} has no penalty.")
         sizes = {jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0 for leaf in jax.tree.leaves(values)}
         if len(sizes) != 1 or 0 in sizes:
@@ -189,8 +189,8 @@ def _run_lanes(
         chosen = fixed | picked
         lane_problem = problem
         if "l2" in picked:
-            assert problem.with_l2 is not None
-            lane_problem = problem.with_l2(picked["l2"])
+            assert problem.penalty is not None
+            lane_problem = problem.penalty.with_l2(picked["l2"])
         controls = Controls(**{name: chosen[name] for name in Controls._fields})
         return loop.run(lane_problem, settings, chosen["params"], chosen["batch"], chosen["key"], controls)
 

@@ -23,6 +23,7 @@ from jaxgd.types import (
     LineParams,
     Params,
     Problem,
+    RowSum,
     num_rows,
 )
 from jaxgd.validation import check_choice, check_floating, check_nonnegative, check_rank, check_shape
@@ -199,8 +200,7 @@ def linear_map() -> Problem:
         minimizer=functools.partial(_minimizer, form, 0.0),
         reduction="sum",
         formulas=Formulas("y = M x + b", "sum (g - y)^2", "dM = -2 (g - y) x^T, db = -2 (g - y)"),
-        num_rows=lambda batch: batch.inputs.shape[0] if batch.inputs.ndim == 2 else 1,
-        linear_form=form,
+        row_sum=RowSum(lambda batch: batch.inputs.shape[0] if batch.inputs.ndim == 2 else 1, form),
     )
 
 
@@ -256,8 +256,7 @@ def line() -> Problem:
         predict=predict,
         minimizer=functools.partial(_minimizer, form, 0.0),
         reduction="sum",
-        num_rows=num_rows,
-        linear_form=form,
+        row_sum=RowSum(num_rows, form),
         formulas=Formulas("f = phi0 + phi1 x", "sum r^2", "(sum 2r, sum 2 x r)"),
     )
 
@@ -316,8 +315,7 @@ def _linear_regression(loss_name: str, l2: float) -> Problem:
         predict=affine,
         reduction=error.reduction,
         formulas=Formulas("f = X W + b", error.formula, f"dW = {error.factor}X^T r, db = {error.factor}sum r"),
-        num_rows=num_rows,
-        linear_form=form,
+        row_sum=RowSum(num_rows, form),
     )
     return penalisable(problem, l2)._replace(minimizer=functools.partial(_minimizer, form, l2))
 

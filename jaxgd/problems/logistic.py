@@ -7,7 +7,7 @@ import jax
 from jaxgd.penalty import penalisable
 from jaxgd.problems.linear import affine, call_name, grad_affine, init_affine
 from jaxgd.problems.losses import SIGMOID_CROSS_ENTROPIES, SOFTMAX_CROSS_ENTROPIES
-from jaxgd.types import Batch, Formulas, LinearParams, Problem, num_rows
+from jaxgd.types import Batch, Formulas, LinearParams, Problem, RowSum, num_rows
 from jaxgd.validation import check_choice, check_count, check_label_values, check_nonnegative
 
 
@@ -106,7 +106,7 @@ def _cross_entropy_regression(loss_name: str, num_classes: int | None, l2: float
         predict=predict,
         check_batch=check_batch,
         reduction=entropy.reduction,
-        num_rows=num_rows,
+        row_sum=RowSum(num_rows),
         formulas=Formulas(
             model, entropy.formula, f"dW = {entropy.factor}X^T {residual}, db = {entropy.factor}sum {residual}"
         ),

@@ -12,7 +12,7 @@ import numpy as np
 from jaxgd.penalty import penalisable
 from jaxgd.problems.linear import affine, call_name, grad_affine
 from jaxgd.problems.losses import SOFTMAX_CROSS_ENTROPIES, SQUARED_ERRORS
-from jaxgd.types import Batch, Formulas, LinearParams, Problem, num_rows
+from jaxgd.types import Batch, Formulas, LinearParams, Problem, RowSum, num_rows
 from jaxgd.validation import (
     check_choice,
     check_count,
@@ -156,7 +156,7 @@ def _mlp(hidden_sizes: tuple[int, ...], loss_name: str, num_classes: int | None,
         grad=grad,
         predict=predict,
         check_batch=check_batch,
-        num_rows=num_rows,
+        row_sum=RowSum(num_rows),
         formulas=Formulas(
             "a_l = relu(a_{l-1} W_l + b_l), f linear",
             output_loss.formula,

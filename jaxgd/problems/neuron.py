@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxgd.penalty import penalisable
 from jaxgd.problems.linear import affine, call_name, grad_affine, init_affine
 from jaxgd.problems.losses import SQUARED_ERRORS
-from jaxgd.types import Batch, Formulas, LinearParams, Problem, num_rows
+from jaxgd.types import Batch, Formulas, LinearParams, Problem, RowSum, num_rows
 from jaxgd.validation import check_choice, check_floating, check_nonnegative, check_rank, check_shape
 
 
@@ -86,7 +86,7 @@ def _sigmoid_neuron(loss_name: str, l2: float) -> Problem:
         predict=predict,
         check_batch=check_batch,
         reduction=error.reduction,
-        num_rows=num_rows,
+        row_sum=RowSum(num_rows),
         formulas=Formulas(
             "f = sigma(w . x + b)",
             error.formula,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.types import Formulas, Problem, ScalarParams
+from jaxgd.types import Formulas, Problem, RowSum, ScalarParams
 
 
 @functools.cache
@@ -42,7 +42,7 @@ def quadratic() -> Problem:
         loss=loss,
         grad=grad,
         minimizer=minimizer,
-        num_rows=lambda batch: 1,
+        row_sum=RowSum(num_rows=lambda batch: 1),
         formulas=Formulas("y = x^2 - 4x + 5", "y", "2x - 4"),
     )
 
@@ -88,6 +88,6 @@ def cubic() -> Problem:
         init=init,
         loss=loss,
         grad=grad,
-        num_rows=lambda batch: 1,
+        row_sum=RowSum(num_rows=lambda batch: 1),
         formulas=Formulas("f = w^3 + b^2", "f", "(3w^2, 2b)"),
     )
