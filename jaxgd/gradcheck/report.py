@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 
@@ -177,6 +178,26 @@ class GradientReport:
             "taylor_order": self.taylor_order,
             "reference": self.reference,
         }
+
+
+def report_of(
+    findings: Iterable[Finding], leaves: tuple[LeafReport, ...], order: float | None, reference: str
+) -> GradientReport:
+    """Put a report together.
+
+    Args:
+      findings: in any order.
+      leaves: in the order of the tree.
+      order: the observed Taylor order, or None.
+      reference: what the gradient was held against.
+
+    Returns:
+      The report, mistakes first; a leaf with a finding that makes it wrong is not ok.
+    """
+    in_order = tuple(sorted(findings, key=lambda finding: not finding.wrong))
+    blamed = {finding.leaf for finding in in_order if finding.wrong}
+    leaves = tuple(leaf._replace(ok=leaf.ok and leaf.leaf not in blamed) for leaf in leaves)
+    return GradientReport(not blamed and all(leaf.ok for leaf in leaves), in_order, leaves, order, reference)
 
 
 def _finite(value: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Slopes from values of the loss alone: the witness that shares no rule of differentiation with anybody."""
+"""Finite-difference slopes of the loss: the only check that shares no rule of differentiation with anybody."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,0 +1,279 @@
+"""Whether a gradient is right: form, reference, comparison, explanation, report."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgd.gradcheck import diagnose, facts, reference
+from jaxgd.gradcheck.compare import Outcome, Status, between, compare, in_native_dtype, rough
+from jaxgd.gradcheck.form import Form, by_path, compare_form
+from jaxgd.gradcheck.inputs import Arrays, precision
+from jaxgd.gradcheck.pair import Pair, all_finite, dot, gap, pair_of, ratio, size
+from jaxgd.gradcheck.reference import Gradients
+from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, report_of
+from jaxgd.gradcheck.rounding import MARGIN
+from jaxgd.gradcheck.slopes import Slopes
+from jaxgd.gradcheck.where import where
+
+
+def check_gradient(
+    loss: Callable[..., Any],
+    grad: Callable[..., Any],
+    params: Any,
+    *args: Any,
+    key: jax.Array | None = None,
+    order: int = 1,
+) -> GradientReport:
+    """Whether `grad` is the gradient of `loss`, and if not, which mistake was made.
+
+    Both are evaluated in float64 on exactly upcast inputs, whatever their dtype and the x64 flag, and compared
+    entry by entry with reverse mode. The tolerance of each entry is measured: how far float32 and float64 differ at
+    nearby points says how much rounding that entry has. Finite-difference slopes of the loss are a second
+    reference, which shares no rule of differentiation: they overrule a wrong rule in the loss, tell a kink from a
+    mistake, and are the only reference for a loss that JAX cannot trace. A wrong gradient is explained by edits of
+    the right one, each confirmed at a second point.
+
+    Args:
+      loss: `(params, *args) -> []`.
+      grad: `(params, *args) -> a tree like params`. With `order=2` this or a Hessian-vector product
+        `(params, vector, *args) -> a tree like params`.
+      params: a tree with floating leaves; others are held fixed.
+      args: trees: data, coefficients, labels. Floating leaves are upcast, others passed as they are.
+      key: for the random directions and points, which are otherwise the same each time.
+      order: 1, or 2 to check the derivative of `grad`, or a Hessian-vector product.
+
+    Returns:
+      The report; `str()` of it is a table.
+
+    Raises:
+      TypeError: `loss` or `grad` is not a function, or `params` has no real floating leaf.
+      ValueError: the loss is not a scalar, raises, or is not finite at `params`; `params` hold NaN or infinity;
+        `order` is neither 1 nor 2.
+    """
+    for name, function in (("loss", loss), ("grad", grad)):
+        if not callable(function):
+            raise TypeError(f"`{name}` must be a function (params, *args), got {type(function).__name__}.")
+    if order not in (1, 2):
+        raise ValueError(f"`order` must be 1 or 2, got {order!r}.")
+    if order == 2:
+        takes_vector = not _accepts(grad, params, *args) and _accepts(grad, params, params, *args)
+        loss, grad = _second_order(loss, grad, takes_vector)
+    seed = np.asarray(jax.random.key_data(key)).ravel().tolist() if key is not None else 0
+    return _check(pair_of(loss, grad, params, args), np.random.default_rng(seed))
+
+
+def assert_gradient(
+    loss: Callable[..., Any],
+    grad: Callable[..., Any],
+    params: Any,
+    *args: Any,
+    key: jax.Array | None = None,
+    order: int = 1,
+) -> None:
+    """`check_gradient` for test suites.
+
+    Args:
+      loss: see `check_gradient`.
+      grad: see `check_gradient`.
+      params: see `check_gradient`.
+      args: see `check_gradient`.
+      key: see `check_gradient`.
+      order: see `check_gradient`.
+
+    Raises:
+      AssertionError: the gradient is wrong; the message is the report.
+      TypeError: see `check_gradient`.
+      ValueError: see `check_gradient`.
+    """
+    __tracebackhide__ = True
+    report = check_gradient(loss, grad, params, *args, key=key, order=order)
+    if not report.ok:
+        raise AssertionError(str(report))
+
+
+def _accepts(function: Callable[..., Any], *args: Any) -> bool:
+    try:
+        inspect.signature(function).bind(*args)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin without a signature
+        return True
+    return True
+
+
+@functools.lru_cache(maxsize=128)
+def _second_order(
+    loss: Callable[..., Any], grad: Callable[..., Any], takes_vector: bool
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The slope of the loss along a fixed vector of signs, and its gradient: a Hessian-vector product."""
+
+    def vector_like(params: Any) -> Any:
+        rng = np.random.default_rng(2)
+        return jax.tree.map(lambda p: jnp.asarray(rng.choice([-1.0, 1.0], np.shape(p)), jnp.asarray(p).dtype), params)
+
+    def slope(params: Any, *args: Any) -> Any:
+        tangents = jax.tree.map(jnp.multiply, jax.grad(loss)(params, *args), vector_like(params))
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(tangents))
+
+    def product(params: Any, *args: Any) -> Any:
+        if takes_vector:
+            return grad(params, vector_like(params), *args)
+        return jax.jvp(lambda q: grad(q, *args), (params,), (vector_like(params),))[1]
+
+    return slope, product
+
+
+def _check(pair: Pair, rng: np.random.Generator) -> GradientReport:
+    """From the form of the answer to the report."""
+    loss = facts.loss_facts(pair)
+    along = _loss_slopes(pair, rng, loss.unit)
+    try:
+        grad = facts.gradient_facts(pair)
+    except Exception as error:
+        return _not_comparable(pair, Kind.RAISED, f"`grad` raised {type(error).__name__}: {error}")
+    form = compare_form(
+        grad.tree, pair.params, pair.names, functools.partial(_values_of_leaf, pair), dtypes=pair.grad.traceable
+    )
+    if any(finding.kind is not Kind.DTYPE for finding in form.findings):
+        return report_of(form.findings, _unchecked(pair, form), None, "its form only")
+    if not pair.loss.traceable:
+        return _by_values(pair, rng, grad, form.findings)
+    both = pair.in_float64(pair.base)
+    if not facts.repeats(pair, grad, both[0]):
+        return _not_comparable(pair, Kind.RANDOM, facts.STATEFUL)
+    found = reference.measure(pair, rng, both, reference.unit_of(pair, loss, grad))
+    outcome = compare(pair, found, loss, along)
+    found = found._replace(reference=[leaf.reference for leaf in outcome.leaves])
+    said = dict.fromkeys(leaf.finding for leaf in outcome.leaves if leaf.finding)
+    findings = [*form.findings, *outcome.findings, *said]
+    wrong = [i for i, leaf in enumerate(outcome.leaves) if leaf.status is Status.WRONG]
+    unexplained = [i for i in wrong if not ((finding := outcome.leaves[i].finding) and finding.wrong)]
+    if unexplained:
+        findings += rough(pair, found, unexplained, loss, grad) or _explain(pair, rng, found, outcome, unexplained)
+    if not wrong:
+        findings += in_native_dtype(pair, found)
+    leaves = tuple(_leaf_report(pair, found, i, i not in wrong) for i in range(len(pair.names)))
+    order = along[1].order(dot(found.hand, along[0])) if all_finite(found.hand) else None
+    return report_of(findings, leaves, order, "reverse mode in float64 and values of the loss")
+
+
+def _values_of_leaf(pair: Pair, name: str) -> tuple[Any, Any] | None:
+    """What the gradient function returns for a leaf, and the right gradient; None if they are not known."""
+    if not pair.loss.traceable:
+        return None
+    right = pair.loss.reverse(pair.layout, pair.base, np.float64)[pair.names.index(name)]
+    try:
+        with precision(np.float64):
+            tree = pair.grad.tree(pair.layout, pair.base)
+    except Exception:
+        return None
+    return np.asarray(by_path(tree)[name], np.float64), right
+
+
+def _unchecked(pair: Pair, form: Form) -> tuple[LeafReport, ...]:
+    infinity = float("inf")
+    return tuple(
+        LeafReport(name, 0.0 if comparable else infinity, infinity, comparable)
+        for name, comparable in zip(pair.names, form.comparable, strict=True)
+    )
+
+
+def _loss_slopes(pair: Pair, rng: np.random.Generator, unit: float) -> tuple[Arrays, Slopes]:
+    """A random direction and the slopes of the loss along it; the loss must be finite."""
+    direction = pair.direction(rng, range(len(pair.names)))
+    with facts.blaming_the_loss():
+        slopes = reference.slopes_along(pair, direction, unit)
+    if not np.isfinite(slopes.value):
+        raise ValueError(f"`loss` must be finite at `params`, got {slopes.value}.")
+    return direction, slopes
+
+
+def _leaf_report(pair: Pair, found: Gradients, leaf: int, ok: bool) -> LeafReport:
+    largest = size(found.reference[leaf])
+    error = gap(found.hand[leaf], found.reference[leaf])
+    return LeafReport(pair.names[leaf], ratio(error, largest), ratio(size(found.tolerance[leaf]), largest), ok)
+
+
+def _not_comparable(pair: Pair, kind: Kind, message: str) -> GradientReport:
+    """The report if the gradient cannot be evaluated, or not twice."""
+    infinity = float("inf")
+    leaves = tuple(LeafReport(name, infinity, infinity, False) for name in pair.names)
+    return report_of([Finding("", kind, message)], leaves, None, "its form only")
+
+
+def _explain(
+    pair: Pair, rng: np.random.Generator, found: Gradients, outcome: Outcome, leaves: list[int]
+) -> list[Finding]:
+    """Search for the mistake in each of some leaves."""
+    differs = [found.differs(i) for i in range(len(pair.names))]
+    bad = differs if outcome.through else [a if a.any() else b for a, b in zip(differs, found.near, strict=True)]
+    case = diagnose.Case(
+        names=pair.names,
+        labels=pair.labels,
+        layout=pair.layout,
+        point=pair.base,
+        hand=found.hand,
+        reference=found.reference,
+        bad=bad,
+        wrong=leaves,
+        both=lambda point: (pair.hand(point, np.float64), reference.right_at(pair, point, through=outcome.through)),
+        right=lambda point: reference.right_at(pair, point, through=outcome.through),
+        elsewhere=lambda distance: pair.elsewhere(rng, distance),
+        autopsy=reference.taken_apart(pair, through=outcome.through),
+    )
+    return diagnose.explain(case)
+
+
+def _by_values(
+    pair: Pair, rng: np.random.Generator, grad: facts.GradientFacts, findings: tuple[Finding, ...]
+) -> GradientReport:
+    """The report for a loss that JAX cannot trace: each leaf along one random direction."""
+    hand = [np.asarray(leaf, np.float64) for leaf in pair.hand(pair.base, np.float64)]
+    if not facts.repeats(pair, grad, hand):
+        return _not_comparable(pair, Kind.RANDOM, facts.STATEFUL)
+    native = pair.hand(pair.native, None)
+    unit = max((reference.eps_of(leaf) for leaf in native), default=facts.EPS64)
+    compared = [_leaf_by_values(pair, rng, hand, i, max(unit, facts.EPS64)) for i in range(len(pair.names))]
+    orders = [order for _, _, order in compared if order is not None]
+    return report_of(
+        [*findings, *(finding for _, finding, _ in compared if finding)],
+        tuple(leaf for leaf, _, _ in compared),
+        min(orders, default=None),
+        "values of the loss only (it cannot be traced by jax)",
+    )
+
+
+def _leaf_by_values(
+    pair: Pair, rng: np.random.Generator, hand: Arrays, leaf: int, unit: float
+) -> tuple[LeafReport, Finding | None, float | None]:
+    """Report, finding, and Taylor order of a leaf along a random direction."""
+    path = pair.names[leaf]
+    name = path or "params"
+    direction = pair.direction(rng, [leaf])
+    slopes = reference.slopes_along(pair, direction, facts.EPS64)
+    if not np.isfinite(hand[leaf]).all():
+        message = f"{name} is not finite in {where(~np.isfinite(hand[leaf]))}."
+        return LeafReport(path, np.inf, np.inf, False), Finding(path, Kind.NONFINITE, message), None
+    slope = dot(hand, direction)
+    typical = float(np.sqrt(np.sum((hand[leaf] * direction[leaf]) ** 2))) or abs(slopes.central)
+    slack = MARGIN * unit * max(typical, abs(slope)) if unit > facts.EPS64 else 0.0
+    finding: Finding | None = None
+    fine = slopes.agrees(slope) or abs(slope - slopes.central) <= slack
+    if not fine and between(slopes, slope):
+        fine = True
+        finding = Finding(
+            path, Kind.KINK, f"{name}: the loss has a kink here; the slope given is one of its own.", False
+        )
+    if not fine:
+        message = (
+            f"{name} says {slope:.10g} along a random direction, the values of the loss {slopes.central:.10g}; "
+            "without reverse mode no more can be told."
+        )
+        finding = Finding(path, Kind.UNKNOWN, message)
+    error, seen = abs(slope - slopes.central), 8 * slopes.error + slack
+    return LeafReport(path, ratio(error, typical), ratio(seen, typical), fine), finding, slopes.order(slope)

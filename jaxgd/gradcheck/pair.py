@@ -1,0 +1,208 @@
+"""A loss and a hand gradient at one point: everything that stays the same during a check."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxgd.gradcheck.form import paths
+from jaxgd.gradcheck.functions import Gradient, Loss, gradient_of, loss_of
+from jaxgd.gradcheck.inputs import Arrays, Layout, Point, take_apart
+
+
+class Pair(NamedTuple):
+    """A loss and a hand gradient at one point; see `pair_of`.
+
+    Attributes:
+      loss: the loss, compiled.
+      grad: the hand gradient, compiled.
+      layout: how parameters and arguments are put together from their leaves.
+      native: the leaves as they were given.
+      base: the same leaves in float64.
+      names: the path of each floating leaf of the parameters.
+      labels: the path of each floating leaf of the arguments.
+      scales: how far each entry of the parameters may be moved.
+      params: the parameters as they were given.
+    """
+
+    loss: Loss
+    grad: Gradient
+    layout: Layout
+    native: Point
+    base: Point
+    names: list[str]
+    labels: list[str]
+    scales: Arrays
+    params: Any
+
+    def hand(self, point: Point, dtype: Any) -> Arrays:
+        """The hand gradient.
+
+        Args:
+          point: the leaves.
+          dtype: of the arithmetic; None for what the leaves and the settings of the process say.
+
+        Returns:
+          One leaf for each name.
+        """
+        leaves = self.grad.leaves(self.layout, point, dtype)
+        if len(leaves) == len(self.names):
+            return leaves
+        roles = self.layout.roles[: len(jax.tree.leaves(self.params))]
+        return [leaf for leaf, role in zip(leaves, roles, strict=True) if role == "param"]
+
+    def both(self, point: Point, dtype: Any) -> tuple[Arrays, Arrays]:
+        """The hand gradient and reverse mode.
+
+        Args:
+          point: the leaves.
+          dtype: see `hand`.
+
+        Returns:
+          Two lists of leaves.
+        """
+        return self.hand(point, dtype), self.loss.reverse(self.layout, point, dtype)
+
+    def in_float64(self, point: Point) -> tuple[Arrays, Arrays]:
+        """The hand gradient and reverse mode, evaluated and returned in float64.
+
+        Args:
+          point: the leaves, float64.
+
+        Returns:
+          Two lists of leaves.
+        """
+        hand, reference = self.both(point, np.float64)
+        return [np.asarray(leaf, np.float64) for leaf in hand], reference
+
+    def direction(self, rng: np.random.Generator, leaves: Iterable[int]) -> Arrays:
+        """A random direction in which each parameter moves in proportion to its size.
+
+        Args:
+          rng: draws it.
+          leaves: numbers of the leaves that move.
+
+        Returns:
+          Leaves like those of the parameters; zeros for leaves that do not move.
+        """
+        moving = set(leaves)
+        return [
+            scale * rng.normal(size=leaf.shape) if i in moving else np.zeros_like(leaf)
+            for i, (leaf, scale) in enumerate(zip(self.base.params, self.scales, strict=True))
+        ]
+
+    def elsewhere(self, rng: np.random.Generator, distance: float) -> Point:
+        """A random point, far enough from the given one for a coincidence to show.
+
+        Args:
+          rng: draws it.
+          distance: relative to the size of the parameters; from 1 on all signs change as well.
+
+        Returns:
+          The point.
+        """
+        moved = [
+            (leaf if distance < 1 else -leaf) + min(distance, 0.5) * scale * rng.normal(size=leaf.shape)
+            for leaf, scale in zip(self.base.params, self.scales, strict=True)
+        ]
+        return self.base._replace(params=moved)
+
+
+def pair_of(loss: Callable[..., Any], grad: Callable[..., Any], params: Any, args: Sequence[Any]) -> Pair:
+    """Bind a loss and a gradient to a point.
+
+    Args:
+      loss: `(params, *args) -> []`.
+      grad: `(params, *args) -> a tree like params`.
+      params: a tree with floating leaves.
+      args: trees.
+
+    Returns:
+      The pair.
+
+    Raises:
+      TypeError: `params` has no real floating leaf.
+      ValueError: `params` hold NaN or infinity.
+    """
+    layout, native, names = take_apart(params, args)
+    for name, leaf in zip(names, native.params, strict=True):
+        values = np.asarray(leaf, np.float64)
+        if not np.isfinite(values).all():
+            index = [int(i) for i in np.argwhere(~np.isfinite(values))[0]]
+            at = f" at {index}" if index else ""
+            raise ValueError(f"`params{name}` must be finite, got {values[tuple(index)]}{at}.")
+    base = native.cast(np.float64)
+    roles = layout.roles[len(jax.tree.leaves(params)) :]
+    labels = [f"args{path}" for path, role in zip(paths(tuple(args)), roles, strict=True) if role == "float"]
+    scales = [_scale(leaf) for leaf in base.params]
+    return Pair(loss_of(loss), gradient_of(grad), layout, native, base, names, labels, scales, params)
+
+
+def _scale(leaf: Any) -> Any:
+    """How far an entry may move: its own size, and at least a tenth of the leaf's."""
+    rms = float(np.sqrt(np.mean(leaf**2))) if leaf.size else 0.0
+    return np.maximum(np.abs(leaf), 0.1 * rms) if rms > 0 else np.ones_like(leaf)
+
+
+def dot(left: Arrays, right: Arrays) -> float:
+    """The inner product of two gradients or directions.
+
+    Args:
+      left: leaves.
+      right: leaves.
+
+    Returns:
+      The sum of all products.
+    """
+    return float(sum(np.sum(a * b) for a, b in zip(left, right, strict=True)))
+
+
+def all_finite(leaves: Arrays) -> bool:
+    """Whether no entry is NaN or infinite.
+
+    Args:
+      leaves: arrays.
+
+    Returns:
+      The answer.
+    """
+    return all(bool(np.isfinite(leaf).all()) for leaf in leaves)
+
+
+def gap(left: Any, right: Any) -> float:
+    """The largest difference of two arrays.
+
+    Args:
+      left: an array.
+      right: an array.
+
+    Returns:
+      At least 0.
+    """
+    return float(np.max(np.abs(left - right), initial=0.0))
+
+
+def size(leaf: Any) -> float:
+    """The largest absolute entry of an array.
+
+    Args:
+      leaf: an array.
+
+    Returns:
+      At least 0.
+    """
+    return float(np.max(np.abs(leaf), initial=0.0))
+
+
+def ratio(value: float, of: float) -> float:
+    """One size over another, 0 where both are 0.
+
+    Args:
+      value: at least 0.
+      of: at least 0.
+
+    Returns:
+      Infinity where only `of` is 0.
+    """
+    return 0.0 if value == 0 else value / of if of > 0 else float("inf")

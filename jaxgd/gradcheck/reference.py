@@ -1,0 +1,140 @@
+"""Reverse mode at a point, with a tolerance measured for each entry, and the loss without its own rules."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgd.gradcheck import autopsy, rounding, slopes
+from jaxgd.gradcheck.facts import EPS64, GradientFacts, LossFacts
+from jaxgd.gradcheck.inputs import Arrays, Point, precision
+from jaxgd.gradcheck.pair import Pair
+
+
+class Gradients(NamedTuple):
+    """The hand gradient and the reference at one point, float64; lists of leaves.
+
+    Attributes:
+      hand: the hand gradient.
+      reference: what it is compared with.
+      tolerance: how far apart rounding can bring the two, measured.
+      near: masks of the entries that differ at nearby points, too.
+    """
+
+    hand: Arrays
+    reference: Arrays
+    tolerance: Arrays
+    near: Arrays
+
+    def differs(self, leaf: int) -> Any:
+        """Entries that differ at the point.
+
+        Args:
+          leaf: its number.
+
+        Returns:
+          A mask.
+        """
+        with np.errstate(invalid="ignore"):
+            return ~(np.abs(self.hand[leaf] - self.reference[leaf]) <= self.tolerance[leaf])
+
+
+def eps_of(leaf: Any) -> float:
+    """The rounding unit of the dtype of an array or a Python float.
+
+    Args:
+      leaf: floating.
+
+    Returns:
+      2.2e-16 for float64.
+    """
+    return float(jnp.finfo(jnp.asarray(leaf).dtype).eps)
+
+
+def unit_of(pair: Pair, loss: LossFacts, grad: GradientFacts) -> float:
+    """The rounding unit of the float64 runs: that of the coarsest dtype that is meant to be there.
+
+    Args:
+      pair: the loss and the gradient.
+      loss: what the program of the loss says.
+      grad: what the program of the gradient says.
+
+    Returns:
+      2.2e-16 for float64 throughout.
+    """
+    native = max(float(jnp.finfo(jnp.result_type(leaf)).eps) for leaf in pair.native.params)
+    return max(EPS64, loss.unit, grad.unit if grad.unit <= native else EPS64)
+
+
+def measure(pair: Pair, rng: np.random.Generator, both: tuple[Arrays, Arrays], unit: float) -> Gradients:
+    """Compare both gradients at nearby points, in float32 and in float64.
+
+    Args:
+      pair: the loss and the gradient.
+      rng: draws the nearby points.
+      both: the hand gradient and reverse mode at the point, float64.
+      unit: the rounding unit of the float64 runs.
+
+    Returns:
+      Both, with tolerances.
+    """
+    spread = rounding.start(pair.base.params)
+    for _ in range(rounding.NUM_NEARBY):
+        draws = [rng.random(leaf.shape, np.float32) for leaf in pair.base.params]
+        point = pair.base._replace(params=rounding.nearby(pair.base.params, draws)).cast(np.float32)
+        spread = rounding.fold(*pair.in_float64(point.cast(np.float64)), pair.both(point, np.float32), spread)
+    tolerances = [np.asarray(leaf) for leaf in rounding.tolerances(*both, spread.rough, unit)]
+    near = [np.asarray(gap) > 2 * leaf for gap, leaf in zip(spread.close, tolerances, strict=True)]
+    return Gradients(*both, tolerances, near)
+
+
+def slopes_along(pair: Pair, direction: Arrays, unit: float) -> slopes.Slopes:
+    """Finite-difference slopes of the loss.
+
+    Args:
+      pair: the loss and its inputs.
+      direction: leaves like those of the parameters.
+      unit: the relative rounding of one value of the loss.
+
+    Returns:
+      Slopes from both sides and from each.
+    """
+    point, ahead = pair.base, direction
+    if pair.loss.traceable:  # moved to the device once, not in every round
+        with precision(np.float64):
+            point, ahead = jax.tree.map(jnp.asarray, (point, ahead))
+
+    def along(steps: slopes.Values) -> slopes.Values:
+        return np.asarray(pair.loss.values(pair.layout, point, ahead, steps), np.float64)
+
+    return slopes.slopes(along, unit)
+
+
+def taken_apart(pair: Pair, *, through: bool) -> autopsy.Autopsy:
+    """The backward pass of the loss, one operation at a time.
+
+    Args:
+      pair: the loss and its inputs.
+      through: whether custom rules and stopped gradients are ignored.
+
+    Returns:
+      The backward pass.
+    """
+    return autopsy.autopsy_of(pair.loss, pair.layout, autopsy.shapes_of(pair.base), through=through)
+
+
+def right_at(pair: Pair, point: Point, *, through: bool) -> Arrays:
+    """The right gradient.
+
+    Args:
+      pair: the loss.
+      point: the leaves, float64.
+      through: whether custom rules and stopped gradients are ignored.
+
+    Returns:
+      Its leaves.
+    """
+    if through:
+        return taken_apart(pair, through=True).gradient(point)
+    return pair.loss.reverse(pair.layout, point, np.float64)
