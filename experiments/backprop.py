@@ -15,8 +15,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxgd
-from experiments.record import Outcome, axes, holds
+from experiments.record import Outcome, holds
 from jaxgd import data
+from jaxgd.plot import subplots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,7 @@ def run(config: Config) -> Outcome:
 def plot(outcome: Outcome) -> Figure:
     """Backpropagation beside differences, and the gaps by layer."""
     numbers = outcome.numbers
-    figure, (left, right) = axes(2, width=9.0)
+    figure, (left, right) = subplots(2, width=9.0)
     span = [numbers["expected"].min(), numbers["expected"].max()]
     left.plot(span, span, color="#8a8a8a", linewidth=1)
     left.plot(numbers["expected"], numbers["slopes"], "o", markersize=4)

@@ -14,7 +14,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxgd
-from experiments.record import Outcome, axes, holds
+from experiments.record import Outcome, holds
+from jaxgd.plot import subplots
 from jaxgd.types import Batch, LinearParams
 
 
@@ -90,7 +91,7 @@ def run(config: Config) -> Outcome:
 def plot(outcome: Outcome) -> Figure:
     """Excess loss against epochs, and the floors against eta / B."""
     numbers = outcome.numbers
-    figure, (left, right) = axes(2, width=9.0)
+    figure, (left, right) = subplots(2, width=9.0)
     for size, curve in numbers["curves"].items():
         left.semilogy(np.linspace(0, numbers["epochs"], len(curve)), curve, linewidth=1, label=f"B = {size}")
     left.set(xlabel="epochs (rows seen / N)", ylabel="loss - smallest loss", title=f"Learning rate {numbers['rate']:g}")

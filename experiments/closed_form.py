@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxgd
-from experiments.record import Outcome, axes, close, holds
+from experiments.record import Outcome, close, holds
+from jaxgd.plot import subplots
 from jaxgd.theory import closed_form
 from jaxgd.types import Batch, LinearParams
 
@@ -100,7 +101,7 @@ def run(config: Config) -> Outcome:
 def plot(outcome: Outcome) -> Figure:
     """Error against conditioning, and descent's error against the step."""
     numbers = outcome.numbers
-    figure, (left, right) = axes(2, width=9.0)
+    figure, (left, right) = subplots(2, width=9.0)
     for (way, errors), marker in zip(numbers["errors"].items(), "os^", strict=True):
         left.loglog(
             numbers["conditions"],

@@ -19,7 +19,8 @@ from pathlib import Path
 import matplotlib.image
 from matplotlib.figure import Figure
 
-from experiments.record import Check, Outcome, axes, holds
+from experiments.record import Check, Outcome, holds
+from jaxgd.plot import subplots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,7 @@ def plot(outcome: Outcome) -> Figure:
     lines = [[f"$ {row['command']}", *row["screen"].splitlines(), ""] for row in outcome.rows]
     left, right = lines[:1], lines[1:]
     height = 0.15 * max(sum(map(len, left)), sum(map(len, right)) + 36)
-    figure, (ax, other) = axes(2, width=17.0, height=height)
+    figure, (ax, other) = subplots(2, width=17.0, height=height)
     for side, screens in ((ax, left), (other, right)):
         side.axis("off")
         text = "\n".join(line[: WIDTH + 24] for screen in screens for line in screen)

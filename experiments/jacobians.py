@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.record import Outcome, axes, holds
+from experiments.record import Outcome, holds
+from jaxgd.plot import subplots
 from jaxgd.problems import linear
 from jaxgd.problems.linear import jacobian_loss_outputs, jacobian_outputs_bias, jacobian_outputs_matrix
 from jaxgd.types import Batch, LinearMapParams
@@ -74,7 +75,7 @@ def run(config: Config) -> Outcome:
 def plot(outcome: Outcome) -> Figure:
     """The slices dy_i/dM of the 3-tensor for x = (1, 2, 3, 4)."""
     example = outcome.numbers["example"]
-    figure, several = axes(len(example), width=8.0, height=2.6)
+    figure, several = subplots(len(example), width=8.0, height=2.6)
     for i, ax in enumerate(several):
         ax.grid(False)
         ax.imshow(example[i], cmap="Blues", vmin=0, vmax=4)

@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxgd
-from experiments.record import BLACK, BLUE, GREY, ORANGE, Outcome, axes, close
+from experiments.record import Outcome, close
+from jaxgd.plot import BLACK, BLUE, GREY, ORANGE, subplots
 from jaxgd.types import Batch, LineParams
 
 X = (0.03, 0.19, 0.34, 0.46, 0.78, 0.81, 1.08, 1.18, 1.39, 1.60, 1.65, 1.90)
@@ -59,23 +60,17 @@ def run(config: Config) -> Outcome:
         close("end of the path against the closed form", np.array(result.params), np.array(best), rtol=1e-6),
     ]
     path = np.stack([np.asarray(leaf) for leaf in result.history.params], axis=1)
-    grid = np.meshgrid(np.linspace(-0.2, 2.0, 120), np.linspace(-1.0, 1.6, 120))
-    residuals = grid[0][..., None] + grid[1][..., None] * np.array(X) - np.array(Y)
-    numbers = {"path": path, "grid": grid, "surface": (residuals**2).sum(-1), "best": np.array(best)}
+    numbers = {"path": path, "best": np.array(best)}
     rows = [{"step": t, "intercept": p[0], "slope": p[1]} for t, p in enumerate(path)]
-    return Outcome(checks, numbers, rows)
+    return Outcome(checks, numbers, rows, drawn=(problem, batch, result))
 
 
 def plot(outcome: Outcome) -> Figure:
     """The path over the loss surface, the lines beside it."""
     numbers = outcome.numbers
-    figure, (left, right) = axes(2, width=9.0)
-    left.contour(*numbers["grid"], np.log10(numbers["surface"]), levels=24, colors=GREY, linewidths=0.6)
-    left.plot(*numbers["path"].T, "o-", color=ORANGE, markersize=3, linewidth=1, label="descent")
-    left.plot(*numbers["best"], "*", color=BLACK, markersize=11, label="closed form")
-    left.set(
-        xlabel="intercept phi0", ylabel="slope phi1", title="Path over the sum of squared errors (contours of its log)"
-    )
+    figure, (left, right) = subplots(2, width=9.0)
+    jaxgd.plot.path(*outcome.drawn, axes=left, title="Path over the sum of squared errors (contours of its log)")
+    left.set(xlabel="intercept phi0", ylabel="slope phi1")
     right.plot(X, Y, "o", color=BLACK, markersize=4)
     ends = np.array([0.0, 2.0])
     for step, colour in ((0, GREY), (1, ORANGE), (5, BLUE)):
@@ -83,6 +78,5 @@ def plot(outcome: Outcome) -> Figure:
         right.plot(ends, intercept + slope * ends, color=colour, linewidth=1.2, label=f"step {step}")
     right.plot(ends, numbers["best"][0] + numbers["best"][1] * ends, color=BLACK, linestyle="--", label="closed form")
     right.set(xlabel="x", ylabel="y", title="The lines of some steps")
-    for ax in (left, right):
-        ax.legend(frameon=False)
+    right.legend(frameon=False)
     return figure

@@ -15,7 +15,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxgd
-from experiments.record import Outcome, axes, close, holds
+from experiments.record import Outcome, close, holds
+from jaxgd.plot import subplots
 from jaxgd.types import Batch, LinearMapParams
 
 
@@ -79,7 +80,7 @@ def run(config: Config) -> Outcome:
 
 def plot(outcome: Outcome) -> Figure:
     """Residual against the step, with the predicted lines."""
-    figure, ax = axes()
+    figure, ax = subplots()
     numbers = outcome.numbers
     for share, residual, predicted in zip(numbers["shares"], numbers["residuals"], numbers["predicted"], strict=True):
         (line,) = ax.semilogy(np.maximum(predicted, 1e-17), linewidth=1, label=f"{share:g} / (|x|^2 + 1)")

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegression
 
 import jaxgd
-from experiments.record import Outcome, axes, close, holds
+from experiments.record import Outcome, close, holds
 from jaxgd import data
+from jaxgd.plot import subplots
 from jaxgd.theory.closed_form import linearly_separable
 from jaxgd.types import LinearParams
 
@@ -74,7 +75,7 @@ def run(config: Config) -> Outcome:
 def plot(outcome: Outcome) -> Figure:
     """Coefficients beside each other, and the norm that grows for ever."""
     numbers = outcome.numbers
-    figure, (left, right) = axes(2, width=9.0)
+    figure, (left, right) = subplots(2, width=9.0)
     low, high = numbers["theirs"].min(), numbers["theirs"].max()
     left.plot([low, high], [low, high], color="#8a8a8a", linewidth=1)
     left.plot(numbers["theirs"], numbers["ours"], "o", markersize=4)

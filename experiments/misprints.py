@@ -15,8 +15,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxgd
-from experiments.record import GREEN, ORANGE, Outcome, axes, holds
+from experiments.record import Outcome, holds
 from jaxgd.gradcheck import Kind
+from jaxgd.plot import GREEN, ORANGE, subplots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +109,7 @@ def run(config: Config) -> Outcome:
 
 def plot(outcome: Outcome) -> Figure:
     """What the checker says about each formula."""
-    figure, ax = axes(width=9.0, height=7.2)
+    figure, ax = subplots(width=9.0, height=7.2)
     ax.axis("off")
     y = 1.0
     for name, report in outcome.numbers["reports"].items():

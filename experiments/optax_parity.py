@@ -17,7 +17,8 @@ import optax
 from matplotlib.figure import Figure
 
 import jaxgd
-from experiments.record import Outcome, axes, holds
+from experiments.record import Outcome, holds
+from jaxgd.plot import subplots
 from jaxgd.problems import ALL_PROBLEMS
 
 
@@ -94,7 +95,7 @@ def _gap(left: object, right: object) -> float:
 
 def plot(outcome: Outcome) -> Figure:
     """Losses of the three optimizers, in our loop and by hand."""
-    figure, ax = axes()
+    figure, ax = subplots()
     for name in OPTIMIZERS:
         inside, by_hand = outcome.numbers[name]
         (line,) = ax.semilogy(inside, linewidth=1.2, label=f"{name}, jaxgd's loop")

@@ -14,7 +14,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxgd
-from experiments.record import Outcome, axes, close, holds
+from experiments.record import Outcome, close, holds
+from jaxgd.plot import subplots
 from jaxgd.types import ScalarParams
 
 NO_DATA: Any = None
@@ -72,15 +73,16 @@ def run(config: Config) -> Outcome:
 
 def plot(outcome: Outcome) -> Figure:
     """The parabola with three paths, and the error against the step."""
-    figure, (left, right) = axes(2, width=9.0)
+    figure, (left, right) = subplots(2, width=9.0)
     grid = np.linspace(-5, 9, 200)
     left.plot(grid, grid**2 - 4 * grid + 5, color="#8a8a8a", linewidth=1)
     for rate, path in zip(outcome.numbers["rates"], outcome.numbers["path"], strict=True):
-        shown = path[:12]
+        shown, error = path[:12], np.abs(path - 2)
+        seen = np.where(error > 1e-16, error, np.nan)
+        (curve,) = right.semilogy(seen, "o-", markersize=2, linewidth=0.8, label=f"{rate:g}")
         if rate in (0.1, 0.8, 1.0):
-            left.plot(shown, shown**2 - 4 * shown + 5, "o-", markersize=3, linewidth=0.8, label=f"{rate:g}")
-        error = np.abs(path - 2)
-        right.semilogy(np.where(error > 1e-16, error, np.nan), "o-", markersize=2, linewidth=0.8, label=f"{rate:g}")
+            heights, colour = shown**2 - 4 * shown + 5, curve.get_color()
+            left.plot(shown, heights, "o-", color=colour, markersize=3, linewidth=0.8, label=f"{rate:g}")
     left.set(xlabel="x", ylabel="y = x^2 - 4x + 5", title="Twelve steps from x = 8", ylim=(0, 45))
     right.set(xlabel="step", ylabel="|x - 2|", title="The error is multiplied by |1 - 2 eta|", ylim=(1e-17, 1e6))
     for ax in (left, right):

@@ -8,16 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from jaxgd.reporting import environment, to_json
-
-BLUE, ORANGE, GREEN, GREY, BLACK = "#0b4f8a", "#c44e00", "#2e7d32", "#8a8a8a", "#1a1a1a"
-COLOURS = (BLUE, ORANGE, GREEN, "#7b3f9d", BLACK, GREY)
-"""Dark enough to differ in grey as well."""
 
 
 class Check(NamedTuple):
@@ -43,11 +37,13 @@ class Outcome(NamedTuple):
       checks: its verdict is that all hold.
       numbers: for JSON, and for the picture.
       rows: for CSV, one dict a row.
+      drawn: what only the picture needs, such as a whole `Result`.
     """
 
     checks: list[Check]
     numbers: dict[str, Any]
     rows: list[dict[str, Any]]
+    drawn: Any = None
 
     @property
     def ok(self) -> bool:
@@ -90,29 +86,6 @@ def holds(what: str, got: Any, ok: Any, expected: str) -> Check:
     """
     shown = f"{got:.6g}" if isinstance(got, float | np.floating) else str(got)
     return Check(what, expected, shown, bool(ok))
-
-
-def axes(columns: int = 1, *, width: float = 7.0, height: float = 4.2) -> tuple[Figure, Any]:
-    """An empty picture in the one style of all experiments.
-
-    Args:
-      columns: plots side by side.
-      width: inches.
-      height: inches.
-
-    Returns:
-      The figure, and its axes: one, or a list of several.
-    """
-    with matplotlib.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        made = list(figure.subplots(1, columns, squeeze=False)[0])
-    for ax in made:
-        ax.set_axisbelow(True)
-        ax.grid(True, which="major", color="#dddddd", linewidth=0.6)
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.set_prop_cycle(color=COLOURS)
-    return figure, made[0] if columns == 1 else made
 
 
 class Experiment(NamedTuple):

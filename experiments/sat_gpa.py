@@ -16,8 +16,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxgd
-from experiments.record import BLACK, GREY, Outcome, axes, close, holds
+from experiments.record import Outcome, close, holds
 from jaxgd import data
+from jaxgd.plot import BLACK, GREY, subplots
 from jaxgd.types import Batch, LinearParams
 
 MEAN, DEVIATION, CORRELATION = (103.329, 2.46795), (14.287368123, 0.7408051632), 0.46028101836
@@ -115,7 +116,7 @@ def run(config: Config) -> Outcome:
 def plot(outcome: Outcome) -> Figure:
     """The students with the line, and the loss at three rates."""
     numbers = outcome.numbers
-    figure, (left, right) = axes(2, width=9.0)
+    figure, (left, right) = subplots(2, width=9.0)
     left.plot(numbers["x"], numbers["y"], ".", markersize=2, color=GREY)
     ends = np.array([numbers["x"].min(), numbers["x"].max()])
     left.plot(ends, numbers["line"][0] + numbers["line"][1] * ends, color=BLACK)

@@ -14,7 +14,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxgd
-from experiments.record import BLACK, GREY, ORANGE, Outcome, axes, holds
+from experiments.record import Outcome, holds
+from jaxgd.plot import BLACK, GREY, ORANGE, subplots
 from jaxgd.theory import taylor
 from jaxgd.types import Batch, LinearParams
 
@@ -69,7 +70,7 @@ def run(config: Config) -> Outcome:
 
 def plot(outcome: Outcome) -> Figure:
     """Both paths over their surfaces."""
-    figure, several = axes(2, width=9.0, height=4.4)
+    figure, several = subplots(2, width=9.0, height=4.4)
     for ax, (name, shown) in zip(several, outcome.numbers["sets"].items(), strict=True):
         ax.grid(False)
         ax.contourf(*outcome.numbers["grid"], shown["surface"], levels=24, cmap="Blues_r")

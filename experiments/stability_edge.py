@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxgd
-from experiments.record import BLACK, BLUE, ORANGE, Outcome, axes, holds
+from experiments.record import Outcome, holds
+from jaxgd.plot import BLACK, BLUE, subplots
 from jaxgd.types import Batch, LinearParams
 
 
@@ -65,23 +66,24 @@ def run(config: Config) -> Outcome:
         "edge": edge, "rates": limits[0] * shares, "losses": np.asarray(one.loss), "limit": limits[0],
         "lost": np.asarray(one.stop_reason) == jaxgd.StopReason.DIVERGED,
     }  # fmt: skip
-    return Outcome(checks, numbers, [{"limit": a, "edge_over_limit": b} for a, b in zip(limits, edge, strict=True)])
+    rows = [{"limit": a, "edge_over_limit": b} for a, b in zip(limits, edge, strict=True)]
+    first_loss = problem.loss(start, jax.tree.map(lambda leaf: leaf[0], batches))
+    return Outcome(checks, numbers, rows, drawn=(one, first_loss))
 
 
 def plot(outcome: Outcome) -> Figure:
     """The final loss against the rate for one data set, the edges of all."""
     numbers = outcome.numbers
-    figure, (left, right) = axes(2, width=9.0)
-    lost = numbers["lost"]
-    left.loglog(numbers["rates"][~lost], numbers["losses"][~lost], "o", markersize=4, color=BLUE, label="ended soundly")
-    left.loglog(numbers["rates"][lost], numbers["losses"][lost], "x", markersize=5, color=ORANGE, label="diverged")
-    left.axvline(numbers["limit"], color=BLACK, linestyle="--", label=f"2 / lambda_max = {numbers['limit']:.3g}")
-    left.set(
-        xlabel="learning rate",
-        ylabel="loss after 300 steps",
-        title="One data set: final loss against the learning rate",
+    figure, (left, right) = subplots(2, width=9.0)
+    result, first_loss = outcome.drawn
+    jaxgd.plot.sweep(
+        result,
+        {"learning_rate": numbers["rates"]},
+        start_loss=first_loss,
+        limits={"2 / lambda_max": numbers["limit"]},
+        title="One data set: loss after 300 steps",
+        axes=left,
     )
-    left.legend(frameon=False)
     right.hist(numbers["edge"], bins=np.linspace(0.998, 1.002, 41), color=BLUE)
     right.axvline(1.0, color=BLACK, linestyle="--")
     right.set(

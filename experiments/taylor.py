@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.record import Outcome, axes, close, holds
+from experiments.record import Outcome, close, holds
+from jaxgd.plot import subplots
+from jaxgd.plot import taylor as plot_remainders
 from jaxgd.problems import ALL_PROBLEMS
 from jaxgd.theory import taylor
 
@@ -37,6 +39,7 @@ def run(config: Config) -> Outcome:
     angles = jnp.linspace(0.0, 360.0, config.num_angles)
     checks, rows = [], []
     curves: dict[str, Any] = {}
+    first_remainders: Any = None
     for index in config.problems:
         problem, make_batch = ALL_PROBLEMS[index]
         keys = jax.random.split(jax.random.key(index), 3)
@@ -64,6 +67,7 @@ def run(config: Config) -> Outcome:
             )
             curves = {"change": np.asarray(change), "first_order": np.asarray(first_order), "name": problem.name,
                       "sizes": np.asarray(sizes), "remainders": [np.asarray(r) for r in found.remainders]}  # fmt: skip
+            first_remainders = found
     top = float(np.abs(curves["first_order"]).max())
     lowest = float(angles[int(np.argmin(curves["change"]))])
     gap = float(np.abs(curves["change"] - curves["first_order"]).max() / top)
@@ -71,18 +75,14 @@ def run(config: Config) -> Outcome:
         close("angle of the steepest descent, degrees", lowest, 180.0, atol=1e-9),
         holds("change against eta k cos(beta), over eta k", gap, gap < 1e-2, "under 0.01 at eta = 1e-4"),
     ]
-    return Outcome(checks, {**curves, "angles": np.asarray(angles)}, rows)
+    return Outcome(checks, {**curves, "angles": np.asarray(angles)}, rows, first_remainders)
 
 
 def plot(outcome: Outcome) -> Figure:
     """The remainders' slopes, and the change over the fan of angles."""
     numbers = outcome.numbers
-    figure, (left, right) = axes(2, width=9.0)
-    for order, (remainder, marker) in enumerate(zip(numbers["remainders"], "os^", strict=True)):
-        slope = np.polyfit(np.log(numbers["sizes"]), np.log(remainder), 1)[0]
-        left.loglog(numbers["sizes"], remainder, marker + "-", markersize=4, label=f"R_{order}: slope {slope:.3f}")
-    left.set(xlabel="step size h", ylabel="remainder", title=f"Taylor remainders, {numbers['name']}")
-    left.legend(frameon=False)
+    figure, (left, right) = subplots(2, width=9.0)
+    plot_remainders(outcome.drawn, axes=left, title=f"Taylor remainders, {numbers['name']}")
     right.plot(numbers["angles"], numbers["change"], "o", markersize=3, label="change of the loss")
     right.plot(numbers["angles"], numbers["first_order"], linewidth=1, label="eta k cos(beta)")
     right.axvline(180, color="#1a1a1a", linestyle="--", linewidth=1)

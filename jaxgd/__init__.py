@@ -1,6 +1,6 @@
 """Gradient descent that can be trusted: a functional reference implementation in JAX."""
 
-from jaxgd import gradcheck, problems, theory
+from jaxgd import gradcheck, plot, problems, theory
 from jaxgd.descent import (
     History,
     Result,
@@ -33,6 +33,7 @@ __all__ = [
     "gradcheck",
     "gradient_descent",
     "largest_stable_learning_rate",
+    "plot",
     "problems",
     "sharded",
     "sweep",

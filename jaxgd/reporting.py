@@ -25,7 +25,8 @@ import numpy as np
 import optax
 import rich.console
 
-from jaxgd.descent.state import History, StopReason
+from jaxgd import plot
+from jaxgd.descent import Result
 
 
 def environment() -> dict[str, Any]:
@@ -66,7 +67,7 @@ def console() -> rich.console.Console:
 
 
 def write_run(
-    folder: Path, *, config: dict[str, Any], summary: dict[str, Any], history: History, record_every: int
+    folder: Path, *, config: dict[str, Any], summary: dict[str, Any], result: Result, record_every: int
 ) -> None:
     """Write the folder of a run.
 
@@ -74,8 +75,8 @@ def write_run(
       folder: must not exist yet.
       config: what was asked for.
       summary: what came out.
-      history: the trace; what follows the stop is left out.
-      record_every: steps between its entries.
+      result: the run's; what its history holds after the stop is left out.
+      record_every: steps between the entries of the history.
 
     Raises:
       OSError: the folder exists or cannot be written.
@@ -84,21 +85,29 @@ def write_run(
         num_shown = summary["num_steps"] // record_every + 1  # what follows repeats the entry at the stop
         arrays: dict[str, Any] = {
             jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf)[:num_shown]
-            for path, leaf in jax.tree_util.tree_leaves_with_path(history)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(result.history)
         }
         np.savez(temporary / "history.npz", **arrays)
         if "loss" in arrays:
-            plot_loss(temporary / "loss.png", arrays["loss"], record_every, summary)
+            title = (
+                f"{summary['problem']} on {summary['data']}, learning rate {summary['learning_rate']:.3g}\n"
+                f"{summary['stop_reason']} at step {summary['num_steps']}"
+            )
+            figure = plot.loss(result, minimum=summary.get("loss_at_minimizer"), record_every=record_every, title=title)
+            figure.savefig(temporary / "loss.png")
 
 
-def write_sweep(folder: Path, *, config: dict[str, Any], summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+def write_sweep(
+    folder: Path, *, config: dict[str, Any], summary: dict[str, Any], rows: list[dict[str, Any]], figure: Any
+) -> None:
     """Write the folder of a sweep.
 
     Args:
       folder: must not exist yet.
       config: what was asked for.
       summary: what came out.
-      rows: one dict a lane, for `summary.csv` and the plot.
+      rows: one dict a lane, for `summary.csv`.
+      figure: the picture of its lanes.
 
     Raises:
       OSError: the folder exists or cannot be written.
@@ -108,7 +117,7 @@ def write_sweep(folder: Path, *, config: dict[str, Any], summary: dict[str, Any]
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        plot_sweep(temporary / "losses.png", rows, summary)
+        figure.savefig(temporary / "losses.png")
 
 
 @contextlib.contextmanager
@@ -153,81 +162,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return str(value) if isinstance(value, Path) else value
-
-
-def plot_loss(path: Path, losses: np.ndarray[Any, Any], record_every: int, summary: dict[str, Any]) -> None:
-    """Plot the loss against the step.
-
-    Args:
-      path: of the PNG.
-      losses: `[R]`.
-      record_every: steps between them.
-      summary: of the run; the title says how it ended, and a minimum known in closed form is drawn.
-    """
-    figure, axes = _axes()
-    steps = np.arange(len(losses)) * record_every
-    axes.plot(steps, losses, color="#0b4f8a", linewidth=1.6, label="loss", marker="." if len(losses) < 30 else "")
-    minimum = summary.get("loss_at_minimizer")
-    if minimum is not None:
-        axes.axhline(minimum, color="#c44e00", linestyle="--", linewidth=1.2, label="closed-form minimum")
-        axes.legend(frameon=False)
-    if np.all(losses > 0) and np.all(np.isfinite(losses)):
-        axes.set_yscale("log")
-    if len(losses) > 100:
-        axes.set_xscale("symlog", linthresh=10)
-        axes.set_xlim(left=0)
-    else:
-        axes.locator_params(axis="x", integer=True)
-    axes.set_xlabel("step" if len(losses) <= 100 else "step (logarithmic beyond 10)")
-    axes.set_ylabel(f"loss ({summary['loss_name']})")
-    reason = StopReason[summary["stop_reason"]]
-    axes.set_title(
-        f"{summary['problem']} on {summary['data']}\nlearning rate {summary['learning_rate']:.3g}, "
-        f"{reason.name} at step {summary['num_steps']}: {reason.describe()}",
-        fontsize=9,
-    )
-    figure.savefig(path, dpi=130)
-
-
-def plot_sweep(path: Path, rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
-    """Plot the final loss of every lane against its learning rate, with the largest stable rate as a line.
-
-    Args:
-      path: of the PNG.
-      rows: one dict a lane.
-      summary: of the sweep.
-    """
-    figure, axes = _axes()
-    rates, losses = (np.array([row[name] for row in rows]) for name in ("learning_rate", "final_loss"))
-    lost = np.array([row["stop_reason"] in ("DIVERGED", "NONFINITE") for row in rows])
-    shown = np.isfinite(losses)
-    axes.plot(rates[~lost & shown], losses[~lost & shown], "o", color="#0b4f8a", markersize=4, label="ended soundly")
-    axes.plot(rates[lost & shown], losses[lost & shown], "x", color="#c44e00", markersize=6, label="diverged")
-    limit = summary["largest_stable_learning_rate"]
-    axes.axvline(limit, color="black", linestyle="--", linewidth=1.2, label=f"2 / lambda_max = {limit:.3g}")
-    axes.set_xscale("log")
-    if np.all(losses[shown] > 0):
-        axes.set_yscale("log")
-    axes.set_xlabel("learning rate")
-    axes.set_ylabel(f"final loss ({summary['loss_name']})")
-    axes.legend(frameon=False, loc="upper left")
-    ended = ", ".join(f"{count} {reason}" for reason, count in summary["ended"].items())
-    axes.set_title(
-        f"{summary['problem']} on {summary['data']}: final loss of {len(rows)} lanes after {summary['num_steps']} steps"
-        f"\n{ended}",
-        fontsize=10,
-    )
-    figure.savefig(path, dpi=130)
-
-
-def _axes() -> tuple[Any, Any]:
-    # The object interface needs no pyplot, which costs start-up and a global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.2))
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.12, 0.13, 0.84, 0.73))
-    axes.grid(True, which="major", color="#d8d8d8", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes

@@ -18,11 +18,12 @@ LAYERS = {
     "jaxgd.problems": 2,
     "jaxgd.data": 1,
     "jaxgd.descent": 3,
-    "jaxgd.reporting": 4,
-    "jaxgd.commands": 5,
-    "jaxgd.cli": 6,
-    "jaxgd.__main__": 7,
-    "jaxgd": 7,
+    "jaxgd.plot": 4,
+    "jaxgd.reporting": 5,
+    "jaxgd.commands": 6,
+    "jaxgd.cli": 7,
+    "jaxgd.__main__": 8,
+    "jaxgd": 8,
 }
 
 AUTODIFF = {

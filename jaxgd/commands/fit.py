@@ -141,7 +141,7 @@ def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
     folder = options.out or jobs.new_folder(f"{summary['data']}-{job.name}")
     config = {**dataclasses.asdict(options), "problem": job.problem.name, "num_steps": num_steps}
     with jobs.writing("out", folder):
-        reporting.write_run(folder, config=config, summary=summary, history=result.history, record_every=record_every)
+        reporting.write_run(folder, config=config, summary=summary, result=result, record_every=record_every)
     if options.json:
         print(reporting.to_json({**summary, "folder": str(folder)}))
     else:

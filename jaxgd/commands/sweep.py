@@ -11,7 +11,7 @@ import numpy as np
 import rich.box
 import rich.table
 
-from jaxgd import data, reporting
+from jaxgd import data, plot, reporting
 from jaxgd.commands import job as jobs
 from jaxgd.commands.job import Job, UserError
 from jaxgd.descent import Result, StopReason, sweep
@@ -104,7 +104,15 @@ def run(options: SweepOptions) -> int:
     found = _summarise(job, rows, options.num_steps, seconds) | {"evaluation": evaluation}
     folder = options.out or jobs.new_folder(f"{found['data']}-{job.name}-sweep")
     with jobs.writing("out", folder):
-        reporting.write_sweep(folder, config=dataclasses.asdict(options), summary=found, rows=rows)
+        figure = plot.sweep(
+            result,
+            {"learning_rate": rates[grid[0]]},
+            start_loss=[row["first_loss"] for row in rows],
+            limits={"largest stable" if job.problem.minimizer else "largest stable at the start": job.limit},
+            title=f"{found['problem']} on {found['data']}: {len(rows)} lanes of {options.num_steps} steps\n"
+            + ", ".join(f"{count} {reason}" for reason, count in found["ended"].items()),
+        )
+        reporting.write_sweep(folder, config=dataclasses.asdict(options), summary=found, rows=rows, figure=figure)
     if options.json:
         print(reporting.to_json({**found, "folder": str(folder)}))
     else:

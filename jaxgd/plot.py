@@ -1,0 +1,305 @@
+"""Pictures of runs, sweeps and Taylor remainders, as matplotlib figures.
+
+Each function returns a `matplotlib.figure.Figure`: a notebook shows it, `figure.savefig("loss.png")` writes it, and
+`figure.axes` gives the axes to whoever wants to add to them. None of them touches pyplot, so no window is opened
+and no global state changes. matplotlib is imported at the first call (`pip install 'jaxgd[cli]'`).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from jaxgd.descent import Result, StopReason
+from jaxgd.theory.taylor import Remainders
+from jaxgd.types import Problem
+
+BLUE, ORANGE, GREEN, VIOLET, BLACK, GREY = "#0b4f8a", "#c44e00", "#2e7d32", "#7b3f9d", "#1a1a1a", "#8a8a8a"
+COLOURS = (BLUE, ORANGE, GREEN, VIOLET, BLACK, GREY)
+"""Dark enough to be told apart in grey as well."""
+
+MANY_STEPS = 100
+"""Above this many steps the axis of steps is logarithmic beyond step 10, so that the start can be seen."""
+
+
+def loss(
+    result: Result, *, minimum: float | None = None, record_every: int = 1, title: str | None = None, axes: Any = None
+) -> Any:
+    """The loss of a run against the step: how far it lies above the minimum, on a logarithmic axis.
+
+    A plot of the loss itself is flat after a few steps. The distance from the minimum keeps falling as long as the
+    run makes progress, as a straight line where convergence is linear. It ends at rounding error.
+
+    Args:
+      result: of `descend` or `fit` with "loss" in `record`; of a sweep, one curve a lane.
+      minimum: the smallest possible loss, such as the loss at `problem.minimizer(batch)`. Without it the lowest
+        recorded loss of all lanes stands in, and the axis says so.
+      record_every: the steps between entries of the history, as the run was given it.
+      title: above the axes; by default how the run ended.
+      axes: matplotlib axes to draw into; by default those of a new figure.
+
+    Returns:
+      The figure.
+
+    Raises:
+      ValueError: the result holds no recorded losses.
+    """
+    if result.history.loss is None:
+        raise ValueError('`result` must hold recorded losses: run with "loss" in `record`.')
+    losses = np.asarray(result.history.loss, np.float64)
+    lanes = losses.reshape(-1, losses.shape[-1])
+    ends = np.asarray(result.num_steps).reshape(-1) // record_every + 1  # later entries repeat the one at the stop
+    finite = lanes[np.isfinite(lanes)]
+    floor = minimum if minimum is not None else (float(finite.min()) if finite.size else 0.0)
+    axes = subplots()[1] if axes is None else axes
+    for lane, end in zip(lanes, ends, strict=True):
+        above = lane[:end] - floor
+        # What is not above the floor cannot be shown on a logarithmic axis: the minimum itself, up to rounding.
+        above = np.where(above > 0, above, np.nan)
+        steps = np.arange(len(above)) * record_every
+        marker = "." if len(above) < 30 else ""
+        axes.plot(steps, above, linewidth=1.4, marker=marker, color=BLUE if len(lanes) == 1 else None)
+    axes.set_yscale("log")
+    _step_axis(axes, int((ends.max() - 1) * record_every))
+    axes.set_ylabel("loss - lowest loss of the run" if minimum is None else f"loss - minimum ({minimum:.6g})")
+    axes.set_title(_how_it_ended(result) if title is None else title)
+    return axes.figure
+
+
+def path(
+    problem: Problem,
+    batch: Any,
+    result: Result,
+    *,
+    parameters: tuple[int, int] = (0, 1),
+    title: str | None = None,
+    axes: Any = None,
+) -> Any:
+    """The way of two parameters over the contours of the loss.
+
+    Args:
+      problem: that was minimised.
+      batch: the data.
+      result: of `descend` or `fit` with "params" in `record`.
+      parameters: which two entries to draw, counted through all leaves in the order of the tree. The others are held
+        at the values where the run ended, so with more than two parameters the contours are a slice.
+      title: above the axes.
+      axes: matplotlib axes to draw into; by default those of a new figure.
+
+    Returns:
+      The figure.
+
+    Raises:
+      ValueError: the result holds no recorded parameters, several lanes, or fewer entries than `parameters` names.
+    """
+    if result.history.params is None:
+        raise ValueError('`result` must hold recorded parameters: run with "params" in `record`.')
+    if np.ndim(result.num_steps):
+        raise ValueError(
+            "`result` must be of one run, got several lanes; `jax.tree.map(lambda leaf: leaf[i], result)` is lane i."
+        )
+    names = entry_names(result.params)
+    first, second = parameters
+    if not (0 <= first < len(names) and 0 <= second < len(names) and first != second):
+        raise ValueError(f"`parameters` must be two different numbers from 0 to {len(names) - 1}, got {parameters}.")
+    end, unflatten = ravel_pytree(result.params)
+    columns = [np.asarray(leaf).reshape(len(leaf), -1) for leaf in jax.tree.leaves(result.history.params)]
+    way = np.concatenate(columns, axis=1)[:, [first, second]]
+    marks = [way, np.asarray(end)[None, [first, second]]]
+    best = None
+    if problem.minimizer is not None and len(names) == 2:
+        best = np.asarray(ravel_pytree(problem.minimizer(batch))[0])[[first, second]]
+        marks.append(best[None])
+    seen = np.concatenate(marks)
+    low, high = seen.min(axis=0), seen.max(axis=0)
+    margin = 0.25 * np.maximum(high - low, 1e-3 * np.maximum(np.abs(high), 1.0))
+    grid = np.meshgrid(*(np.linspace(a, b, 100) for a, b in zip(low - margin, high + margin, strict=True)))
+
+    @jax.jit
+    def surface(points: Any) -> Any:
+        def at(point: Any) -> Any:
+            return problem.loss(unflatten(end.at[jnp.array([first, second])].set(point)), batch)
+
+        return jax.lax.map(at, points)
+
+    points = jnp.asarray(np.stack([axis.ravel() for axis in grid], axis=1), end.dtype)
+    values = np.asarray(surface(points), np.float64).reshape(grid[0].shape)
+    axes = subplots()[1] if axes is None else axes
+    # Contours of the logarithm of the height above the lowest point: a bowl shows equally many near and far.
+    height = values - np.nanmin(values)
+    height = np.log10(np.maximum(height, 1e-4 * np.nanmax(height)))
+    axes.contour(*grid, height, levels=20, colors=GREY, linewidths=0.6, linestyles="solid")
+    axes.plot(*way.T, "o-", color=ORANGE, markersize=3, linewidth=1, label="descent")
+    axes.plot(*way[0], "s", color=BLUE, markersize=6, label="start")
+    if best is not None:
+        axes.plot(*best, "*", color=BLACK, markersize=11, label="closed form")
+    axes.set(xlabel=names[first], ylabel=names[second], title=problem.name if title is None else title)
+    axes.legend(frameon=False)
+    return axes.figure
+
+
+def sweep(
+    result: Result,
+    over: Mapping[str, Any],
+    *,
+    axis: str = "learning_rate",
+    start_loss: Any = None,
+    limits: Mapping[str, float] | None = None,
+    title: str | None = None,
+    axes: Any = None,
+) -> Any:
+    """The final loss of every lane against one swept argument.
+
+    Args:
+      result: of `jaxgd.sweep`, all its lanes.
+      over: the mapping that the sweep was given.
+      axis: the name in `over` that is drawn along the horizontal axis.
+      start_loss: the loss at the start, `[]` or one for each lane. With it, lanes that ended above their start
+        without having diverged are drawn as such; by default the first recorded loss, if there is one.
+      limits: learning rates to draw as vertical lines, by their label.
+      title: above the axes; by default how the lanes ended.
+      axes: matplotlib axes to draw into; by default those of a new figure.
+
+    Returns:
+      The figure.
+
+    Raises:
+      ValueError: `axis` is not in `over`, or the lanes of `result` are not those of `over`.
+    """
+    if axis not in over:
+        raise ValueError(f"`axis` must be one of {', '.join(map(repr, over))} (the names in `over`), got {axis!r}.")
+    values, losses = _along(result, over, axis)
+    reasons = np.asarray(result.stop_reason).ravel()
+    if start_loss is None and result.history.loss is not None:
+        start_loss = np.asarray(result.history.loss)[..., 0]
+    start = np.full(len(losses), np.inf) if start_loss is None else np.broadcast_to(np.ravel(start_loss), len(losses))
+    shown = np.isfinite(losses)
+    lost = np.isin(reasons, (StopReason.DIVERGED, StopReason.NONFINITE))
+    above = ~lost & (losses > start)
+    axes = subplots()[1] if axes is None else axes
+    classes = (
+        (~lost & ~above, "o", BLUE, 4, "below its start"),
+        (above, "^", VIOLET, 5, "not below its start"),
+        (lost, "x", ORANGE, 6, "diverged"),
+    )
+    for mask, marker, colour, size, label in classes:
+        if (mask & shown).any():
+            axes.plot(values[mask & shown], losses[mask & shown], marker, color=colour, markersize=size, label=label)
+    for (label, limit), style in zip((limits or {}).items(), ("--", ":", "-."), strict=False):
+        if np.isfinite(limit):
+            axes.axvline(limit, color=BLACK, linestyle=style, linewidth=1.2, label=f"{label} = {limit:.3g}")
+    if np.all(values > 0) and values.max() > 20 * values.min():
+        axes.set_xscale("log")
+    if np.all(losses[shown] > 0):
+        axes.set_yscale("log")
+    axes.set(xlabel=axis.replace("_", " "), ylabel="final loss")
+    if not shown.all():
+        axes.plot([], [], " ", label=f"{np.sum(~shown)} not finite, not shown")
+    counts = [f"{np.sum(reasons == reason)} {reason.name}" for reason in StopReason if np.any(reasons == reason)]
+    axes.set_title(f"{len(losses)} lanes: {', '.join(counts)}" if title is None else title)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)  # below: it covers no point
+    return axes.figure
+
+
+def taylor(remainders: Remainders, *, title: str | None = None, axes: Any = None) -> Any:
+    """Taylor remainders against the step size, each with its observed order.
+
+    Args:
+      remainders: of `jaxgd.theory.taylor.remainders`.
+      title: above the axes.
+      axes: matplotlib axes to draw into; by default those of a new figure.
+
+    Returns:
+      The figure.
+    """
+    axes = subplots()[1] if axes is None else axes
+    sizes = np.asarray(remainders.step_sizes)
+    for degree, (values, marker) in enumerate(zip(np.asarray(remainders.remainders), "os^", strict=True)):
+        seen = values > 0
+        order = np.polyfit(np.log(sizes[seen]), np.log(values[seen]), 1)[0] if seen.sum() > 1 else np.nan
+        label = f"after degree {degree}: order {order:.2f}"
+        axes.loglog(sizes[seen], values[seen], marker + "-", markersize=4, linewidth=1, label=label)
+    axes.set(xlabel="step size h", ylabel="remainder of the loss", title=title or "Taylor remainders")
+    axes.legend(frameon=False)
+    return axes.figure
+
+
+def subplots(columns: int = 1, *, width: float = 7.0, height: float = 4.2) -> tuple[Any, Any]:
+    """An empty figure in the style that all pictures share.
+
+    Args:
+      columns: how many axes, side by side.
+      width: inches.
+      height: inches.
+
+    Returns:
+      The figure, and its axes: one, or a list of several.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"font.size": 9, "axes.titlesize": 9}):
+        figure = Figure(figsize=(width, height), layout="constrained", dpi=130)
+        FigureCanvasAgg(figure)
+        made = list(figure.subplots(1, columns, squeeze=False)[0])
+    for ax in made:
+        ax.set_axisbelow(True)
+        ax.grid(True, which="major", color="#dddddd", linewidth=0.6)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.set_prop_cycle(color=COLOURS)
+    return figure, made[0] if columns == 1 else made
+
+
+def entry_names(params: Any) -> list[str]:
+    """A name for each entry of a tree, in the order of its leaves: "weights[0]", "weights[1]", "bias".
+
+    Args:
+      params: a tree of arrays.
+
+    Returns:
+      The names.
+    """
+    names = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path).lstrip(".") or "params"
+        shape = np.shape(leaf)
+        names += [f"{name}[{', '.join(map(str, index))}]" if shape else name for index in np.ndindex(*shape)]
+    return names
+
+
+def _step_axis(axes: Any, last: int) -> None:
+    if last > MANY_STEPS:
+        axes.set_xscale("symlog", linthresh=10)
+        axes.set_xlim(left=0)
+    else:
+        axes.locator_params(axis="x", integer=True)
+    axes.set_xlabel("step" if last <= MANY_STEPS else "step (logarithmic beyond 10)")
+
+
+def _how_it_ended(result: Result) -> str:
+    reasons = np.asarray(result.stop_reason).ravel()
+    if len(reasons) == 1:
+        reason = StopReason(int(reasons[0]))
+        return f"{reason.name} at step {int(np.ravel(result.num_steps)[0])}: {reason.describe()}"
+    counts = [f"{np.sum(reasons == reason)} {reason.name}" for reason in StopReason if np.any(reasons == reason)]
+    return f"{len(reasons)} lanes: {', '.join(counts)}"
+
+
+def _along(result: Result, over: Mapping[str, Any], axis: str) -> tuple[Any, Any]:
+    """The value of the swept argument of every lane, and every lane's final loss, both `[S]`."""
+    losses = np.asarray(result.loss, np.float64)
+    values = np.asarray(over[axis], np.float64)
+    if values.ndim != 1:
+        raise ValueError(f"`over[{axis!r}]` must have shape [S] to be drawn on an axis, got {values.shape}.")
+    position = 0 if losses.ndim == 1 else list(over).index(axis)
+    if losses.ndim not in (1, len(over)) or losses.shape[position] != len(values):
+        raise ValueError(
+            f"`result` must hold the lanes of `over`: {len(values)} along {axis!r}, got lanes of shape {losses.shape}."
+        )
+    shape = [1] * losses.ndim
+    shape[position] = len(values)
+    return np.broadcast_to(values.reshape(shape), losses.shape).ravel(), losses.ravel()
