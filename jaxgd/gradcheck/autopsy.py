@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.gradcheck.functions import QUICK, Loss
-from jaxgd.gradcheck.inputs import Arrays, Layout, Point, precision
+from jaxgd.gradcheck.inputs import Arrays, Layout, Point
+from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.report import Kind
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from jaxgd.gradcheck import diagnose, facts, reference
 from jaxgd.gradcheck.compare import Outcome, Status, between, compare, in_native_dtype, rough
 from jaxgd.gradcheck.form import Form, by_path, compare_form
-from jaxgd.gradcheck.inputs import Arrays, precision
+from jaxgd.gradcheck.inputs import Arrays
 from jaxgd.gradcheck.pair import Pair, all_finite, dot, gap, pair_of, ratio, size
+from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.reference import Gradients
 from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, report_of
 from jaxgd.gradcheck.rounding import MARGIN

@@ -10,8 +10,9 @@ import numpy as np
 
 from jaxgd.gradcheck import autopsy
 from jaxgd.gradcheck.functions import UNTRACEABLE
-from jaxgd.gradcheck.inputs import Arrays, is_floating, precision
+from jaxgd.gradcheck.inputs import Arrays, is_floating
 from jaxgd.gradcheck.pair import Pair
+from jaxgd.gradcheck.precision import precision
 
 EPS64 = float(np.finfo(np.float64).eps)
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.gradcheck.inputs import SMALL, Arrays, Layout, Point, precision
+from jaxgd.gradcheck.inputs import SMALL, Arrays, Layout, Point
+from jaxgd.gradcheck.precision import precision
 
 UNTRACEABLE = (
     jax.errors.ConcretizationTypeError,

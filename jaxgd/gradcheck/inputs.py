@@ -1,42 +1,16 @@
 """Parameters and arguments as leaves in any dtype, and put together again."""
 
-import contextlib
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgd.gradcheck.precision import precision
+
 Arrays = list[Any]
 """Leaves, in the order of their tree."""
-
-
-@contextlib.contextmanager
-def precision(dtype: Any) -> Iterator[None]:
-    """Evaluate in a floating dtype whatever the settings of the process, which are given back as found.
-
-    Args:
-      dtype: float64 or float32; None leaves the settings alone.
-
-    Returns:
-      A context.
-    """
-    if dtype is None:
-        yield
-        return
-    with (
-        jax.enable_x64(np.dtype(dtype) == np.float64),
-        jax.numpy_dtype_promotion("standard"),
-        jax.debug_nans(False),
-        jax.debug_infs(False),
-        warnings.catch_warnings(),
-        np.errstate(all="ignore"),
-    ):
-        # Code that asks for float64 by name gets float32 where it is measured in float32: not its mistake.
-        warnings.simplefilter("ignore")
-        yield
 
 
 SMALL = 100_000

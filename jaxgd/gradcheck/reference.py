@@ -8,8 +8,9 @@ import numpy as np
 
 from jaxgd.gradcheck import autopsy, rounding, slopes
 from jaxgd.gradcheck.facts import EPS64, GradientFacts, LossFacts
-from jaxgd.gradcheck.inputs import Arrays, Point, precision
+from jaxgd.gradcheck.inputs import Arrays, Point
 from jaxgd.gradcheck.pair import Pair
+from jaxgd.gradcheck.precision import precision
 
 
 class Gradients(NamedTuple):

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.gradcheck.inputs import SMALL, Arrays, precision
+from jaxgd.gradcheck.inputs import SMALL, Arrays
+from jaxgd.gradcheck.precision import precision
 
 NUM_NEARBY = 4
 """Points around the given one at which rounding is measured."""
