@@ -5,6 +5,8 @@ Each function returns a `matplotlib.figure.Figure`: a notebook shows it, `figure
 and no global state changes. matplotlib is imported at the first call (`pip install 'jaxgd[cli]'`).
 """
 
+import functools
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -239,12 +241,9 @@ def subplots(columns: int = 1, *, width: float = 7.0, height: float = 4.2) -> tu
       The figure, and its axes: one, or a list of several.
     """
     import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"font.size": 9, "axes.titlesize": 9}):
-        figure = Figure(figsize=(width, height), layout="constrained", dpi=130)
-        FigureCanvasAgg(figure)
+        figure = _figure_class()(figsize=(width, height), layout="constrained", dpi=130)
         made = list(figure.subplots(1, columns, squeeze=False)[0])
     for ax in made:
         ax.set_axisbelow(True)
@@ -252,6 +251,25 @@ def subplots(columns: int = 1, *, width: float = 7.0, height: float = 4.2) -> tu
         ax.spines[["top", "right"]].set_visible(False)
         ax.set_prop_cycle(color=COLOURS)
     return figure, made[0] if columns == 1 else made
+
+
+@functools.cache
+def _figure_class() -> Any:
+    """A figure that notebooks show: matplotlib's own is shown only where pyplot was imported."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    class NotebookFigure(Figure):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            FigureCanvasAgg(self)
+
+        def _repr_png_(self) -> bytes:
+            written = io.BytesIO()
+            self.savefig(written, format="png")
+            return written.getvalue()
+
+    return NotebookFigure
 
 
 def entry_names(params: Any) -> list[str]:

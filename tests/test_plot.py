@@ -92,6 +92,10 @@ def test_taylor_names_the_orders():
     assert labels == [f"after degree {k}: order {k + 1:.2f}" for k in range(3)]
 
 
+def test_notebooks_show_the_figure(run):
+    assert jaxgd.plot.loss(run)._repr_png_().startswith(b"\x89PNG")
+
+
 def test_drawing_into_given_axes(run):
     figure, (left, right) = jaxgd.plot.subplots(2)
     assert jaxgd.plot.loss(run, axes=left) is figure
