@@ -5,7 +5,10 @@ mistakes, each with its defaults (scipy's gives a number: over 1e-4 of the gradi
 
 Expected: jaxgd catches all, rejects none, and names at least 95 % of them rightly.
 
-Run: python -m experiments.checkers [--share N] [--out FOLDER]
+With `--realworld`: gradients that people really wrote, beside `check_grads` and `allclose` (see realworld.py).
+Expected: all wrong ones caught in exactly the wrong leaves, no exception, no right one called wrong.
+
+Run: python -m experiments.checkers [--share N] [--realworld] [--verbose] [--out FOLDER]
 """
 
 import argparse
@@ -29,6 +32,7 @@ import rich.progress
 import rich.table
 import scipy.optimize
 
+from experiments.checkers import realworld
 from experiments.checkers.mutants import Mutant, mutants, settings
 from jaxgd.gradcheck import Kind, check_gradient
 from jaxgd.reporting import environment
@@ -155,10 +159,36 @@ def main() -> None:
     """Measure, print, write; exit 1 where jaxgd falls short of what is expected."""
     parser = argparse.ArgumentParser(prog="python -m experiments.checkers", description=__doc__)
     parser.add_argument("--share", type=int, default=1, help="every so many of the mistakes (1: all)")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of checkers.json")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of checkers.json or realworld.json")
+    parser.add_argument("--realworld", action="store_true", help="gradients that people really wrote")
+    parser.add_argument("--cases", type=Path, default=realworld.FOLDER, help="folder of cases.py, with --realworld")
+    parser.add_argument("--only", default="", help="a part of the names that are wanted, with --realworld")
+    parser.add_argument("--verbose", action="store_true", help="print every report, with --realworld")
+    parser.add_argument("--no-peers", action="store_true", help="jaxgd only, with --realworld")
     options = parser.parse_args()
-    results = run(options.share)
-    console = rich.console.Console(highlight=False)
+    console = rich.console.Console(highlight=False, soft_wrap=True)
+    if options.realworld:
+        try:
+            results = realworld.main(
+                options.cases, options.only, console, verbose=options.verbose, peers=not options.no_peers
+            )
+        except FileNotFoundError as error:
+            parser.error(str(error))
+        good = realworld.as_expected(results)
+    else:
+        results = run(options.share)
+        good = _show(results, console)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        record = json.dumps({"environment": environment(), **results}, indent=2)
+        (options.out / f"{'realworld' if options.realworld else 'checkers'}.json").write_text(record + "\n")
+    except OSError as error:
+        parser.error(f"--out {options.out}: cannot be written ({error.strerror})")
+    raise SystemExit(not good)
+
+
+def _show(results: dict[str, Any], console: rich.console.Console) -> bool:
+    """Print the table of planted mistakes; whether all is as expected."""
     table = rich.table.Table("checker", *(f"{name}\ncaught / false alarms" for name in results))
     for checker in ("jaxgd.check_gradient", *PEERS):
         table.add_row(
@@ -180,13 +210,7 @@ def main() -> None:
         )
         good &= not found["jaxgd"].keys() & {"missed", "wrong leaf"} and named >= 0.95
         good &= found["jaxgd"].get("wrong name", 0) <= 0.01 * found["mutants"]
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        record = json.dumps({"environment": environment(), **results}, indent=2)
-        (options.out / "checkers.json").write_text(record + "\n")
-    except OSError as error:
-        parser.error(f"--out {options.out}: cannot be written ({error.strerror})")
-    raise SystemExit(not good)
+    return good
 
 
 if __name__ == "__main__":
