@@ -199,8 +199,8 @@ def _print(found: list[tuple[str, GradientReport]]) -> None:
     for name, report in found:
         order = "-" if report.taylor_order is None else f"{report.taylor_order:.2f}"
         for i, leaf in enumerate(report.leaves):
-            cells = (leaf.leaf or "params", f"{leaf.error:.1e}", f"{leaf.could_see:.1e}", "" if i else order)
-            verdict = "ok" if leaf.ok else "WRONG"
+            verdict, *cells = leaf.cells()
+            cells.append("" if i else order)
             table.add_row("" if i else rich.markup.escape(name), *map(rich.markup.escape, cells), verdict,
                           style="" if leaf.ok else "red")  # fmt: skip
     console.print(table)

@@ -1,6 +1,6 @@
 """Whether a gradient is right; where not, and which mistake."""
 
 from jaxgd.gradcheck.check import assert_gradient, check_gradient
-from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport
+from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, Status
 
-__all__ = ["Finding", "GradientReport", "Kind", "LeafReport", "assert_gradient", "check_gradient"]
+__all__ = ["Finding", "GradientReport", "Kind", "LeafReport", "Status", "assert_gradient", "check_gradient"]

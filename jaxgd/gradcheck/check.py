@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.gradcheck import diagnose, facts, reference
-from jaxgd.gradcheck.compare import Outcome, Status, between, compare, in_native_dtype, rough
-from jaxgd.gradcheck.form import Form, by_path, compare_form
+from jaxgd.gradcheck.compare import Outcome, between, compare, in_native_dtype, rough
+from jaxgd.gradcheck.form import by_path, compare_form
 from jaxgd.gradcheck.inputs import Arrays
 from jaxgd.gradcheck.pair import Pair, all_finite, dot, gap, pair_of, ratio, size
 from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.reference import Gradients
-from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, report_of
+from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, Status, not_checked, report_of
 from jaxgd.gradcheck.rounding import MARGIN
 from jaxgd.gradcheck.slopes import Slopes
 from jaxgd.gradcheck.where import where
@@ -132,7 +132,7 @@ def _second_order(
 def _check(pair: Pair, rng: np.random.Generator) -> GradientReport:
     """From the form of the answer to the report."""
     loss = facts.loss_facts(pair)
-    along = _loss_slopes(pair, rng, loss.unit)
+    _require_a_finite_loss(pair)
     try:
         grad = facts.gradient_facts(pair)
     except Exception as error:
@@ -140,10 +140,21 @@ def _check(pair: Pair, rng: np.random.Generator) -> GradientReport:
     form = compare_form(
         grad.tree, pair.params, pair.names, functools.partial(_values_of_leaf, pair), dtypes=pair.grad.traceable
     )
-    if any(finding.kind is not Kind.DTYPE for finding in form.findings):
-        return report_of(form.findings, _unchecked(pair, form), None, "its form only")
+    if not any(form.comparable):
+        return report_of(form.findings, tuple(map(not_checked, pair.names)), None, "its form only")
+    report = _check_numbers(pair.holding(form.comparable, grad.tree), rng, loss, grad)
+    by_leaf = {leaf.leaf: leaf for leaf in report.leaves}
+    leaves = tuple(by_leaf.get(name, not_checked(name)) for name in pair.names)
+    return report_of((*form.findings, *report.findings), leaves, report.taylor_order, report.reference)
+
+
+def _check_numbers(
+    pair: Pair, rng: np.random.Generator, loss: facts.LossFacts, grad: facts.GradientFacts
+) -> GradientReport:
+    """The report of the leaves that can be compared."""
+    along = _loss_slopes(pair, rng, loss.unit)
     if not pair.loss.traceable:
-        return _by_values(pair, rng, grad, form.findings)
+        return _by_values(pair, rng, grad)
     both = pair.in_float64(pair.base)
     if not facts.repeats(pair, grad, both[0]):
         return _not_comparable(pair, Kind.RANDOM, facts.STATEFUL)
@@ -151,14 +162,14 @@ def _check(pair: Pair, rng: np.random.Generator) -> GradientReport:
     outcome = compare(pair, found, loss, along)
     found = found._replace(reference=[leaf.reference for leaf in outcome.leaves])
     said = dict.fromkeys(leaf.finding for leaf in outcome.leaves if leaf.finding)
-    findings = [*form.findings, *outcome.findings, *said]
+    findings = [*outcome.findings, *said]
     wrong = [i for i, leaf in enumerate(outcome.leaves) if leaf.status is Status.WRONG]
     unexplained = [i for i in wrong if not ((finding := outcome.leaves[i].finding) and finding.wrong)]
     if unexplained:
         findings += rough(pair, found, unexplained, loss, grad) or _explain(pair, rng, found, outcome, unexplained)
     if not wrong:
         findings += in_native_dtype(pair, found)
-    leaves = tuple(_leaf_report(pair, found, i, i not in wrong) for i in range(len(pair.names)))
+    leaves = tuple(_leaf_report(pair, found, i, leaf.status) for i, leaf in enumerate(outcome.leaves))
     order = along[1].order(dot(found.hand, along[0])) if all_finite(found.hand) else None
     return report_of(findings, leaves, order, "reverse mode in float64 and values of the loss")
 
@@ -176,35 +187,29 @@ def _values_of_leaf(pair: Pair, name: str) -> tuple[Any, Any] | None:
     return np.asarray(by_path(tree)[name], np.float64), right
 
 
-def _unchecked(pair: Pair, form: Form) -> tuple[LeafReport, ...]:
-    infinity = float("inf")
-    return tuple(
-        LeafReport(name, 0.0 if comparable else infinity, infinity, comparable)
-        for name, comparable in zip(pair.names, form.comparable, strict=True)
-    )
+def _require_a_finite_loss(pair: Pair) -> None:
+    with facts.blaming_the_loss():
+        (value,) = pair.loss.values(pair.layout, pair.base, pair.base.params, np.zeros(1))
+    if not np.isfinite(value):
+        raise ValueError(f"`loss` must be finite at `params`, got {value}.")
 
 
 def _loss_slopes(pair: Pair, rng: np.random.Generator, unit: float) -> tuple[Arrays, Slopes]:
-    """A random direction and the slopes of the loss along it; the loss must be finite."""
+    """A random direction and the slopes of the loss along it."""
     direction = pair.direction(rng, range(len(pair.names)))
     with facts.blaming_the_loss():
-        slopes = reference.slopes_along(pair, direction, unit)
-    if not np.isfinite(slopes.value):
-        raise ValueError(f"`loss` must be finite at `params`, got {slopes.value}.")
-    return direction, slopes
+        return direction, reference.slopes_along(pair, direction, unit)
 
 
-def _leaf_report(pair: Pair, found: Gradients, leaf: int, ok: bool) -> LeafReport:
+def _leaf_report(pair: Pair, found: Gradients, leaf: int, status: Status) -> LeafReport:
     largest = size(found.reference[leaf])
     error = gap(found.hand[leaf], found.reference[leaf])
-    return LeafReport(pair.names[leaf], ratio(error, largest), ratio(size(found.tolerance[leaf]), largest), ok)
+    return LeafReport(pair.names[leaf], ratio(error, largest), ratio(size(found.tolerance[leaf]), largest), status)
 
 
 def _not_comparable(pair: Pair, kind: Kind, message: str) -> GradientReport:
     """The report if the gradient cannot be evaluated, or not twice."""
-    infinity = float("inf")
-    leaves = tuple(LeafReport(name, infinity, infinity, False) for name in pair.names)
-    return report_of([Finding("", kind, message)], leaves, None, "its form only")
+    return report_of([Finding("", kind, message)], tuple(map(not_checked, pair.names)), None, "its form only")
 
 
 def _explain(
@@ -230,9 +235,7 @@ def _explain(
     return diagnose.explain(case)
 
 
-def _by_values(
-    pair: Pair, rng: np.random.Generator, grad: facts.GradientFacts, findings: tuple[Finding, ...]
-) -> GradientReport:
+def _by_values(pair: Pair, rng: np.random.Generator, grad: facts.GradientFacts) -> GradientReport:
     """The report for a loss that JAX cannot trace: each leaf along one random direction."""
     hand = [np.asarray(leaf, np.float64) for leaf in pair.hand(pair.base, np.float64)]
     if not facts.repeats(pair, grad, hand):
@@ -242,7 +245,7 @@ def _by_values(
     compared = [_leaf_by_values(pair, rng, hand, i, max(unit, facts.EPS64)) for i in range(len(pair.names))]
     orders = [order for _, _, order in compared if order is not None]
     return report_of(
-        [*findings, *(finding for _, finding, _ in compared if finding)],
+        [finding for _, finding, _ in compared if finding],
         tuple(leaf for leaf, _, _ in compared),
         min(orders, default=None),
         "values of the loss only (it cannot be traced by jax)",
@@ -259,22 +262,24 @@ def _leaf_by_values(
     slopes = reference.slopes_along(pair, direction, facts.EPS64)
     if not np.isfinite(hand[leaf]).all():
         message = f"{name} is not finite in {where(~np.isfinite(hand[leaf]))}."
-        return LeafReport(path, np.inf, np.inf, False), Finding(path, Kind.NONFINITE, message), None
+        return LeafReport(path, np.inf, np.inf, Status.WRONG), Finding(path, Kind.NONFINITE, message), None
     slope = dot(hand, direction)
     typical = float(np.sqrt(np.sum((hand[leaf] * direction[leaf]) ** 2))) or abs(slopes.central)
     slack = MARGIN * unit * max(typical, abs(slope)) if unit > facts.EPS64 else 0.0
     finding: Finding | None = None
-    fine = slopes.agrees(slope) or abs(slope - slopes.central) <= slack
-    if not fine and between(slopes, slope):
-        fine = True
+    if slopes.agrees(slope) or abs(slope - slopes.central) <= slack:
+        status = Status.RIGHT
+    elif between(slopes, slope):
+        status = Status.KINK
         finding = Finding(
             path, Kind.KINK, f"{name}: the loss has a kink here; the slope given is one of its own.", False
         )
-    if not fine:
+    else:
+        status = Status.WRONG
         message = (
             f"{name} says {slope:.10g} along a random direction, the values of the loss {slopes.central:.10g}; "
             "without reverse mode no more can be told."
         )
         finding = Finding(path, Kind.UNKNOWN, message)
     error, seen = abs(slope - slopes.central), 8 * slopes.error + slack
-    return LeafReport(path, ratio(error, typical), ratio(seen, typical), fine), finding, slopes.order(slope)
+    return LeafReport(path, ratio(error, typical), ratio(seen, typical), status), finding, slopes.order(slope)

@@ -1,6 +1,5 @@
 """What each leaf of a gradient is: right, wrong, at a kink, or right where reverse mode is wrong."""
 
-import enum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,25 +9,9 @@ from jaxgd.gradcheck.facts import GradientFacts, LossFacts
 from jaxgd.gradcheck.inputs import Arrays
 from jaxgd.gradcheck.pair import Pair, all_finite, dot, gap, ratio, size
 from jaxgd.gradcheck.reference import Gradients
-from jaxgd.gradcheck.report import Finding, Kind
+from jaxgd.gradcheck.report import Finding, Kind, Status
 from jaxgd.gradcheck.slopes import Slopes
 from jaxgd.gradcheck.where import where
-
-
-class Status(enum.Enum):
-    """What a leaf is.
-
-    Attributes:
-      RIGHT: it agrees with the reference.
-      WRONG: it does not.
-      KINK: the loss has no derivative here, and the leaf lies between the slopes of both sides.
-      REFERENCE_WRONG: the leaf is right, by the values of the loss; reverse mode is not.
-    """
-
-    RIGHT = "right"
-    WRONG = "wrong"
-    KINK = "kink"
-    REFERENCE_WRONG = "reference wrong"
 
 
 class Comparison(NamedTuple):

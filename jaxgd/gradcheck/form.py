@@ -1,6 +1,6 @@
 """The form of a gradient: its tree, shapes and dtypes beside those of the parameters."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -81,6 +81,8 @@ def compare_form(
             for name in extra
         ]
     present = [name for name in names if name in got]
+    if not missing and not extra:
+        findings += [Finding("", Kind.STRUCTURE, message) for message in _containers(answer, params, "")]
     misshapen = [name for name in present if np.shape(got[name]) != np.shape(wanted[name])]
     for name in misshapen:
         kind, message = wrong_shape(name, np.shape(got[name]), np.shape(wanted[name]), values(name))
@@ -92,6 +94,30 @@ def compare_form(
             message = f"{name or 'params'} has dtype {got_dtype}, its parameter {dtype}."
             findings.append(Finding(name, Kind.DTYPE, message))
     return Form(tuple(findings), tuple(name in present and name not in misshapen for name in names))
+
+
+def _containers(answer: Any, params: Any, path: str) -> Iterator[str]:
+    """A sentence for each container of another type than that of the parameters, such as a list for a tuple."""
+    flatten = jax.tree_util.default_registry.flatten_one_level
+    if answer is None or params is None or (got := flatten(answer)) is None or (wanted := flatten(params)) is None:
+        return
+    if type(answer) is not type(params):
+        where = f" at {path}" if path else ""
+        yield (
+            f"the gradient is a {type(answer).__name__}{where}, the parameters are a {type(params).__name__}: "
+            "jax.tree.map over both fails."
+        )
+    parts = [list(children) for children, _ in (got, wanted)]
+    if len(parts[0]) == len(parts[1]):
+        keys = _keys(params)
+        for child, parameter, key in zip(*parts, keys, strict=True):
+            yield from _containers(child, parameter, path + key)
+
+
+def _keys(tree: Any) -> list[str]:
+    """The key of each child."""
+    entries = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)[0]
+    return [str(jax.tree_util.keystr(path)) for path, _ in entries]
 
 
 def wrong_shape(

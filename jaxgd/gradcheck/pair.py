@@ -24,6 +24,8 @@ class Pair(NamedTuple):
       labels: the path of each floating leaf of the arguments.
       scales: how far each entry of the parameters may be moved.
       params: the parameters as they were given.
+      wanted: for each name the number of its leaf in the tree that the gradient function returns; empty if that tree
+        has one leaf for each name, or one for each leaf of the parameters.
     """
 
     loss: Loss
@@ -35,6 +37,7 @@ class Pair(NamedTuple):
     labels: list[str]
     scales: Arrays
     params: Any
+    wanted: tuple[int, ...] = ()
 
     def hand(self, point: Point, dtype: Any) -> Arrays:
         """The hand gradient.
@@ -47,10 +50,44 @@ class Pair(NamedTuple):
           One leaf for each name.
         """
         leaves = self.grad.leaves(self.layout, point, dtype)
+        if self.wanted:
+            return [leaves[i] for i in self.wanted]
         if len(leaves) == len(self.names):
             return leaves
         roles = self.layout.roles[: len(jax.tree.leaves(self.params))]
         return [leaf for leaf, role in zip(leaves, roles, strict=True) if role == "param"]
+
+    def holding(self, comparable: Sequence[bool], answer: Any) -> "Pair":
+        """The same pair with some leaves of the parameters held fixed, as if they were arguments.
+
+        Args:
+          comparable: one for each name; false for those to hold.
+          answer: what the gradient function returns, or its shapes.
+
+        Returns:
+          The pair, whose names are those that are not held.
+        """
+        if all(comparable) and paths(answer) == self.names:
+            return self
+        number = {path: i for i, path in enumerate(paths(answer))}
+        moving = [i for i, ok in enumerate(comparable) if ok]
+        held = [i for i, ok in enumerate(comparable) if not ok]
+        flags = iter(comparable)
+        roles = tuple("float" if role == "param" and not next(flags) else role for role in self.layout.roles)
+
+        def split(point: Point) -> Point:
+            kept = [point.params[i] for i in moving]
+            return point._replace(params=kept, floats=[*(point.params[i] for i in held), *point.floats])
+
+        return self._replace(
+            layout=self.layout._replace(roles=roles),
+            native=split(self.native),
+            base=split(self.base),
+            names=[self.names[i] for i in moving],
+            labels=[*(self.names[i] for i in held), *self.labels],
+            scales=[self.scales[i] for i in moving],
+            wanted=tuple(number[self.names[i]] for i in moving),
+        )
 
     def both(self, point: Point, dtype: Any) -> tuple[Arrays, Arrays]:
         """The hand gradient and reverse mode.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import html
 import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -94,33 +95,82 @@ class Finding(NamedTuple):
     wrong: bool = True
 
 
+class Status(enum.Enum):
+    """What a leaf of a gradient is.
+
+    Attributes:
+      RIGHT: it agrees with the reference.
+      KINK: the loss has no derivative here, and the leaf is one of the answers that are right at such a point.
+      REFERENCE_WRONG: it is right by the values of the loss; reverse mode of the loss is not.
+      WRONG: it is none of these.
+      NOT_CHECKED: its numbers were not compared with anything.
+    """
+
+    RIGHT = "right"
+    KINK = "kink"
+    REFERENCE_WRONG = "reference wrong"
+    WRONG = "wrong"
+    NOT_CHECKED = "not checked"
+
+    @property
+    def label(self) -> str:
+        """The word in the table."""
+        return {Status.WRONG: "WRONG", Status.NOT_CHECKED: "not checked"}.get(self, "ok")
+
+
 class LeafReport(NamedTuple):
     """One leaf.
 
     Attributes:
       leaf: the parameter's path.
-      error: the largest difference to the reference over the largest entry of the reference.
-      could_see: the smallest such error that would have been seen, measured.
-      ok: whether every entry is right.
+      error: the largest difference to the reference over the largest entry of the reference; NaN if not checked.
+      could_see: the smallest such error that would have been seen, measured; NaN if not checked.
+      status: what it is.
     """
 
     leaf: str
     error: float
     could_see: float
-    ok: bool
+    status: Status
+
+    @property
+    def ok(self) -> bool:
+        """Whether every entry was compared and is right."""
+        return self.status not in (Status.WRONG, Status.NOT_CHECKED)
+
+    def cells(self) -> tuple[str, str, str, str]:
+        """The row of the table.
+
+        Returns:
+          The status, the leaf, the error, the smallest error that would have been seen.
+        """
+        error, seen = ("-" if math.isnan(number) else f"{number:.1e}" for number in (self.error, self.could_see))
+        return self.status.label, self.leaf or "params", error, seen
 
 
-@dataclasses.dataclass(frozen=True)
+def not_checked(leaf: str) -> LeafReport:
+    """The report of a leaf whose numbers were not compared.
+
+    Args:
+      leaf: the parameter's path.
+
+    Returns:
+      The report.
+    """
+    return LeafReport(leaf, math.nan, math.nan, Status.NOT_CHECKED)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class GradientReport:
-    """What is known about a gradient.
+    """What is known about a gradient; true if the gradient is right.
 
     Attributes:
       ok: whether it is right.
       findings: what was found, mistakes first.
       leaves: one report a leaf, in the order of the tree.
-      taylor_order: observed order of `loss(p + t u) - loss(p) - t u.grad` in t: near 2 where the gradient is
-        right along u, near 1 where it is wrong. None where rounding hides the remainder (a linear loss).
-      reference: what the gradient was held against.
+      taylor_order: observed order of `loss(p + t u) - loss(p) - t u.grad` in t: near 2 if the gradient is right
+        along u, near 1 if it is wrong. None if rounding hides the remainder (a linear loss).
+      reference: what the gradient was compared with.
     """
 
     ok: bool
@@ -129,21 +179,46 @@ class GradientReport:
     taylor_order: float | None
     reference: str
 
-    def __str__(self) -> str:
-        """The table: verdict, leaves, findings."""
-        width = max((len(leaf.leaf) for leaf in self.leaves), default=0)
+    def __bool__(self) -> bool:
+        """Whether the gradient is right, so that `assert check_gradient(...)` means what it says."""
+        return self.ok
+
+    def __repr__(self) -> str:
+        """The table: whether it is right, leaves, findings."""
+        width = max((len(leaf.leaf or "params") for leaf in self.leaves), default=0)
         lines = ["ok" if self.ok else "WRONG"]
-        for leaf in self.leaves:
-            verdict = "ok   " if leaf.ok else "WRONG"
-            name = (leaf.leaf or "params").ljust(width)
-            lines.append(f"  {verdict}  {name}  relative error {leaf.error:.1e} (could see {leaf.could_see:.1e})")
+        for status, name, error, seen in (leaf.cells() for leaf in self.leaves):
+            numbers = "" if error == "-" else f"  relative error {error} (could see {seen})"
+            lines.append(f"  {status:<5}  {name.ljust(width)}{numbers}".rstrip())
         for text, wrong in self.sentences():
             first, *rest = text.split("\n")
             lines.append(f"  {'' if wrong else 'note: '}{first}")
             lines.extend(f"        {line}" for line in rest)
-        order = "hidden by rounding" if self.taylor_order is None else f"{self.taylor_order:.2f}"
-        lines.append(f"  held against {self.reference}; Taylor order {order}")
+        lines.append(f"  held against {self.reference}; Taylor order {self._order()}")
         return "\n".join(lines)
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        """The table for notebooks."""
+        columns = ("", "leaf", "relative error", "could see")
+        head = "".join(f"<th>{name}</th>" for name in columns)
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in leaf.cells()) + "</tr>" for leaf in self.leaves
+        )
+        said = "".join(
+            f"<li>{'' if wrong else 'note: '}{html.escape(text).replace(chr(10), '<br>')}</li>"
+            for text, wrong in self.sentences()
+        )
+        return (
+            f"<b>{'ok' if self.ok else 'WRONG'}</b>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+            f"{f'<ul>{said}</ul>' if said else ''}"
+            f"held against {html.escape(self.reference)}; Taylor order {self._order()}"
+        )
+
+    def _order(self) -> str:
+        return "hidden by rounding" if self.taylor_order is None else f"{self.taylor_order:.2f}"
 
     def sentences(self) -> list[tuple[str, bool]]:
         """The findings in words, those that say the same of several leaves as one.
@@ -166,13 +241,20 @@ class GradientReport:
         """The report as plain values, for JSON.
 
         Returns:
-          ok, findings, leaves, taylor_order, reference; None where a number is not finite.
+          ok, findings, leaves, taylor_order, reference; None for a number that is not finite. `ok` of a leaf that was
+          not checked is None.
         """
         return {
             "ok": self.ok,
             "findings": [{**finding._asdict(), "kind": finding.kind.name} for finding in self.findings],
             "leaves": [
-                {**leaf._asdict(), "error": _finite(leaf.error), "could_see": _finite(leaf.could_see)}
+                {
+                    "leaf": leaf.leaf,
+                    "error": _finite(leaf.error),
+                    "could_see": _finite(leaf.could_see),
+                    "status": leaf.status.value,
+                    "ok": None if leaf.status is Status.NOT_CHECKED else leaf.ok,
+                }
                 for leaf in self.leaves
             ],
             "taylor_order": self.taylor_order,
@@ -192,11 +274,11 @@ def report_of(
       reference: what the gradient was held against.
 
     Returns:
-      The report, mistakes first; a leaf with a finding that makes it wrong is not ok.
+      The report, mistakes first; a leaf that was compared and has a finding that makes it wrong is wrong.
     """
     in_order = tuple(sorted(findings, key=lambda finding: not finding.wrong))
     blamed = {finding.leaf for finding in in_order if finding.wrong}
-    leaves = tuple(leaf._replace(ok=leaf.ok and leaf.leaf not in blamed) for leaf in leaves)
+    leaves = tuple(leaf._replace(status=Status.WRONG) if leaf.ok and leaf.leaf in blamed else leaf for leaf in leaves)
     return GradientReport(not blamed and all(leaf.ok for leaf in leaves), in_order, leaves, order, reference)
 
 
