@@ -41,6 +41,8 @@ class CheckOptions:
     """An .npz file with the further arguments, in the order of the file."""
     order: int = 1
     """1 for the gradient, 2 for its own derivative or a Hessian-vector product."""
+    seconds: float = 5.0
+    """How long the search for the cause of a wrong gradient may take."""
     seed: int = 0
     """Of the random directions."""
     x64: bool = False
@@ -73,7 +75,7 @@ def run(options: CheckOptions) -> int:
     """
     key = jax.random.key(options.seed)
     cases = _of_user(options) if options.functions else _systems()
-    found = [(case.name, _check(case, key, options.order)) for case in cases]
+    found = [(case.name, _check(case, key, options)) for case in cases]
     if options.json:
         print(reporting.to_json([{"name": name, **report.to_dict()} for name, report in found]))
     else:
@@ -81,10 +83,12 @@ def run(options: CheckOptions) -> int:
     return int(any(not report.ok for _, report in found))
 
 
-def _check(case: _Case, key: jax.Array, order: int) -> GradientReport:
+def _check(case: _Case, key: jax.Array, options: CheckOptions) -> GradientReport:
     with jax.enable_x64(case.x64):
         try:
-            return check_gradient(case.loss, case.grad, *case.inputs, key=key, order=order)
+            return check_gradient(
+                case.loss, case.grad, *case.inputs, key=key, order=options.order, seconds=options.seconds
+            )
         except (TypeError, ValueError) as error:
             raise UserError(f"{case.name}: {error}") from None
 

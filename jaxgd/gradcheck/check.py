@@ -29,6 +29,7 @@ def check_gradient(
     *args: Any,
     key: jax.Array | None = None,
     order: int = 1,
+    seconds: float = 5.0,
 ) -> GradientReport:
     """Whether `grad` is the gradient of `loss`, and if not, which mistake was made.
 
@@ -47,6 +48,8 @@ def check_gradient(
       args: trees: data, coefficients, labels. Floating leaves are upcast, others passed as they are.
       key: for the random directions and points, which are otherwise the same each time.
       order: 1, or 2 to check the derivative of `grad`, or a Hessian-vector product.
+      seconds: how long the search for the cause of a wrong gradient may take; the report says if it was stopped.
+        Whether the gradient is right does not depend on it.
 
     Returns:
       The report; `str()` of it is a table.
@@ -54,18 +57,20 @@ def check_gradient(
     Raises:
       TypeError: `loss` or `grad` is not a function, or `params` has no real floating leaf.
       ValueError: the loss is not a scalar, raises, or is not finite at `params`; `params` hold NaN or infinity;
-        `order` is neither 1 nor 2.
+        `order` is neither 1 nor 2; `seconds` is negative.
     """
     for name, function in (("loss", loss), ("grad", grad)):
         if not callable(function):
             raise TypeError(f"`{name}` must be a function (params, *args), got {type(function).__name__}.")
     if order not in (1, 2):
         raise ValueError(f"`order` must be 1 or 2, got {order!r}.")
+    if not seconds >= 0:
+        raise ValueError(f"`seconds` must be a number that is at least 0, got {seconds!r}.")
     if order == 2:
         takes_vector = not _accepts(grad, params, *args) and _accepts(grad, params, params, *args)
         loss, grad = _second_order(loss, grad, takes_vector)
     seed = np.asarray(jax.random.key_data(key)).ravel().tolist() if key is not None else 0
-    return _check(pair_of(loss, grad, params, args), np.random.default_rng(seed))
+    return _check(pair_of(loss, grad, params, args), np.random.default_rng(seed), seconds)
 
 
 def assert_gradient(
@@ -75,6 +80,7 @@ def assert_gradient(
     *args: Any,
     key: jax.Array | None = None,
     order: int = 1,
+    seconds: float = 5.0,
 ) -> None:
     """`check_gradient` for test suites.
 
@@ -85,6 +91,7 @@ def assert_gradient(
       args: see `check_gradient`.
       key: see `check_gradient`.
       order: see `check_gradient`.
+      seconds: see `check_gradient`.
 
     Raises:
       AssertionError: the gradient is wrong; the message is the report.
@@ -92,7 +99,7 @@ def assert_gradient(
       ValueError: see `check_gradient`.
     """
     __tracebackhide__ = True
-    report = check_gradient(loss, grad, params, *args, key=key, order=order)
+    report = check_gradient(loss, grad, params, *args, key=key, order=order, seconds=seconds)
     if not report.ok:
         raise AssertionError(str(report))
 
@@ -129,7 +136,7 @@ def _second_order(
     return slope, product
 
 
-def _check(pair: Pair, rng: np.random.Generator) -> GradientReport:
+def _check(pair: Pair, rng: np.random.Generator, seconds: float) -> GradientReport:
     """From the form of the answer to the report."""
     loss = facts.loss_facts(pair)
     _require_a_finite_loss(pair)
@@ -142,16 +149,17 @@ def _check(pair: Pair, rng: np.random.Generator) -> GradientReport:
     )
     if not any(form.comparable):
         return report_of(form.findings, tuple(map(not_checked, pair.names)), None, "its form only")
-    report = _check_numbers(pair.holding(form.comparable, grad.tree), rng, loss, grad)
+    report = _check_numbers(pair.holding(form.comparable, grad.tree), rng, (loss, grad), seconds)
     by_leaf = {leaf.leaf: leaf for leaf in report.leaves}
     leaves = tuple(by_leaf.get(name, not_checked(name)) for name in pair.names)
     return report_of((*form.findings, *report.findings), leaves, report.taylor_order, report.reference)
 
 
 def _check_numbers(
-    pair: Pair, rng: np.random.Generator, loss: facts.LossFacts, grad: facts.GradientFacts
+    pair: Pair, rng: np.random.Generator, programs: tuple[facts.LossFacts, facts.GradientFacts], seconds: float
 ) -> GradientReport:
     """The report of the leaves that can be compared."""
+    loss, grad = programs
     along = _loss_slopes(pair, rng, loss.unit)
     if not pair.loss.traceable:
         return _by_values(pair, rng, grad)
@@ -166,7 +174,9 @@ def _check_numbers(
     wrong = [i for i, leaf in enumerate(outcome.leaves) if leaf.status is Status.WRONG]
     unexplained = [i for i in wrong if not ((finding := outcome.leaves[i].finding) and finding.wrong)]
     if unexplained:
-        findings += rough(pair, found, unexplained, loss, grad) or _explain(pair, rng, found, outcome, unexplained)
+        findings += rough(pair, found, unexplained, loss, grad) or diagnose.explain(
+            _case(pair, rng, found, outcome)._replace(wrong=unexplained, seconds=seconds)
+        )
     if not wrong:
         findings += in_native_dtype(pair, found)
     leaves = tuple(_leaf_report(pair, found, i, leaf.status) for i, leaf in enumerate(outcome.leaves))
@@ -212,13 +222,11 @@ def _not_comparable(pair: Pair, kind: Kind, message: str) -> GradientReport:
     return report_of([Finding("", kind, message)], tuple(map(not_checked, pair.names)), None, "its form only")
 
 
-def _explain(
-    pair: Pair, rng: np.random.Generator, found: Gradients, outcome: Outcome, leaves: list[int]
-) -> list[Finding]:
-    """Search for the mistake in each of some leaves."""
+def _case(pair: Pair, rng: np.random.Generator, found: Gradients, outcome: Outcome) -> diagnose.Case:
+    """What the search for the mistakes needs."""
     differs = [found.differs(i) for i in range(len(pair.names))]
     bad = differs if outcome.through else [a if a.any() else b for a, b in zip(differs, found.near, strict=True)]
-    case = diagnose.Case(
+    return diagnose.Case(
         names=pair.names,
         labels=pair.labels,
         layout=pair.layout,
@@ -226,13 +234,12 @@ def _explain(
         hand=found.hand,
         reference=found.reference,
         bad=bad,
-        wrong=leaves,
+        wrong=[],
         both=lambda point: (pair.hand(point, np.float64), reference.right_at(pair, point, through=outcome.through)),
         right=lambda point: reference.right_at(pair, point, through=outcome.through),
-        elsewhere=lambda distance: pair.elsewhere(rng, distance),
+        elsewhere=lambda distance, **moving: pair.elsewhere(rng, distance, **moving),
         autopsy=reference.taken_apart(pair, through=outcome.through),
     )
-    return diagnose.explain(case)
 
 
 def _by_values(pair: Pair, rng: np.random.Generator, grad: facts.GradientFacts) -> GradientReport:

@@ -1,7 +1,7 @@
 """Which mistake a wrong gradient looks like: explanations tried in order, each proved at a second point."""
 
-import dataclasses
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -22,8 +22,7 @@ PAIR_CANDIDATES = 56
 MAX_ROWS = 512
 
 
-@dataclasses.dataclass
-class Case:
+class Case(NamedTuple):
     """A wrong gradient.
 
     Attributes:
@@ -37,8 +36,10 @@ class Case:
       wrong: the leaves to explain.
       both: evaluates the gradient and the right one at a point.
       right: evaluates the right one.
-      elsewhere: makes a random point at a relative distance; 2 changes all signs.
+      elsewhere: makes a random point at a relative distance; 2 changes all signs. With `arguments=True` the floating
+        arguments move, too; labels and masks stay.
       autopsy: the loss taken apart.
+      seconds: how long the search may take; a step of it that has begun is finished.
     """
 
     names: list[str]
@@ -51,8 +52,9 @@ class Case:
     wrong: list[int]
     both: Callable[[Point], tuple[Arrays, Arrays]]
     right: Callable[[Point], Arrays]
-    elsewhere: Callable[[float], Point]
+    elsewhere: Callable[..., Point]
     autopsy: Autopsy
+    seconds: float = float("inf")
 
 
 class _Place(NamedTuple):
@@ -84,8 +86,10 @@ def explain(case: Case) -> list[Finding]:
     Returns:
       One finding a leaf; UNKNOWN where nothing reproduces it at both points.
     """
+    deadline = time.monotonic() + case.seconds
     places = _places(case)
     found: dict[int, Explanation] = {}
+    stopped = False
     if len(places) > 1:
         rows, changed = _Rows(case, places), _Changed(case, places)
         searches: list[Callable[[list[int]], dict[int, Explanation]]] = [
@@ -100,6 +104,9 @@ def explain(case: Case) -> list[Finding]:
         ]
         for search in searches:
             rest = [leaf for leaf in case.wrong if leaf not in found]
+            stopped = bool(rest) and time.monotonic() >= deadline
+            if stopped:
+                break
             with np.errstate(all="ignore"):
                 found.update(search(rest) if rest else {})
     findings = []
@@ -108,20 +115,30 @@ def explain(case: Case) -> list[Finding]:
         explanation = found.get(leaf)
         if explanation is None:
             spot = f" (it differs in {where(case.bad[leaf])})" if case.bad[leaf].any() else ""
-            explanation = Explanation(Kind.UNKNOWN, f"is wrong{spot}; no single mistake that I know explains this.")
+            why = (
+                f"the search for the cause was stopped after {case.seconds:g} seconds (`seconds` sets the limit)"
+                if stopped
+                else "no single mistake that I know explains this"
+            )
+            explanation = Explanation(Kind.UNKNOWN, f"is wrong{spot}; {why}.")
         findings.append(Finding(case.names[leaf], explanation.kind, f"{name} {explanation.words}"))
     return findings
 
 
 def _places(case: Case) -> list[_Place]:
-    """The point of the check, and a random one where everything is finite."""
+    """The point of the check, and two random ones where everything is finite; at the last the arguments move, too."""
     places = [_Place(case.point, case.hand, case.reference)]
-    for scale in (2.0, 0.5, 0.1, 0.01, 0.5, 0.1):
-        point = case.elsewhere(scale)
-        hand, right = case.both(point)
-        if all(np.isfinite(leaf).all() for leaf in (*hand, *right)):
-            places.append(_Place(point, hand, right))
-            break
+    for arguments in (False, True):
+        # If the loss is not finite at any other arguments, a third point with those given is better than none.
+        for scale, moving in (*((s, arguments) for s in (2.0, 0.5, 0.1, 0.01, 0.5, 0.1)), (0.5, False), (0.1, False)):
+            point = case.elsewhere(scale, arguments=moving)
+            try:
+                hand, right = case.both(point)
+            except Exception:  # arguments that the functions refuse
+                continue
+            if all(np.isfinite(leaf).all() for leaf in (*hand, *right)):
+                places.append(_Place(point, hand, right))
+                break
     return places
 
 
@@ -274,7 +291,7 @@ def _added(case: Case, places: list[_Place], leaf: int) -> Explanation | None:
             if c is None or not _fits(place, leaf, place.right[leaf] + c * term):
                 break
             constants.append(c)
-        if len(constants) == len(places) and np.ptp(constants) <= 1e-6 * abs(constants[0]) and constants[0] != 0:
+        if len(constants) == len(places) and _in_step(case, places, constants) and constants[0] != 0:
             c = constants[0]
             much = "too much" if c > 0 else "too little"
             return Explanation(
@@ -283,6 +300,17 @@ def _added(case: Case, places: list[_Place], leaf: int) -> Explanation | None:
                 f"{'does not have' if c > 0 else 'has more of'}.",
             )
     return None
+
+
+def _in_step(case: Case, places: list[_Place], constants: list[float]) -> bool:
+    """Whether constants are the same at every place, or proportional to a scalar argument, which moves."""
+    scalars = [[1.0] * len(places)]
+    for number in range(len(case.labels)):
+        values = [place.point.floats[number] for place in places]
+        if np.size(values[0]) == 1 and all(np.all(value) for value in values):
+            scalars.append([float(np.ravel(value)[0]) for value in values])
+    shares = (np.asarray(constants) / np.asarray(values) for values in scalars)
+    return any(np.ptp(share) <= 1e-6 * abs(share[0]) for share in shares)
 
 
 def _rough_constant(difference: Any, term: Any) -> float | None:
@@ -296,7 +324,8 @@ def _rough_constant(difference: Any, term: Any) -> float | None:
 
 def _added_constant(case: Case, places: list[_Place], leaf: int) -> Explanation | None:
     first = places[0].hand[leaf] - places[0].right[leaf]
-    if all(_fits(place, leaf, place.right[leaf] + first) for place in places):
+    # A term without parameters may depend on the arguments, which move at the last place.
+    if all(_fits(place, leaf, place.right[leaf] + first) for place in places[:2]):
         same = np.ptp(first) <= 1e-9 * np.max(np.abs(first))
         amount = f" {float(first.flat[0]):.6g}" if same else ""
         return Explanation(
@@ -561,17 +590,19 @@ def _search(case: Case, places: list[_Place], leaves: list[int], codes: Any) -> 
     likely = np.flatnonzero((plain | scaled)[:, leaves].any(axis=1))
     if not len(likely):
         return {}
-    second = case.autopsy.trial(places[1].point, places[1].hand, codes[likely])
+    others = [case.autopsy.trial(place.point, place.hand, codes[likely]) for place in places[1:]]
     right_ones = [i for i in range(len(case.names)) if i not in case.wrong]
     ranked: list[tuple[Any, int, set[int], set[int]]] = []
     for position, candidate in enumerate(likely):
-        exact = plain[candidate] & _exact(second[0][position])
-        constant = first[1][candidate], second[1][position]
-        with np.errstate(all="ignore"):
-            same = np.abs(constant[0] - constant[1]) <= 1e-9 * np.abs(constant[0])
-        up_to_constant = scaled[candidate] & _exact(second[2][position]) & same
+        constant = first[1][candidate]
+        exact, up_to_constant = plain[candidate], scaled[candidate]
+        for misfit, other_constant, other_scaled in others:
+            with np.errstate(all="ignore"):
+                same = np.abs(constant - other_constant[position]) <= 1e-9 * np.abs(constant)
+            exact = exact & _exact(misfit[position])
+            up_to_constant = up_to_constant & _exact(other_scaled[position]) & same
         explained = {i for i in leaves if exact[i]}
-        roughly = {i for i in leaves if not exact[i] and up_to_constant[i] and _known(case, float(constant[0][i]))}
+        roughly = {i for i in leaves if not exact[i] and up_to_constant[i] and _known(case, float(constant[i]))}
         undisturbed = all(exact[i] for i in right_ones)
         edits = [case.autopsy.edit(code) for code in codes[candidate] if code >= 0]
         rank = max(RANK.get(edit.kind, 2) for edit in edits)

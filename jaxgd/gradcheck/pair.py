@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxgd.gradcheck import points
 from jaxgd.gradcheck.form import paths
 from jaxgd.gradcheck.functions import Gradient, Loss, gradient_of, loss_of
 from jaxgd.gradcheck.inputs import Arrays, Layout, Point, take_apart
@@ -129,21 +130,29 @@ class Pair(NamedTuple):
             for i, (leaf, scale) in enumerate(zip(self.base.params, self.scales, strict=True))
         ]
 
-    def elsewhere(self, rng: np.random.Generator, distance: float) -> Point:
+    def elsewhere(self, rng: np.random.Generator, distance: float, *, arguments: bool = False) -> Point:
         """A random point, far enough from the given one for a coincidence to show.
+
+        Symmetric, triangular, orthogonal and simplex-valued leaves stay so; labels, masks and integers do not move.
 
         Args:
           rng: draws it.
           distance: relative to the size of the parameters; from 1 on all signs change as well.
+          arguments: whether floating arguments move, too.
 
         Returns:
           The point.
         """
-        moved = [
-            (leaf if distance < 1 else -leaf) + min(distance, 0.5) * scale * rng.normal(size=leaf.shape)
-            for leaf, scale in zip(self.base.params, self.scales, strict=True)
-        ]
-        return self.base._replace(params=moved)
+        step = min(distance, 0.5)
+        moved = []
+        for leaf, scale in zip(self.base.params, self.scales, strict=True):
+            noise = step * rng.normal(size=leaf.shape)
+            kind = points.set_of(leaf)
+            moved.append(kind.move(leaf, noise) if kind else (leaf if distance < 1 else -leaf) + scale * noise)
+        floats = self.base.floats
+        if arguments:
+            floats = [points.move_argument(leaf, step * rng.normal(size=np.shape(leaf))) for leaf in floats]
+        return self.base._replace(params=moved, floats=floats)
 
 
 def pair_of(loss: Callable[..., Any], grad: Callable[..., Any], params: Any, args: Sequence[Any]) -> Pair:

@@ -123,3 +123,66 @@ def test_a_container_of_another_type_is_a_finding_of_form(params, answer, words)
     assert not report
     assert kinds(report) == {Kind.STRUCTURE}
     assert words is None or words in report.findings[0].message
+
+
+# A cause is named only if it holds at a third point, whose arguments are others.
+
+
+def test_a_factor_that_is_an_argument_by_chance_is_not_the_length_of_an_axis():
+    """The factor is 3 at the arguments given, as the length of x is; at other arguments it is another."""
+
+    def loss(w, x, scale):
+        return jnp.sum((w * x) ** 2)
+
+    report = check_gradient(loss, lambda w, x, scale: scale * 2 * w * x * x, W, np.array([1.0, 2.0, -1.5]), 3.3)
+    assert not report
+    assert "length of axis" not in str(report)
+
+
+def test_a_penalty_whose_strength_is_an_argument_is_still_named():
+    def loss(w, x, strength):
+        return jnp.sum((w * x) ** 2) + strength * jnp.sum(w**2)
+
+    report = check_gradient(loss, lambda w, x, strength: 2 * w * x * x, W, np.array([1.0, 2.0, -1.5]), 0.7)
+    assert kinds(report) <= {Kind.PENALTY, Kind.ARGUMENT, Kind.PATH}
+    assert kinds(report)
+
+
+def test_arguments_move_on_the_set_they_come_from():
+    from jaxgd.gradcheck.points import move_argument
+
+    rng = np.random.default_rng(1)
+    b = rng.normal(size=(4, 4))
+    for leaf, holds in {
+        "labels": (np.array([0.0, 1.0, 3.0]), lambda x: x.tolist() == [0.0, 1.0, 3.0]),
+        "one-hot": (np.eye(3)[[0, 2, 1]], lambda x: np.array_equal(x, np.eye(3)[[0, 2, 1]])),
+        "covariance": (b @ b.T + np.eye(4), lambda x: np.array_equal(x, x.T) and np.linalg.eigvalsh(x)[0] > 0),
+        "symmetric": (b + b.T, lambda x: np.array_equal(x, x.T)),
+        "lower": (np.tril(b), lambda x: not np.triu(x, 1).any()),
+        "orthogonal": (np.linalg.qr(b)[0], lambda x: np.allclose(x.T @ x, np.eye(4))),
+        "simplex": (
+            np.exp(b) / np.exp(b).sum(-1, keepdims=True),
+            lambda x: np.allclose(x.sum(-1), 1) and (x > 0).all(),
+        ),
+        "times": (np.array([0.0, 0.5, 0.7, 1.1]), lambda x: (np.diff(x) > 0).all()),
+        "probabilities": (np.array([0.1, 0.25, 0.9]), lambda x: ((x > 0) & (x < 1)).all()),
+        "padding": (np.array([0.0, 1.5, -2.5]), lambda x: x[0] == 0 and x[1] > 0 > x[2]),
+    }.values():
+        moved = move_argument(leaf, 0.5 * rng.normal(size=leaf.shape))
+        assert holds(moved), leaf
+    assert not np.array_equal(move_argument(b, 0.1 * b), b)
+
+
+# Time.
+
+
+def test_a_search_that_was_stopped_says_so():
+    def wrong(p):
+        return {**grad(p), "a": 2 * p["a"] + jnp.sin(17 * p["a"])}
+
+    report = check_gradient(loss, wrong, PARAMS, seconds=0.0)
+    assert kinds(report) == {Kind.UNKNOWN}
+    assert "the search for the cause was stopped after 0 seconds" in str(report)
+    assert "stopped" not in str(check_gradient(loss, wrong, PARAMS, seconds=1000.0))
+    with pytest.raises(ValueError, match=r"`seconds` must be a number that is at least 0, got -1\."):
+        check_gradient(loss, wrong, PARAMS, seconds=-1)

@@ -1,0 +1,183 @@
+"""Points near and far from a given one that stay on the set that a parameter or an argument comes from.
+
+A covariance stays symmetric and positive definite, probabilities keep their sum, labels stay labels, times stay in
+order: what a gradient does beside such a set does not matter, and a loss may not even be defined there.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = Any
+ROUGHLY = 1e-5
+"""Relative error up to which a constraint holds for numbers that were computed in float32."""
+
+
+class Set(NamedTuple):
+    """A set of arrays.
+
+    Attributes:
+      name: what its members are.
+      holds: whether an array is a member.
+      move: `(x, noise) -> another member`; `noise` has the shape of `x` and is relative to the size of its entries.
+      project: `(x, direction) -> the part of a direction that stays on the set`; None if directions are not restricted.
+    """
+
+    name: str
+    holds: Callable[[Array], bool]
+    move: Callable[[Array, Array], Array]
+    project: Callable[[Array, Array], Array] | None = None
+
+
+def _square(x: Array) -> bool:
+    return bool(x.ndim >= 2 and x.shape[-1] == x.shape[-2] > 1 and np.any(x))
+
+
+def _transpose(x: Array) -> Array:
+    return np.swapaxes(x, -1, -2)
+
+
+def _symmetric(x: Array) -> bool:
+    return _square(x) and np.array_equal(x, _transpose(x))
+
+
+def _positive_definite(x: Array) -> bool:
+    return _symmetric(x) and bool((np.linalg.eigvalsh(x)[..., 0] > 0).all())
+
+
+def _congruent(x: Array, noise: Array) -> Array:
+    """(1 + E) x (1 + E)^T, which is symmetric and positive definite where x is."""
+    factor = np.eye(x.shape[-1]) + noise / np.sqrt(x.shape[-1])
+    moved = factor @ x @ _transpose(factor)
+    return (moved + _transpose(moved)) / 2
+
+
+def _symmetrised(x: Array, direction: Array) -> Array:
+    del x
+    return (direction + _transpose(direction)) / 2
+
+
+def _triangle(x: Array) -> Array:
+    """The mask of the triangle outside of which a matrix is zero; None if it is not triangular."""
+    if not _square(x) or np.array_equal(x, x * np.eye(x.shape[-1])):
+        return None
+    for mask in (np.tril(np.ones(x.shape[-2:], bool)), np.triu(np.ones(x.shape[-2:], bool))):
+        if not x[..., ~mask].any():
+            return mask
+    return None
+
+
+def _orthogonal(x: Array) -> bool:
+    return bool(
+        _square(x)
+        and not np.array_equal(x, x * np.eye(x.shape[-1]))
+        and np.allclose(_transpose(x) @ x, np.eye(x.shape[-1]), rtol=0, atol=ROUGHLY)
+    )
+
+
+def _rotated(x: Array, noise: Array) -> Array:
+    """X times a rotation, by Cayley's formula."""
+    skew = (noise - _transpose(noise)) / 2
+    identity = np.eye(x.shape[-1])
+    return x @ np.linalg.solve(identity + skew, identity - skew)
+
+
+def _skewed(x: Array, direction: Array) -> Array:
+    inner = _transpose(x) @ direction
+    return x @ (inner - _transpose(inner)) / 2
+
+
+def _on_simplex(x: Array) -> bool:
+    sums = x.sum(-1) if x.ndim else x
+    return bool(x.ndim and x.shape[-1] > 1 and (x >= 0).all() and np.allclose(sums, 1, rtol=0, atol=ROUGHLY))
+
+
+def _reweighted(x: Array, noise: Array) -> Array:
+    moved = x * np.exp(noise)
+    return moved * (x.sum(-1, keepdims=True) / moved.sum(-1, keepdims=True))
+
+
+def _without_mean(x: Array, direction: Array) -> Array:
+    inside = x > 0
+    mean = np.sum(direction * inside, -1, keepdims=True) / np.maximum(inside.sum(-1, keepdims=True), 1)
+    return np.where(inside, direction - mean, 0.0)
+
+
+def _scaled(x: Array, noise: Array) -> Array:
+    """Every entry moves in proportion to its size and keeps its sign; zeros stay zero."""
+    return x * (1 + np.clip(noise, -0.8, 0.8))
+
+
+def _unit(x: Array) -> bool:
+    return bool(x.ndim and x.shape[-1] > 1 and np.allclose(np.sum(x * x, -1), 1, rtol=0, atol=ROUGHLY))
+
+
+def _renormalised(x: Array, noise: Array) -> Array:
+    moved = _scaled(x, noise)
+    return moved / np.sqrt(np.sum(moved * moved, -1, keepdims=True))
+
+
+def _in_order(x: Array) -> bool:
+    return bool(x.ndim == 1 and len(x) > 2 and ((np.diff(x) > 0).all() or (np.diff(x) < 0).all()))
+
+
+def _steps_scaled(x: Array, noise: Array) -> Array:
+    steps = _scaled(np.diff(x), noise[1:])
+    return x[0] + np.concatenate([[0.0], np.cumsum(steps)])
+
+
+SETS = (
+    Set("orthogonal", _orthogonal, _rotated, _skewed),
+    Set("positive definite", _positive_definite, _congruent, _symmetrised),
+    Set("symmetric", _symmetric, lambda x, noise: _symmetrised(x, x * (1 + noise)), _symmetrised),
+    Set(
+        "triangular",
+        lambda x: _triangle(x) is not None,
+        _scaled,
+        lambda x, direction: direction * _triangle(x),
+    ),
+    Set("on the simplex", _on_simplex, _reweighted, _without_mean),
+)
+"""Sets of parameters, in the order in which they are tried; an identity matrix is positive definite, not orthogonal."""
+
+SETS_OF_ARGUMENTS = (
+    # Whole numbers in a floating array are labels, masks or counts: they stay what they are.
+    Set("whole numbers", lambda x: np.array_equal(x, np.round(x)), lambda x, noise: x),
+    *SETS,
+    Set("unit vectors", _unit, _renormalised),
+    Set("in order", _in_order, _steps_scaled),
+    Set("between 0 and 1", lambda x: bool(((x >= 0) & (x <= 1)).all()), lambda x, n: x / (x + (1 - x) * np.exp(-n))),
+    Set("any", lambda x: True, _scaled),
+)
+"""Sets of arguments, in the order in which they are tried."""
+
+
+def set_of(leaf: Array, sets: tuple[Set, ...] = SETS) -> Set | None:
+    """The first set that an array is a member of.
+
+    Args:
+      leaf: floating.
+      sets: to choose from.
+
+    Returns:
+      The set, or None.
+    """
+    with np.errstate(all="ignore"):
+        return next((candidate for candidate in sets if candidate.holds(leaf)), None)
+
+
+def move_argument(leaf: Array, noise: Array) -> Array:
+    """A floating argument moved to other values that may be given as well.
+
+    Args:
+      leaf: float64.
+      noise: of its shape, relative.
+
+    Returns:
+      An array of its shape.
+    """
+    if not np.size(leaf) or not np.isfinite(leaf).all():
+        return leaf
+    kind = set_of(leaf, SETS_OF_ARGUMENTS)
+    return leaf if kind is None else kind.move(leaf, noise)
