@@ -13,7 +13,7 @@ from jaxgd.descent import (
     sweep,
     tiled,
 )
-from jaxgd.gradcheck import GradientReport, assert_gradient, check_gradient
+from jaxgd.gradcheck import GradientReport, assert_gradient, assert_rule, check_gradient, check_rule
 from jaxgd.theory.curvature import largest_stable_learning_rate
 from jaxgd.types import Batch, Problem, autodiff
 
@@ -25,8 +25,10 @@ __all__ = [
     "Result",
     "StopReason",
     "assert_gradient",
+    "assert_rule",
     "autodiff",
     "check_gradient",
+    "check_rule",
     "compress",
     "descend",
     "fit",

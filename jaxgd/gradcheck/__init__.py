@@ -2,5 +2,16 @@
 
 from jaxgd.gradcheck.check import assert_gradient, check_gradient
 from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, Status
+from jaxgd.gradcheck.rules.check import assert_rule, check_rule
 
-__all__ = ["Finding", "GradientReport", "Kind", "LeafReport", "Status", "assert_gradient", "check_gradient"]
+__all__ = [
+    "Finding",
+    "GradientReport",
+    "Kind",
+    "LeafReport",
+    "Status",
+    "assert_gradient",
+    "assert_rule",
+    "check_gradient",
+    "check_rule",
+]

@@ -44,6 +44,9 @@ class Kind(enum.Enum):
       REFERENCE: reverse mode of the loss is wrong or NaN, a custom rule for one. A mistake where the gradient
         shares it, none where the values of the loss prove the gradient right.
       STOP_GRADIENT: the loss stops gradients, so that reverse mode is not the slope of its values.
+      INCOMING: a rule does not use the gradient that arrives at it, or not linearly (`cos(x)` for `g cos(x)`).
+      FORWARD: the forward pass of a rule returns other values than its function.
+      SURROGATE: a rule has a derivative where its function has none (a straight-through estimator).
     """
 
     STRUCTURE = "structure"
@@ -77,6 +80,9 @@ class Kind(enum.Enum):
     KINK = "kink"
     REFERENCE = "reference"
     STOP_GRADIENT = "stop_gradient"
+    INCOMING = "incoming gradient"
+    FORWARD = "forward pass"
+    SURROGATE = "surrogate"
 
 
 class Finding(NamedTuple):
@@ -171,6 +177,7 @@ class GradientReport:
       taylor_order: observed order of `loss(p + t u) - loss(p) - t u.grad` in t: near 2 if the gradient is right
         along u, near 1 if it is wrong. None if rounding hides the remainder (a linear loss).
       reference: what the gradient was compared with.
+      subject: what was checked, if it is the rule of a function.
     """
 
     ok: bool
@@ -178,6 +185,7 @@ class GradientReport:
     leaves: tuple[LeafReport, ...]
     taylor_order: float | None
     reference: str
+    subject: str = ""
 
     def __bool__(self) -> bool:
         """Whether the gradient is right, so that `assert check_gradient(...)` means what it says."""
@@ -186,7 +194,7 @@ class GradientReport:
     def __repr__(self) -> str:
         """The table: whether it is right, leaves, findings."""
         width = max((len(leaf.leaf or "params") for leaf in self.leaves), default=0)
-        lines = ["ok" if self.ok else "WRONG"]
+        lines = [("ok" if self.ok else "WRONG") + (f": {self.subject}" if self.subject else "")]
         for status, name, error, seen in (leaf.cells() for leaf in self.leaves):
             numbers = "" if error == "-" else f"  relative error {error} (could see {seen})"
             lines.append(f"  {status:<5}  {name.ljust(width)}{numbers}".rstrip())

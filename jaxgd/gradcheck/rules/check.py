@@ -1,0 +1,101 @@
+"""Whether the rule of a function is its derivative, and if not, which mistake was made."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from jaxgd.gradcheck.check import check_gradient
+from jaxgd.gradcheck.report import GradientReport
+from jaxgd.gradcheck.rules.forms import as_arrays, rule_of
+from jaxgd.gradcheck.rules.judge import judge
+
+
+def check_rule(
+    f: Any, *args: Any, key: jax.Array | None = None, surrogate: Callable[..., Any] | None = None
+) -> GradientReport:
+    """Whether a function's own rule of differentiation is its derivative, and if not, which mistake was made.
+
+    The rule is called with random incoming gradients `g`. First, what it returns must be linear in `g`: a rule that
+    does not use `g`, uses it twice, or lacks it in one term, is wrong whatever the function is. Then the function
+    without its rule is the reference: `g` times its outputs is a scalar loss, and what the rule returns for `g` is
+    its hand gradient, which `check_gradient` checks and explains. Forms of `f`:
+
+    - a `jax.custom_vjp` or `jax.custom_jvp`, also inside `jax.jit`, with `nondiff_argnums` and integer arguments;
+    - a function that calls such functions, at any depth: their rules are taken out of its body;
+    - a `torch.autograd.Function`, the class or its `apply`;
+    - a pair of functions `(forward, backward)`. What `backward` takes says how they belong together:
+      `(saved, incoming)` or `(incoming, cache)` if `forward` returns `(outputs, saved)`; `(*args, incoming)` if it
+      returns the outputs; `(incoming)` if both are methods of one object that keeps values, of which a copy is used.
+
+    Five mistakes, each found by `check_rule(f, x)` or `check_rule(f, a, b)`:
+
+    1. The incoming gradient is not used.
+
+           f.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (jnp.cos(x),))
+
+       "x is the same whatever the incoming gradient is: the incoming gradient is not used (for an incoming gradient
+       of ones the result is right)." Write `g * jnp.cos(x)`.
+
+    2. A sign. For `a - b`:
+
+           f.defvjp(lambda a, b: (a - b, None), lambda _, g: (g, g))
+
+       "b is -1 times the gradient in all 5 entries: the sign is wrong where `a - b` is differentiated." Write
+       `(g, -g)`.
+
+    3. A residual that is not the one the formula needs. For `tanh(x)`, with the argument saved for the value:
+
+           f.defvjp(lambda x: (jnp.tanh(x), x), lambda x, g: (g * (1 - x * x),))
+
+       The report names the function put in place of the derivative of tanh. Save `jnp.tanh(x)`.
+
+    4. A broadcast is not summed. For `x + b`, with `b` of shape `[D]` and `x` of shape `[N, D]`:
+
+           f.defvjp(lambda x, b: (x + b, None), lambda _, g: (g, g))
+
+       "b has shape (4, 3), the argument (3,): it is the gradient once summed over axis 0. A broadcast is not
+       summed." Write `(g, g.sum(0))`.
+
+    5. A straight-through estimator, `jnp.round` with the rule `(g,)`, is no mistake but a choice, and the report
+       says so: the rule differs from the derivative of the function, which is zero. Declare the choice:
+       `check_rule(f, x, surrogate=lambda x: x)` checks the rule against the derivative of the identity.
+
+    Args:
+      f: a function with a rule of its own.
+      args: what to call it with: trees. Arguments that are not differentiated by stay as they are.
+      key: for the random incoming gradients and points, which are otherwise the same each time.
+      surrogate: `(*args) -> outputs`, the function whose derivative the rule is meant to be, if that is on purpose
+        not `f`.
+
+    Returns:
+      The report, with one row for each leaf of the arguments, named by the signature: `x`, `w['bias']`.
+
+    Raises:
+      TypeError: `f` has no rule, or no argument is floating.
+      ValueError: the function raises, returns nothing floating, or something is not finite.
+    """
+    if surrogate is not None and not callable(surrogate):
+        raise TypeError(f"`surrogate` must be a function (*args) -> outputs, got {type(surrogate).__name__}.")
+    args = as_arrays(args)
+    return judge(rule_of(f, args), args, check_gradient, key=key, surrogate=surrogate)
+
+
+def assert_rule(f: Any, *args: Any, key: jax.Array | None = None, surrogate: Callable[..., Any] | None = None) -> None:
+    """`check_rule` for test suites.
+
+    Args:
+      f: see `check_rule`.
+      args: see `check_rule`.
+      key: see `check_rule`.
+      surrogate: see `check_rule`.
+
+    Raises:
+      AssertionError: the rule is wrong; the message is the report.
+      TypeError: see `check_rule`.
+      ValueError: see `check_rule`.
+    """
+    __tracebackhide__ = True
+    report = check_rule(f, *args, key=key, surrogate=surrogate)
+    if not report.ok:
+        raise AssertionError(str(report))

@@ -1,0 +1,145 @@
+"""Check a rule that was read: form, incoming gradient, numbers, and which mistake was made."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgd.gradcheck.pair import gap, ratio, size
+from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, report_of
+from jaxgd.gradcheck.rules import faults
+from jaxgd.gradcheck.rules.forms import Rule, pull_by_jax
+from jaxgd.gradcheck.rules.problem import Evaluator, Named, Problem, by_name, evaluator_of, named_leaves, problem_of
+
+WORDS = (
+    (re.compile(r"args\[\d+\](?=\w)"), ""),
+    (re.compile(r"the loss"), "{function}"),
+    (re.compile(r"its parameter"), "the argument"),
+    (re.compile(r"no parameter"), "no argument"),
+    (re.compile(r"`grad`"), "the rule"),
+)
+"""What `check_gradient` calls things, and what they are called where a rule is checked."""
+
+
+def judge(
+    rule: Rule,
+    args: Sequence[Any],
+    check: Callable[..., GradientReport],
+    *,
+    key: jax.Array | None = None,
+    surrogate: Callable[..., Any] | None = None,
+) -> GradientReport:
+    """Check a rule that was read; see `check_rule`.
+
+    Args:
+      rule: the rule.
+      args: the arguments.
+      check: `check_gradient`, which itself asks for the rules inside a loss.
+      key: see `check_rule`.
+      surrogate: see `check_rule`.
+
+    Returns:
+      The report.
+
+    Raises:
+      TypeError: see `check_rule`.
+      ValueError: see `check_rule`.
+    """
+    whole = problem = problem_of(rule, args, surrogate)
+    seed = np.asarray(jax.random.key_data(key)).ravel().tolist() if key is not None else 0
+    rng = np.random.default_rng(seed)
+    found: dict[str, Finding] = {}
+    errors: dict[str, float] = {}
+    try:
+        if rule.in_forward_mode is not None:
+            found = faults.of_tangents(problem, rng)
+            problem = _holding(problem, found)
+        incoming = problem.incoming(rng)
+        form: list[Finding] = []
+        if problem.names:
+            # The first call is in the caller's own precision: what JAX keeps of it is what the caller's calls keep.
+            cotangents = problem.rule.pull(problem.args, problem.as_incoming(problem.outputs, incoming))
+            returned, form = by_name(problem.rule, problem.args, cotangents)
+            if form and not returned:
+                return _put_together(whole, [*found.values(), *form], errors)
+            evaluator = evaluator_of(problem)
+            errors = _errors(evaluator, incoming)
+            form += faults.of_forward(problem)
+            found |= faults.of_incoming(problem, evaluator, rng)
+            found |= faults.of_surrogates(problem, evaluator, incoming, found)
+    except Exception as error:
+        raised = Finding("", Kind.RAISED, f"the rule raised {type(error).__name__}: {error}")
+        return _put_together(whole, [*found.values(), raised], errors)
+    rest = [name for name in problem.names if name not in found]
+    if not rest:
+        return _put_together(whole, [*found.values(), *form], errors)
+    leaves = problem.named()
+    held = {name: leaves[name] for name in (*whole.held, *whole.names) if name not in rest}
+    params = Named({name: leaves[name] for name in rest})
+    report = check(problem.loss, problem.grad, params, Named(incoming), Named(held), key=key)
+    of_none = {name for name in rest if returned.get(name, 0) is None}
+    findings = [_of_none(finding, of_none) for finding in report.findings]
+    return _put_together(whole, [*found.values(), *form, *findings], errors, report)
+
+
+def _errors(evaluator: Evaluator, incoming: dict[str, Any]) -> dict[str, float]:
+    """The relative error of each leaf, as far as it can be told."""
+    if evaluator.right is None:
+        return {}
+    returned, right = evaluator.returned(incoming), evaluator.right(incoming)
+    return {
+        name: ratio(gap(returned[name], leaf), size(leaf))
+        for name, leaf in right.items()
+        if name in returned and np.shape(returned[name]) == np.shape(leaf)
+    }
+
+
+def _of_none(finding: Finding, of_none: set[str]) -> Finding:
+    """A finding of zeros that the rule did not write, but that JAX reads out of None."""
+    if finding.kind is not Kind.ZERO or finding.leaf not in of_none:
+        return finding
+    message = f"{finding.leaf}: the backward pass returns None, which stands for zero; the derivative is not zero."
+    return finding._replace(message=message)
+
+
+def _holding(problem: Problem, faulty: dict[str, Finding]) -> Problem:
+    """The problem without the arguments whose tangents are used wrongly, which have no backward pass."""
+    rule = problem.rule
+    assert rule.in_forward_mode is not None
+    names = [dict.fromkeys(named_leaves(name, arg)) for name, arg in zip(rule.arguments, problem.args, strict=True)]
+    held = rule.held | {i for i, of_argument in enumerate(names) if set(of_argument) & set(faulty)}
+    kept = tuple(name for name in problem.names if not any(name in names[i] for i in held))
+    return problem._replace(rule=rule._replace(held=held, pull=pull_by_jax(rule.in_forward_mode, held)), names=kept)
+
+
+def _put_together(
+    problem: Problem, findings: Sequence[Finding], errors: dict[str, float], report: GradientReport | None = None
+) -> GradientReport:
+    """The report on all leaves, in the words of a rule."""
+    rule = problem.rule
+    rows = {leaf.leaf: leaf for leaf in report.leaves} if report else {}
+    infinity = float("inf")
+    leaves = tuple(
+        rows.get(name, LeafReport(name, errors.get(name, infinity), infinity, False)) for name in problem.names
+    )
+    name = f"`{rule.name}`"
+    reference = report.reference if report else "its form and its use of the incoming gradient"
+    return dataclasses.replace(
+        report_of(
+            [finding._replace(message=_in_words(finding.message, name)) for finding in findings],
+            leaves,
+            report.taylor_order if report else None,
+            _in_words(reference, name),
+        ),
+        subject=f"the rule of {name}{f' ({rule.place})' if rule.place else ''}",
+    )
+
+
+def _in_words(message: str, function: str) -> str:
+    """A message of `check_gradient` in the words of a rule."""
+    for pattern, words in WORDS:
+        message = pattern.sub(words.format(function=function), message)
+    return message

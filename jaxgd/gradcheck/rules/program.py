@@ -1,0 +1,291 @@
+"""Rules of differentiation inside a program: where they are, which arguments they meet, the program without them.
+
+A program is a jaxpr. A function with a rule of its own is one equation of it, at any depth: in the body of a scan, in a
+branch of a cond, behind `jax.vmap` (which batches the function and its rule together). `run` evaluates a program with
+chosen equations answered by somebody else; traced by `jax.make_jaxpr` it is a rewrite of the program.
+"""
+
+import functools
+import sysconfig
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Handler = Callable[[Any, list[Any]], list[Any] | None]
+"""Takes an equation and the values of its inputs; returns those of its outputs, or None to leave the equation as it
+is."""
+
+RULES = ("custom_vjp_call", "custom_jvp_call")
+"""Primitives of functions with a rule of their own."""
+
+INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "checkpoint": "jaxpr", "remat": "jaxpr"}
+"""Primitives that only call a program, and the name of the program among their parameters."""
+
+MAX_CALLS = 3
+"""Calls of one function in a loop whose arguments are kept."""
+
+
+@functools.cache
+def _extend() -> Any:
+    """`jax.extend`, whose import takes a tenth of a second."""
+    import jax.extend
+
+    return jax.extend
+
+
+class Site(NamedTuple):
+    """A function with a rule of its own, as a program calls it.
+
+    Attributes:
+      eqn: the equation.
+      name: of the function.
+      file: where it is defined; "" if that is not known.
+      line: the line of its definition.
+      arguments: the name of each input of the equation.
+    """
+
+    eqn: Any
+    name: str
+    file: str
+    line: int
+    arguments: tuple[str, ...]
+
+    @property
+    def place(self) -> str:
+        """`model.py:12`, or ""."""
+        return f"{Path(self.file).name}:{self.line}" if self.file else ""
+
+    @property
+    def of_a_library(self) -> bool:
+        """Whether the function belongs to an installed package or to Python."""
+        paths = sysconfig.get_paths()
+        return any(self.file.startswith(paths[kind]) for kind in ("purelib", "platlib", "stdlib"))
+
+
+def is_rule(eqn: Any) -> bool:
+    """Whether an equation calls a function with a rule of its own.
+
+    Args:
+      eqn: of a jaxpr.
+
+    Returns:
+      The answer.
+    """
+    return eqn.primitive.name in RULES and "call_jaxpr" in eqn.params
+
+
+def sites(jaxpr: Any) -> Iterator[Site]:
+    """The functions with rules of their own that a program calls, at any depth, in order.
+
+    Args:
+      jaxpr: open or closed.
+
+    Yields:
+      One site for each equation.
+    """
+    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        if is_rule(eqn):
+            yield site_of(eqn)
+        for inner in _extend().core.jaxprs_in_params(eqn.params):
+            yield from sites(inner)
+
+
+def site_of(eqn: Any) -> Site:
+    """What an equation says about the function that it calls.
+
+    Args:
+      eqn: of a function with a rule of its own.
+
+    Returns:
+      The site.
+    """
+    info = eqn.params["call_jaxpr"].jaxpr.debug_info
+    name, _, source = (info.func_src_info or "").partition(" at ")
+    file, _, line = source.rpartition(":")
+    known = line.isdigit()
+    names = _argument_names(eqn, len(eqn.invars) - eqn.params["num_consts"])
+    constants = tuple(f"constant {i}" for i in range(eqn.params["num_consts"]))
+    return Site(
+        eqn, name or str(info.func_name), file if known else "", int(line) if known else 0, (*constants, *names)
+    )
+
+
+def _argument_names(eqn: Any, count: int) -> tuple[str, ...]:
+    """Names of the inputs, from the function's signature or that of its forward rule."""
+    infos = [eqn.params["call_jaxpr"].jaxpr.debug_info]
+    infos += [eqn.params[key].debug_info for key in ("fwd_jaxpr_thunk", "jvp_jaxpr_fun") if key in eqn.params]
+    for info in infos:
+        names = getattr(info, "arg_names", None)
+        if names and len(names) >= count and all(names[:count]):
+            return tuple(str(name) for name in names[:count])
+    return tuple(f"argument {i}" for i in range(count))
+
+
+def body(eqn: Any) -> Callable[..., list[Any]]:
+    """The function of an equation, without its rule.
+
+    Args:
+      eqn: of a function with a rule of its own.
+
+    Returns:
+      Takes the inputs of the equation, returns its outputs.
+    """
+    closed = eqn.params["call_jaxpr"]
+    return lambda *values: run(closed, values, lambda eqn, values: None)
+
+
+def bind(eqn: Any, values: Sequence[Any]) -> list[Any]:
+    """Evaluate one equation, rule and all.
+
+    Args:
+      eqn: of a jaxpr.
+      values: of its inputs.
+
+    Returns:
+      Those of its outputs.
+    """
+    info = _extend().source_info_util
+    stack = info.current_name_stack() + eqn.source_info.name_stack
+    with info.user_context(eqn.source_info.traceback, name_stack=stack), eqn.ctx.manager:
+        result = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+    return list(result) if eqn.primitive.multiple_results else [result]
+
+
+def run(closed: Any, values: Sequence[Any], handle: Handler) -> list[Any]:
+    """Evaluate a program with some of its equations answered by a handler, at any depth.
+
+    Loops and branches are built again around bodies that are evaluated in the same way.
+
+    Args:
+      closed: a closed jaxpr.
+      values: of its inputs.
+      handle: asked for every equation.
+
+    Returns:
+      The outputs.
+    """
+    return _run(closed.jaxpr, closed.consts, values, handle)
+
+
+def without_rules(closed: Any, values: Sequence[Any], chosen: Callable[[Site], bool] = lambda site: True) -> list[Any]:
+    """Evaluate a program in which functions have lost their rules, so that JAX differentiates their bodies.
+
+    Args:
+      closed: a closed jaxpr.
+      values: of its inputs.
+      chosen: which functions.
+
+    Returns:
+      The outputs.
+    """
+
+    def handle(eqn: Any, values: list[Any]) -> list[Any] | None:
+        if is_rule(eqn) and chosen(site_of(eqn)):
+            return run(eqn.params["call_jaxpr"], values, handle)
+        return None
+
+    return run(closed, values, handle)
+
+
+def arguments_met(closed: Any, values: Sequence[Any]) -> list[tuple[Site, list[list[Any]]]]:
+    """Run a program and keep what its functions with rules are called with.
+
+    Args:
+      closed: a closed jaxpr.
+      values: of its inputs.
+
+    Returns:
+      Each function that was reached, with the inputs of its first calls as NumPy arrays.
+    """
+    kept: dict[int, tuple[Site, list[list[Any]]]] = {}
+
+    def keep(eqn: Any, *inputs: Any) -> None:
+        calls = kept.setdefault(id(eqn), (site_of(eqn), []))[1]
+        if len(calls) < MAX_CALLS:
+            calls.append([np.asarray(value) for value in inputs])
+
+    def handle(eqn: Any, values: list[Any]) -> list[Any] | None:
+        if not is_rule(eqn):
+            return None
+        jax.debug.callback(functools.partial(keep, eqn), *values)
+        return run(eqn.params["call_jaxpr"], values, handle)
+
+    jax.block_until_ready(jax.jit(lambda *values: run(closed, values, handle))(*values))
+    jax.effects_barrier()
+    return [kept[id(site.eqn)] for site in sites(closed) if id(site.eqn) in kept]
+
+
+def _run(jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], handle: Handler) -> list[Any]:
+    env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *values), strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, _extend().core.Literal) else env[atom]
+
+    for eqn in jaxpr.eqns:
+        inputs = [read(atom) for atom in eqn.invars]
+        outputs = handle(eqn, inputs)
+        if outputs is None:
+            rebuild = REBUILT.get(eqn.primitive.name) if any(True for _ in sites(_Single([eqn]))) else None
+            outputs = rebuild(eqn, inputs, handle) if rebuild else bind(eqn, inputs)
+        env.update(zip(eqn.outvars, outputs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+class _Single(NamedTuple):
+    """A program of one equation, as far as `sites` is concerned."""
+
+    eqns: list[Any]
+
+
+def _inline(eqn: Any, values: list[Any], handle: Handler) -> list[Any]:
+    inner = eqn.params[INLINED[eqn.primitive.name]]
+    return _run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), values, handle)
+
+
+def _scan(eqn: Any, values: list[Any], handle: Handler) -> list[Any]:
+    params = eqn.params
+    num_consts, num_carry = params["num_consts"], params["num_carry"]
+    consts, init, rows = values[:num_consts], values[num_consts:][:num_carry], values[num_consts + num_carry :]
+
+    def step(carry: Any, row: Any) -> tuple[Any, Any]:
+        outputs = run(params["jaxpr"], (*consts, *carry, *row), handle)
+        return outputs[:num_carry], outputs[num_carry:]
+
+    carry, stacked = jax.lax.scan(
+        step, init, rows, length=params["length"], reverse=params["reverse"], unroll=params["unroll"]
+    )
+    return [*carry, *stacked]
+
+
+def _while(eqn: Any, values: list[Any], handle: Handler) -> list[Any]:
+    params = eqn.params
+    of_cond, of_body = params["cond_nconsts"], params["body_nconsts"]
+    cond_consts, body_consts, init = values[:of_cond], values[of_cond:][:of_body], values[of_cond + of_body :]
+    outputs: list[Any] = jax.lax.while_loop(
+        lambda carry: run(params["cond_jaxpr"], (*cond_consts, *carry), handle)[0],
+        lambda carry: run(params["body_jaxpr"], (*body_consts, *carry), handle),
+        init,
+    )
+    return outputs
+
+
+def _cond(eqn: Any, values: list[Any], handle: Handler) -> list[Any]:
+    branches = [functools.partial(_branch, branch, handle) for branch in eqn.params["branches"]]
+    outputs: list[Any] = jax.lax.switch(values[0], branches, *values[1:])
+    return outputs
+
+
+def _branch(closed: Any, handle: Handler, *values: Any) -> list[Any]:
+    return run(closed, values, handle)
+
+
+REBUILT: dict[str, Callable[[Any, list[Any], Handler], list[Any]]] = {
+    **dict.fromkeys(INLINED, _inline),
+    "scan": _scan,
+    "while": _while,
+    "cond": _cond,
+}
+"""How an equation with a program inside is built again around the rewritten program; others are left as they are."""
