@@ -53,6 +53,10 @@ def relu(x: Any) -> Any:
     return jnp.maximum(x, 0)
 
 
+def clip(x: Any) -> Any:
+    return jnp.clip(x, -1.0, 1.0)
+
+
 def square_and_sine(x: Any) -> Any:
     return jnp.sin(x) + x * x
 
@@ -220,7 +224,7 @@ WRONG: dict[str, Wrong] = {
         r"b has shape \(3, 4\), the argument \(4,\): it is the gradient once summed over axis 0",
     ),
     "mask inverted": Wrong(
-        with_vjp(relu, lambda x: (relu(x), x), lambda x, g: (jnp.where(x > 0, 0, g),)),
+        with_vjp(clip, lambda x: (clip(x), x), lambda x, g: (jnp.where(jnp.abs(x) > 1, g, 0),)),
         (X,), {"x"}, Kind.MASK, "the mask of .* is inverted",
     ),
     "residual of another call": Wrong(
@@ -348,7 +352,7 @@ def test_function_that_calls_rules() -> None:
         (jax.custom_vjp(sin), (X,), TypeError, "`sin` is a jax.custom_vjp without a rule: defvjp was not called"),
         (jax.custom_jvp(sin), (X,), TypeError, "`sin` is a jax.custom_jvp without a rule: defjvp was not called"),
         (RIGHT["vector"][0], (IDS,), TypeError, "`sin` must be given a floating argument to differentiate by"),
-        (RIGHT["vector"][0], (X.at[1].set(jnp.nan),), ValueError, "`x` of `sin` must be finite"),
+        (RIGHT["vector"][0], (X.at[1].set(jnp.nan),), ValueError, "`x` must be finite to check the rule of `sin`"),
         (RIGHT["vector"][0], (X, Y), ValueError, "`sin` raised TypeError"),
         ((sin, lambda a, b, c, d: a), (X,), TypeError, r"`backward` of the pair must take .* got \(a, b, c, d\)"),
         ((lambda a, b: a, lambda saved, g: g), (X, Y), ValueError, r"must return \(outputs, saved values\)"),
