@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgd.gradcheck.inputs import precision
+from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.report import Finding, Kind
 from jaxgd.gradcheck.rules import incoming as arriving
 from jaxgd.gradcheck.rules.forms import flatten, split

@@ -1,6 +1,7 @@
 """Check a rule that was read: form, incoming gradient, numbers, and which mistake was made."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxgd.gradcheck.pair import gap, ratio, size
-from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, report_of
+from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, Status, not_checked, report_of
 from jaxgd.gradcheck.rules import faults
 from jaxgd.gradcheck.rules.forms import Rule, pull_by_jax
 from jaxgd.gradcheck.rules.problem import Evaluator, Named, Problem, by_name, evaluator_of, named_leaves, problem_of
@@ -120,18 +121,20 @@ def _put_together(
 ) -> GradientReport:
     """The report on all leaves, in the words of a rule."""
     rule = problem.rule
-    rows = {leaf.leaf: leaf for leaf in report.leaves} if report else {}
-    infinity = float("inf")
-    leaves = tuple(
-        rows.get(name, LeafReport(name, errors.get(name, infinity), infinity, False)) for name in problem.names
-    )
+    rows = {leaf.leaf: leaf for leaf in report.leaves} if report is not None else {}
+    faulty = {finding.leaf for finding in findings}
+    for name in problem.names:
+        if name not in rows and name in faulty:
+            error = errors.get(name, math.nan)
+            rows[name] = LeafReport(name, error, faults.LINEAR_TO if math.isfinite(error) else math.nan, Status.WRONG)
+    leaves = tuple(rows.get(name, not_checked(name)) for name in problem.names)
     name = f"`{rule.name}`"
-    reference = report.reference if report else "its form and its use of the incoming gradient"
+    reference = report.reference if report is not None else "its form and its use of the incoming gradient"
     return dataclasses.replace(
         report_of(
             [finding._replace(message=_in_words(finding.message, name)) for finding in findings],
             leaves,
-            report.taylor_order if report else None,
+            report.taylor_order if report is not None else None,
             _in_words(reference, name),
         ),
         subject=f"the rule of {name}{f' ({rule.place})' if rule.place else ''}",

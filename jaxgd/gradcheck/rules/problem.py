@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxgd.gradcheck.autopsy import coarsest
 from jaxgd.gradcheck.functions import QUICK, UNTRACEABLE
-from jaxgd.gradcheck.inputs import precision
+from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.report import Finding, Kind
 from jaxgd.gradcheck.rules.forms import Rule, flatten
 
