@@ -13,7 +13,8 @@ def with_l2(problem: Problem, l2: Any) -> Problem:
     """Add the penalty `1/2 lambda |W|^2` on the weights of a problem; biases stay free.
 
     Gradient, by hand: `d/dW 1/2 lambda sum_jk W_jk^2 = lambda W` is added for every leaf named `weights`,
-    nothing for the others.
+    nothing for the others. The Hessian gains lambda times the identity on the weights, so its product with a vector
+    gains `lambda V`.
 
     Args:
       problem: unpenalised, with parameters whose weights are named `weights`.
@@ -39,6 +40,12 @@ def with_l2(problem: Problem, l2: Any) -> Problem:
         value, grads = evaluate(problem, params, batch)
         return add_penalty(value, params), add_weights(grads, params)
 
+    second_order = problem.second_order
+    if second_order is not None:
+        unpenalised = second_order.hvp
+        second_order = second_order._replace(
+            hvp=lambda params, vector, batch: add_weights(unpenalised(params, vector, batch), vector)
+        )
     formulas = problem.formulas
     if formulas is not None:
         formulas = formulas._replace(
@@ -53,6 +60,7 @@ def with_l2(problem: Problem, l2: Any) -> Problem:
         minimizer=None,
         penalty=Penalty(l2, functools.partial(with_l2, problem)),
         formulas=formulas,
+        second_order=second_order,
     )
 
 

@@ -134,6 +134,45 @@ class Penalty(NamedTuple):
     with_l2: Callable[[Any], "Problem"]
 
 
+class RowCurvature(NamedTuple):
+    """Bounds on the second derivative of the loss of one row by its predictions, `a_i . theta`.
+
+    With A the rows `a_i = (x_i, 1)`, P the identity on the weights and 0 on the bias, the Hessian of a mean over rows
+    lies between `low/N A^T A + l2 P` and `high/N A^T A + l2 P` at all parameters; that of a sum lacks the 1/N. Equal
+    bounds make the loss quadratic, a `low` of at least 0 makes it convex.
+
+    Attributes:
+      design: batch -> X `[N, D]`.
+      low: the smallest second derivative, over all predictions and all targets allowed.
+      high: the largest.
+      intercept: whether a column of ones stands beside X.
+    """
+
+    design: Callable[[Any], Any]
+    low: float
+    high: float
+    intercept: bool = True
+
+
+class SecondOrder(NamedTuple):
+    """What is known about the second derivatives of a loss.
+
+    Attributes:
+      hvp: `(params, vector, batch) -> H v`, a tree like params, by hand.
+      rows: bounds on the curvature of every row; None where there are none.
+      bounds: batch -> (mu, L) with `mu |v|^2 <= v . H v <= L |v|^2` at all parameters, for a loss that is not
+        bounded by its rows; None where no bound is known.
+      constant: whether the Hessian is the same at all parameters, so that the loss is quadratic.
+      unbounded: why there is no bound over all parameters, for reports; empty where there is one.
+    """
+
+    hvp: Callable[[Params, Params, Any], Params]
+    rows: RowCurvature | None = None
+    bounds: Callable[[Any], tuple[Any, Any]] | None = None
+    constant: bool = False
+    unbounded: str = ""
+
+
 class Problem(NamedTuple):
     """Something to minimise: pure functions, hashable, safe as a static argument of `jax.jit`.
 
@@ -155,6 +194,7 @@ class Problem(NamedTuple):
         the compiler merges the two.
       row_sum: how the loss adds up over rows; None where it is not known to.
       penalty: the penalty on the weights; None for a problem that has none and cannot be given one.
+      second_order: the Hessian by hand and bounds on it; None where they are not known.
     """
 
     name: str
@@ -169,6 +209,7 @@ class Problem(NamedTuple):
     value_and_grad: Callable[[Params, Any], tuple[jax.Array, Params]] | None = None
     row_sum: RowSum | None = None
     penalty: Penalty | None = None
+    second_order: SecondOrder | None = None
 
     @property
     def l2(self) -> Any:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.penalty import penalisable
+from jaxgd.problems.curvature import LOSS_CURVATURES, hvp_sum_squared_error
 from jaxgd.problems.losses import (
     SQUARED_ERRORS,
     grad_sum_squared_error,
@@ -23,10 +24,19 @@ from jaxgd.types import (
     LineParams,
     Params,
     Problem,
+    RowCurvature,
     RowSum,
+    SecondOrder,
     num_rows,
 )
-from jaxgd.validation import check_choice, check_floating, check_nonnegative, check_rank, check_shape
+from jaxgd.validation import (
+    check_choice,
+    check_floating,
+    check_nonnegative,
+    check_rank,
+    check_same_tree,
+    check_shape,
+)
 
 
 def affine(params: LinearParams, inputs: jax.Array) -> jax.Array:
@@ -66,6 +76,29 @@ def grad_affine(inputs: jax.Array, by_predictions: jax.Array) -> LinearParams:
     """
     # X^T delta as (delta^T X)^T: rows of X are read as they lie in memory.
     return LinearParams(weights=(by_predictions.T @ inputs).T, bias=jnp.sum(by_predictions, axis=0))
+
+
+def affine_second_order(loss_name: str) -> SecondOrder:
+    """Second order of a loss of `affine`, which is linear in its parameters.
+
+    By hand: along V the predictions move by `U = X V_W + V_b`, the derivative by the predictions moves by the Hessian
+    of the loss by them times U, and `grad_affine` is linear in that derivative. So `H V = grad_affine(X, R)` with
+    `R = C U`, and the curvature of every row is that of the loss.
+
+    Args:
+      loss_name: a key of `LOSS_CURVATURES`.
+
+    Returns:
+      The product, and the bounds of every row.
+    """
+    curvature = LOSS_CURVATURES[loss_name]
+
+    def hvp(params: LinearParams, vector: LinearParams, batch: Batch) -> LinearParams:
+        check_same_tree("`vector`", vector, "`params`", params)
+        predictions, moves = affine(params, batch.inputs), affine(vector, batch.inputs)
+        return grad_affine(batch.inputs, curvature.hvp(predictions, moves, batch.targets))
+
+    return SecondOrder(hvp, RowCurvature(lambda batch: batch.inputs, curvature.low, curvature.high))
 
 
 def init_affine(key: jax.Array, inputs: jax.Array, output_shape: tuple[int, ...]) -> LinearParams:
@@ -152,8 +185,9 @@ def linear_map() -> Problem:
         dL/db = dL/dy dy/db = dL/dy I = -2 (g - y)                [K]
         dL/dM = dL/dy dy/dM = outer(dL/dy, x) = -2 (g - y) x^T    [K, D]
 
-    and for a batch the sum of these over its rows. With one row, a step multiplies the residual by
-    `1 - 2 eta (|x|^2 + 1)`; the minimiser is not unique, and the one of least norm is
+    and for a batch the sum of these over its rows. Along (V, v) the outputs move by `u = V x + v` and dL/dy by 2 u, so
+    the Hessian takes (V, v) to `(2 u x^T, 2 u)`, the same at all parameters. With one row, a step multiplies the
+    residual by `1 - 2 eta (|x|^2 + 1)`; the minimiser is not unique, and the one of least norm is
     `M = g x^T / (|x|^2 + 1)`, `b = g / (|x|^2 + 1)`.
 
     Returns:
@@ -183,6 +217,12 @@ def linear_map() -> Problem:
         by_outputs = jnp.atleast_2d(jacobian_loss_outputs(outputs, batch.targets))  # [N, K]
         return LinearMapParams(matrix=by_outputs.T @ jnp.atleast_2d(batch.inputs), bias=jnp.sum(by_outputs, axis=0))
 
+    def hvp(params: LinearMapParams, vector: LinearMapParams, batch: Batch) -> LinearMapParams:
+        check_same_tree("`vector`", vector, "`params`", params)
+        moves = predict(vector, batch.inputs)
+        moves = jnp.atleast_2d(hvp_sum_squared_error(moves, moves, batch.targets))  # [N, K]
+        return LinearMapParams(matrix=moves.T @ jnp.atleast_2d(batch.inputs), bias=jnp.sum(moves, axis=0))
+
     form = LinearForm(
         rows=lambda batch: (
             (batch.inputs, batch.targets) if batch.inputs.ndim == 2 else (batch.inputs[None], batch.targets[None])
@@ -200,6 +240,7 @@ def linear_map() -> Problem:
         minimizer=functools.partial(_minimizer, form, 0.0),
         reduction="sum",
         formulas=Formulas("y = M x + b", "sum (g - y)^2", "dM = -2 (g - y) x^T, db = -2 (g - y)"),
+        second_order=SecondOrder(hvp, RowCurvature(lambda batch: form.rows(batch)[0], 2.0, 2.0)),
         row_sum=RowSum(lambda batch: batch.inputs.shape[0] if batch.inputs.ndim == 2 else 1, form),
     )
 
@@ -213,7 +254,8 @@ def line() -> Problem:
         dL/dphi0 = sum_i 2 r_i dr_i/dphi0 = sum_i 2 r_i          []
         dL/dphi1 = sum_i 2 r_i dr_i/dphi1 = sum_i 2 x_i r_i      []
 
-    Both vanish at the minimiser `(X^T X)^-1 X^T y` with the columns 1 and x in X.
+    Both vanish at the minimiser `(X^T X)^-1 X^T y` with the columns 1 and x in X. Along (v0, v1) the residuals move by
+    `u_i = v0 + v1 x_i`, so the Hessian takes (v0, v1) to `(sum_i 2 u_i, sum_i 2 x_i u_i)`.
     Source: Prince, Understanding Deep Learning, equations 2.5 and 6.7.
 
     Returns:
@@ -242,6 +284,12 @@ def line() -> Problem:
         by_predictions = grad_sum_squared_error(predict(params, batch.inputs), batch.targets)  # [N]
         return LineParams(intercept=jnp.sum(by_predictions), slope=jnp.sum(by_predictions * column(batch.inputs)))
 
+    def hvp(params: LineParams, vector: LineParams, batch: Batch) -> LineParams:
+        check_same_tree("`vector`", vector, "`params`", params)
+        moves = predict(vector, batch.inputs)
+        moves = hvp_sum_squared_error(moves, moves, batch.targets)
+        return LineParams(intercept=jnp.sum(moves), slope=jnp.sum(moves * column(batch.inputs)))
+
     form = LinearForm(
         rows=lambda batch: (batch.inputs.reshape(-1, 1), batch.targets),
         join=lambda params: jnp.stack([params.slope, params.intercept]),
@@ -258,6 +306,7 @@ def line() -> Problem:
         reduction="sum",
         row_sum=RowSum(num_rows, form),
         formulas=Formulas("f = phi0 + phi1 x", "sum r^2", "(sum 2r, sum 2 x r)"),
+        second_order=SecondOrder(hvp, RowCurvature(lambda batch: form.rows(batch)[0], 2.0, 2.0)),
     )
 
 
@@ -270,7 +319,9 @@ def linear_regression(*, loss: str = "mean_squared_error", l2: float = 0.0) -> P
         dL/dW = X^T dL/df + l2 W = 2/N X^T r + l2 W               [D, K]
         dL/db = sum_i dL/df_i    = mean of 2 r                    [K]
 
-    with 2 in the place of 2/N for the sum of squared errors, 1/N for its half mean.
+    with 2 in the place of 2/N for the sum of squared errors, 1/N for its half mean. Along (V, v) the predictions move
+    by `U = X V + v`, so the Hessian takes (V, v) to `(2/N X^T U + l2 V, mean of 2 U)`: it is `2/N A^T A + l2 P` for
+    each column of W, with `A = [X, 1]` and P the identity on the weights, the same at all parameters.
 
     Args:
       loss: "mean_squared_error", "sum_squared_error" or "half_mean_squared_error".
@@ -315,6 +366,7 @@ def _linear_regression(loss_name: str, l2: float) -> Problem:
         predict=affine,
         reduction=error.reduction,
         formulas=Formulas("f = X W + b", error.formula, f"dW = {error.factor}X^T r, db = {error.factor}sum r"),
+        second_order=affine_second_order(loss_name),
         row_sum=RowSum(num_rows, form),
     )
     return penalisable(problem, l2)._replace(minimizer=functools.partial(_minimizer, form, l2))

@@ -5,7 +5,7 @@ import functools
 import jax
 
 from jaxgd.penalty import penalisable
-from jaxgd.problems.linear import affine, call_name, grad_affine, init_affine
+from jaxgd.problems.linear import affine, affine_second_order, call_name, grad_affine, init_affine
 from jaxgd.problems.losses import SIGMOID_CROSS_ENTROPIES, SOFTMAX_CROSS_ENTROPIES
 from jaxgd.types import Batch, Formulas, LinearParams, Problem, RowSum, num_rows
 from jaxgd.validation import check_choice, check_count, check_label_values, check_nonnegative
@@ -21,6 +21,11 @@ def logistic_regression(*, loss: str = "mean_sigmoid_cross_entropy", l2: float =
         dL/dz_i = (p_i - y_i) / N                                                    [N]
         dL/dw   = sum_i dL/dz_i x_i + l2 w = X^T (p - y) / N + l2 w                  [D]
         dL/db   = sum_i dL/dz_i            = mean(p - y)                             []
+
+    Along (v, v_b) the logits move by `u_i = x_i . v + v_b` and p_i by `p_i (1 - p_i) u_i`, so the Hessian takes
+    (v, v_b) to `(X^T (p (1 - p) u) / N + l2 v, mean(p (1 - p) u))`. As `0 < p (1 - p) <= 1/4` it lies between
+    `l2 P` and `1/(4N) A^T A + l2 P`, `A = [X, 1]`: the loss is convex, without a positive lower bound on its curvature
+    along the free bias.
 
     The factor p (1 - p) that stalls the sigmoid neuron cancels. There is no closed form, and where a
     hyperplane separates the classes no minimiser without a penalty.
@@ -48,6 +53,10 @@ def softmax_regression(num_classes: int, *, l2: float = 0.0) -> Problem:
         dL/dz_ik = 1/N (P_ik - [k = y_i])                                     [N, K]
         dL/dW    = X^T dL/dz + l2 W = X^T (P - onehot(y)) / N + l2 W          [D, K]
         dL/db    = sum_i dL/dz_i    = mean of P - onehot(y)                   [K]
+
+    Along (V, v) the logits move by `U = X V + v` and row i of P by `P_i * U_i - P_i (P_i . U_i)`, so the Hessian takes
+    (V, v) to `X^T R + l2 V` and `sum_i R_i` with these rows over N as R. It lies between `l2 P` and
+    `1/(2N) A^T A + l2 P` in each column (Boehning 1992).
 
     Adding one vector to every column of W changes no probability: without a penalty the minimiser is not
     unique, and where the classes separate there is none.
@@ -107,6 +116,7 @@ def _cross_entropy_regression(loss_name: str, num_classes: int | None, l2: float
         check_batch=check_batch,
         reduction=entropy.reduction,
         row_sum=RowSum(num_rows),
+        second_order=affine_second_order(loss_name),
         formulas=Formulas(
             model, entropy.formula, f"dW = {entropy.factor}X^T {residual}, db = {entropy.factor}sum {residual}"
         ),

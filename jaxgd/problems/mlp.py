@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.penalty import penalisable
+from jaxgd.problems.curvature import LOSS_CURVATURES
 from jaxgd.problems.linear import affine, call_name, grad_affine
 from jaxgd.problems.losses import SOFTMAX_CROSS_ENTROPIES, SQUARED_ERRORS
-from jaxgd.types import Batch, Formulas, LinearParams, Problem, RowSum, num_rows
+from jaxgd.types import Batch, Formulas, LinearParams, Problem, RowCurvature, RowSum, SecondOrder, num_rows
 from jaxgd.validation import (
     check_choice,
     check_count,
@@ -20,6 +21,7 @@ from jaxgd.validation import (
     check_label_values,
     check_nonnegative,
     check_rank,
+    check_same_tree,
 )
 
 OUTPUT_LOSSES = {"mean_squared_error": SQUARED_ERRORS["mean_squared_error"], **SOFTMAX_CROSS_ENTROPIES}
@@ -58,7 +60,20 @@ def mlp(
         dL/dW_l     = a_{l-1}^T delta_l + l2 W_l
         dL/db_l     = sum_i delta_l
 
-    so one sweep from the output to the input has them all. At z = 0 the derivative of the ReLU is taken
+    so one sweep from the output to the input has them all. The product of the Hessian with V, by Pearlmutter's R
+    operator (1994, Neural Computation 6, 147-160): `R{.}` is the derivative along V, by the product rule on every line
+    above. Forward, with `R{a_0} = 0`, then backward from `R{delta_L} = C R{z_L}`, C the Hessian of the loss by its
+    outputs:
+
+        R{z_l}         = R{a_{l-1}} W_l + a_{l-1} V_l + v_l,    R{a_l} = R{z_l} * [z_l > 0]
+        R{delta_{l-1}} = (R{delta_l} W_l^T + delta_l V_l^T) * [z_{l-1} > 0]
+        R{dL/dW_l}     = R{a_{l-1}}^T delta_l + a_{l-1}^T R{delta_l} + l2 V_l
+        R{dL/db_l}     = sum_i R{delta_l}
+
+    The ReLU is linear on both sides of its kink, so its own second derivative adds nothing. With a hidden layer
+    the curvature grows with the weights of the other layers: there is no bound over all parameters.
+
+    At z = 0 the derivative of the ReLU is taken
     as 0, as `jax.nn.relu` does. Source: Rumelhart, Hinton & Williams 1986, Nature 323, 533-536.
 
     Args:
@@ -87,7 +102,7 @@ def mlp(
 
 @functools.cache
 def _mlp(hidden_sizes: tuple[int, ...], loss_name: str, num_classes: int | None, l2: float) -> Problem:
-    output_loss = OUTPUT_LOSSES[loss_name]
+    output_loss, curvature = OUTPUT_LOSSES[loss_name], LOSS_CURVATURES[loss_name]
 
     def init(key: jax.Array, batch: Batch) -> MLPParams:
         """Weights from N(0, 2/fan_in), the output's from N(0, 1/fan_in); biases of zero (He et al. 2015)."""
@@ -135,6 +150,29 @@ def _mlp(hidden_sizes: tuple[int, ...], loss_name: str, num_classes: int | None,
                 delta = jnp.where(activation > 0, delta @ layer.weights.T, 0)  # a > 0 where z > 0
         return MLPParams(tuple(grads))
 
+    def hvp(params: MLPParams, vector: MLPParams, batch: Batch) -> MLPParams:
+        check_same_tree("`vector`", vector, "`params`", params)
+        activations, outputs = forward(params, batch.inputs)
+        moves = [jnp.zeros_like(batch.inputs)]  # R{a_l}
+        for layer, along, a, after in zip(
+            params.layers, vector.layers, activations, (*activations[1:], None), strict=True
+        ):
+            move = moves[-1] @ layer.weights + affine(along, a)
+            moves.append(move if after is None else jnp.where(after > 0, move, 0))
+        like = outputs_like(batch.targets, outputs)
+        delta = output_loss.grad(like, batch.targets).reshape(outputs.shape)
+        delta_move = curvature.hvp(like, moves[-1].reshape(like.shape), batch.targets).reshape(outputs.shape)
+        products: list[LinearParams] = []
+        for layer, along, a, move in zip(
+            reversed(params.layers), reversed(vector.layers), reversed(activations), reversed(moves[:-1]), strict=True
+        ):
+            by_move, by_delta = grad_affine(move, delta), grad_affine(a, delta_move)
+            products.insert(0, by_delta._replace(weights=by_move.weights + by_delta.weights))
+            if a is not batch.inputs:
+                delta_move = jnp.where(a > 0, delta_move @ layer.weights.T + delta @ along.weights.T, 0)
+                delta = jnp.where(a > 0, delta @ layer.weights.T, 0)
+        return MLPParams(tuple(products))
+
     def predict(params: MLPParams, inputs: jax.Array) -> jax.Array:
         _, outputs = forward(params, inputs)
         return outputs if num_classes is None else jax.nn.softmax(outputs)
@@ -157,6 +195,9 @@ def _mlp(hidden_sizes: tuple[int, ...], loss_name: str, num_classes: int | None,
         predict=predict,
         check_batch=check_batch,
         row_sum=RowSum(num_rows),
+        second_order=SecondOrder(hvp, unbounded="the curvature grows with the weights of the other layers")
+        if hidden_sizes
+        else SecondOrder(hvp, RowCurvature(lambda batch: batch.inputs, curvature.low, curvature.high)),
         formulas=Formulas(
             "a_l = relu(a_{l-1} W_l + b_l), f linear",
             output_loss.formula,

@@ -1,15 +1,37 @@
 """The sigmoid neuron under a squared error."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 
 from jaxgd.penalty import penalisable
+from jaxgd.problems.curvature import LOSS_CURVATURES
 from jaxgd.problems.linear import affine, call_name, grad_affine, init_affine
 from jaxgd.problems.losses import SQUARED_ERRORS
-from jaxgd.types import Batch, Formulas, LinearParams, Problem, RowSum, num_rows
-from jaxgd.validation import check_choice, check_floating, check_nonnegative, check_rank, check_shape
+from jaxgd.types import Batch, Formulas, LinearParams, Problem, RowCurvature, RowSum, SecondOrder, num_rows
+from jaxgd.validation import (
+    check_choice,
+    check_floating,
+    check_nonnegative,
+    check_rank,
+    check_same_tree,
+    check_shape,
+)
+
+
+def _half_curvature(f: float) -> float:
+    return f * f * (1 - f) * (2 - 3 * f)
+
+
+HALF_CURVATURES = (_half_curvature((15 + math.sqrt(33)) / 24), _half_curvature((15 - math.sqrt(33)) / 24))
+"""The smallest and the largest second derivative of `1/2 (sigma(z) - y)^2` by z over all z and all y in [0, 1].
+
+It is `f'^2 + (f - y) f''` with `f' = f (1 - f)`, `f'' = f (1 - f) (1 - 2f)`, linear in y, so its extremes lie at y = 0
+or y = 1, which mirror each other (f to 1 - f). At y = 0 it is `q(f) = f^2 (1 - f) (2 - 3f)`, and
+`q'(f) = f (4 - 15 f + 12 f^2)` vanishes at `f = (15 -+ sqrt(33)) / 24`: q is 0.0770 at 0.386 and -0.0601 at 0.864.
+"""
 
 
 def sigmoid_neuron(*, loss: str = "half_mean_squared_error", l2: float = 0.0) -> Problem:
@@ -22,6 +44,14 @@ def sigmoid_neuron(*, loss: str = "half_mean_squared_error", l2: float = 0.0) ->
         dL/dz_i = dL/df_i df_i/dz_i = (f_i - y_i) f_i (1 - f_i) / N                  [N]
         dL/dw   = sum_i dL/dz_i dz_i/dw = 1/N sum_i (f_i - y_i) f_i (1 - f_i) x_i    [D]
         dL/db   = sum_i dL/dz_i dz_i/db = 1/N sum_i (f_i - y_i) f_i (1 - f_i)        []
+
+    Along (v, v_b) the logits move by `u_i = v . x_i + v_b`, and dL/dz_i by its own derivative times u_i:
+
+        d/dz_i (f_i - y_i) f'_i / N = (f'_i^2 + (f_i - y_i) f''_i) / N,   f'' = f (1 - f) (1 - 2f)
+        H (v, v_b) = (X^T R, sum_i R_i),   R_i = 1/N (f'_i^2 + (f_i - y_i) f''_i) u_i
+
+    For targets in [0, 1] the factor of u_i lies in [-0.0601, 0.0770] / N (see `HALF_CURVATURES`): the loss is smooth,
+    and not convex.
 
     Where f is near 0 or 1 the factor f (1 - f) vanishes, however wrong f is: the surface is flat there.
 
@@ -44,6 +74,7 @@ def sigmoid_neuron(*, loss: str = "half_mean_squared_error", l2: float = 0.0) ->
 @functools.cache
 def _sigmoid_neuron(loss_name: str, l2: float) -> Problem:
     error = SQUARED_ERRORS[loss_name]
+    low, high = (LOSS_CURVATURES[loss_name].high * curvature for curvature in HALF_CURVATURES)
 
     def init(key: jax.Array, batch: Batch) -> LinearParams:
         check_rank("inputs", batch.inputs, (1, 2), "[N] or [N, D]")
@@ -69,6 +100,19 @@ def _sigmoid_neuron(loss_name: str, l2: float) -> Problem:
         by_logits = error.grad(f, batch.targets) * f * (1 - f)  # [N]
         return grad_affine(batch.inputs, by_logits)
 
+    def hvp(params: LinearParams, vector: LinearParams, batch: Batch) -> LinearParams:
+        check_same_tree("`vector`", vector, "`params`", params)
+        f = predict(params, batch.inputs)
+        slope = f * (1 - f)
+        inputs = batch.inputs
+        moves = affine(vector, inputs) if inputs.ndim == 2 else vector.weights * inputs + vector.bias
+        residual_part = error.grad(f, batch.targets) * slope * (1 - 2 * f)  # (f - y) f'', with the factor of the loss
+        slope_part = LOSS_CURVATURES[loss_name].hvp(f, jnp.square(slope), batch.targets)  # f'^2, likewise
+        return grad_affine(inputs, (slope_part + residual_part) * moves)
+
+    def design(batch: Batch) -> jax.Array:
+        return batch.inputs if batch.inputs.ndim == 2 else jnp.expand_dims(batch.inputs, 1)
+
     def check_batch(batch: Batch) -> None:
         check_shape("targets", batch.targets, (batch.inputs.shape[0],), "one for each row of inputs")
         outside = (batch.targets < 0) | (batch.targets > 1)
@@ -87,6 +131,7 @@ def _sigmoid_neuron(loss_name: str, l2: float) -> Problem:
         check_batch=check_batch,
         reduction=error.reduction,
         row_sum=RowSum(num_rows),
+        second_order=SecondOrder(hvp, RowCurvature(design, low, high)),
         formulas=Formulas(
             "f = sigma(w . x + b)",
             error.formula,

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.types import Formulas, Problem, RowSum, ScalarParams
+from jaxgd.types import Formulas, Problem, RowSum, ScalarParams, SecondOrder
+from jaxgd.validation import check_same_tree
 
 
 @functools.cache
@@ -14,7 +15,7 @@ def quadratic() -> Problem:
     """The parabola `y = x^2 - 4x + 5`.
 
     Gradient, by hand: `dy/dx = 2x - 4`, whose only root x = 2 is the minimum, y = 1, since
-    `d^2y/dx^2 = 2 > 0`. Descent multiplies the error: `x' - 2 = (1 - 2 eta)(x - 2)`.
+    `d^2y/dx^2 = 2 > 0`; the Hessian takes v to 2 v. Descent multiplies the error: `x' - 2 = (1 - 2 eta)(x - 2)`.
 
     Returns:
       The problem; parameters are `ScalarParams`, the batch is None.
@@ -32,6 +33,11 @@ def quadratic() -> Problem:
         del batch
         return ScalarParams(2 * params.x - 4)
 
+    def hvp(params: ScalarParams, vector: ScalarParams, batch: Any) -> ScalarParams:
+        del batch
+        check_same_tree("`vector`", vector, "`params`", params)
+        return ScalarParams(2 * vector.x)
+
     def minimizer(batch: Any) -> ScalarParams:
         del batch
         return ScalarParams(jnp.asarray(2.0))
@@ -44,6 +50,7 @@ def quadratic() -> Problem:
         minimizer=minimizer,
         row_sum=RowSum(num_rows=lambda batch: 1),
         formulas=Formulas("y = x^2 - 4x + 5", "y", "2x - 4"),
+        second_order=SecondOrder(hvp, bounds=lambda batch: (2.0, 2.0), constant=True),
     )
 
 
@@ -64,7 +71,8 @@ def cubic() -> Problem:
     """The surface `f(w, b) = w^3 + b^2`, which has no minimum.
 
     Gradient, by hand: `(df/dw, df/db) = (3 w^2, 2 b)`. It vanishes at the origin, which is no minimum:
-    from w < 0 descent lowers w for ever, faster and faster, and must end as DIVERGED.
+    from w < 0 descent lowers w for ever, faster and faster, and must end as DIVERGED. The Hessian takes (v, v_b) to
+    `(6 w v, 2 v_b)`; its curvature 6 w has no bound over all w, so no rate is safe from every start.
 
     Returns:
       The problem; parameters are `CubicParams`, the batch is None.
@@ -83,6 +91,11 @@ def cubic() -> Problem:
         del batch
         return CubicParams(w=3 * jnp.square(params.w), b=2 * params.b)
 
+    def hvp(params: CubicParams, vector: CubicParams, batch: Any) -> CubicParams:
+        del batch
+        check_same_tree("`vector`", vector, "`params`", params)
+        return CubicParams(w=6 * params.w * vector.w, b=2 * vector.b)
+
     return Problem(
         name="cubic",
         init=init,
@@ -90,4 +103,5 @@ def cubic() -> Problem:
         grad=grad,
         row_sum=RowSum(num_rows=lambda batch: 1),
         formulas=Formulas("f = w^3 + b^2", "f", "(3w^2, 2b)"),
+        second_order=SecondOrder(hvp, unbounded="the curvature 6 w grows without bound"),
     )

@@ -1,5 +1,7 @@
-"""What to expect before running: closed forms, Taylor expansions, curvature."""
+"""What to expect before running: closed forms, Taylor expansions, curvature, and the rates that are guaranteed."""
 
 from jaxgd.theory import closed_form, curvature, taylor
+from jaxgd.theory.bounds import curvature_bounds, smoothness, strong_convexity
+from jaxgd.theory.curvature import hessian
 
-__all__ = ["closed_form", "curvature", "taylor"]
+__all__ = ["closed_form", "curvature", "curvature_bounds", "hessian", "smoothness", "strong_convexity", "taylor"]

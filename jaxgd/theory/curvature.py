@@ -5,49 +5,44 @@ each step: it converges if and only if `eta < 2 / lambda_max` (Nesterov, Lecture
 2nd ed., section 1.2.3; Boyd & Vandenberghe, Convex Optimization, section 9.3).
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from jaxgd.theory.bounds import GRAM_LIMIT, curvature_bounds, is_quadratic
+from jaxgd.theory.lanczos import LargestEigenvalue, lanczos
 from jaxgd.types import Params, Problem
-from jaxgd.validation import check_floating_tree
+from jaxgd.validation import check_floating_tree, check_same_tree
 
 DENSE_LIMIT = 256
 """Up to this many parameters the whole Hessian is formed and its eigenvalues are exact to rounding."""
 
-LANCZOS_STEPS = 64
-"""Hessian-vector products spent beyond that."""
-
-
-class LargestEigenvalue(NamedTuple):
-    """The largest eigenvalue of a Hessian.
-
-    Attributes:
-      value: `[]`, in units of the loss over squared units of the parameters.
-      error_bound: `[]`: an eigenvalue lies within this distance of `value`; 0 where the whole Hessian was
-        formed (then exact to rounding).
-    """
-
-    value: jax.Array
-    error_bound: jax.Array
+COLUMNS = 64
+"""Columns of a Hessian that are computed at a time: all at once would hold P times the activations."""
 
 
 def hessian_vector_product(problem: Problem, params: Params, batch: Any, direction: Params) -> Params:
-    """`H u`: the derivative of the hand gradient along a direction, in forward mode.
+    """`H u`, by hand where the problem has its second order, else the derivative of the gradient in forward mode.
 
     Args:
-      problem: its `grad` is differentiated.
+      problem: its `second_order` is used, or its `grad` differentiated.
       params: the point.
       batch: the data.
       direction: u, a tree like `params`.
 
     Returns:
       A tree like `params`.
+
+    Raises:
+      ValueError: `direction` is not like `params`.
+      TypeError: a dtype differs.
     """
+    check_same_tree("`direction`", direction, "`params`", params)
+    if problem.second_order is not None:
+        return problem.second_order.hvp(params, direction, batch)
     product: Params = jax.jvp(lambda p: problem.grad(p, batch), (params,), (direction,))[1]
     return product
 
@@ -55,10 +50,8 @@ def hessian_vector_product(problem: Problem, params: Params, batch: Any, directi
 def largest_eigenvalue(problem: Problem, params: Params, batch: Any) -> LargestEigenvalue:
     """Largest eigenvalue of the Hessian of a loss at a point.
 
-    Up to `DENSE_LIMIT` parameters the Hessian is formed column by column and decomposed. Beyond, Lanczos
-    with full reorthogonalisation: for the Ritz pair (theta, y) from m steps the residual is
-    `beta_m |y_m|`, and an eigenvalue lies within that of theta (Parlett, The Symmetric Eigenvalue Problem,
-    theorem 4.5.1 and section 13.2).
+    Of a squared error of a linear model it is that of a Gram matrix (see `curvature_bounds`). Elsewhere, up to
+    `DENSE_LIMIT` parameters, the Hessian is formed column by column and decomposed. Beyond, `lanczos`.
 
     Args:
       problem: what is minimised.
@@ -74,13 +67,19 @@ def largest_eigenvalue(problem: Problem, params: Params, batch: Any) -> LargestE
     """
     check_floating_tree("params", params)
     flat, unravel = ravel_pytree(params)
+    second = problem.second_order
+    if second is not None and second.rows is not None and is_quadratic(problem):
+        design = second.rows.design(batch)
+        bounds = curvature_bounds(problem, batch)
+        if bounds is not None and min(design.shape) <= GRAM_LIMIT:
+            return LargestEigenvalue(bounds.smoothness.astype(flat.dtype), jnp.zeros((), flat.dtype))
     if flat.size <= DENSE_LIMIT:
         return LargestEigenvalue(eigenvalues(problem, params, batch)[-1], jnp.zeros((), flat.dtype))
 
     def multiply(vector: jax.Array) -> jax.Array:
         return ravel_pytree(hessian_vector_product(problem, params, batch, unravel(vector)))[0]
 
-    return _lanczos(multiply, flat)
+    return lanczos(multiply, flat)[0]
 
 
 def largest_stable_learning_rate(problem: Problem, params: Params, batch: Any) -> jax.Array:
@@ -122,14 +121,36 @@ def eigenvalues(problem: Problem, params: Params, batch: Any) -> jax.Array:
       TypeError: a parameter is not floating.
     """
     check_floating_tree("params", params)
-    flat, unravel = ravel_pytree(params)
+    flat, _ = ravel_pytree(params)
     if flat.size > DENSE_LIMIT:
         raise ValueError(f"`params` must have at most {DENSE_LIMIT} entries for a dense Hessian, got {flat.size}.")
+
+    return jnp.linalg.eigvalsh(hessian(problem, params, batch))
+
+
+def hessian(problem: Problem, params: Params, batch: Any) -> jax.Array:
+    """The Hessian of a loss at a point, column by column.
+
+    Args:
+      problem: what is minimised.
+      params: the point, P parameters.
+      batch: the data.
+
+    Returns:
+      `[P, P]`, symmetric, its rows and columns in the order of `jax.flatten_util.ravel_pytree(params)`.
+
+    Raises:
+      TypeError: a parameter is not floating.
+      ValueError: there are no parameters.
+    """
+    check_floating_tree("params", params)
+    flat, unravel = ravel_pytree(params)
 
     def multiply(vector: jax.Array) -> jax.Array:
         return ravel_pytree(hessian_vector_product(problem, params, batch, unravel(vector)))[0]
 
-    return jnp.linalg.eigvalsh(jax.vmap(multiply)(jnp.eye(flat.size, dtype=flat.dtype)))
+    columns = jax.lax.map(multiply, jnp.eye(flat.size, dtype=flat.dtype), batch_size=min(flat.size, COLUMNS))
+    return (columns + columns.T) / 2
 
 
 def curved(eigenvalues: jax.Array) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -189,31 +210,3 @@ def steps_to_accuracy(factor: float, accuracy: float) -> float:
     if factor >= 1:
         return float("inf")
     return float(np.ceil(np.log(accuracy) / np.log(factor))) if factor > 0 else 1.0
-
-
-def _lanczos(multiply: Callable[[jax.Array], jax.Array], like: jax.Array) -> LargestEigenvalue:
-    start = jax.random.normal(jax.random.key(0), like.shape, like.dtype)
-    basis = jnp.zeros((LANCZOS_STEPS + 1, like.size), like.dtype).at[0].set(start / jnp.linalg.norm(start))
-    zeros = jnp.zeros(LANCZOS_STEPS, like.dtype)
-
-    def step(i: jax.Array, carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
-        basis, diagonal, off_diagonal = carry
-        product = multiply(basis[i])
-        diagonal = diagonal.at[i].set(jnp.dot(basis[i], product))
-        for _ in range(2):  # once leaves a component of the size of the rounding over the next norm
-            product = product - basis.T @ (basis @ product)
-        length = jnp.linalg.norm(product)
-        # An exhausted Krylov space leaves rounding: keep it as a zero row, so that it adds nothing.
-        exhausted = length <= jnp.finfo(like.dtype).eps * jnp.max(jnp.abs(diagonal))
-        following = jnp.where(exhausted, 0, product / jnp.where(exhausted, 1, length))
-        return (
-            basis.at[i + 1].set(following),
-            diagonal,
-            off_diagonal.at[i].set(jnp.where(exhausted, 0, length)),
-        )
-
-    _, diagonal, off_diagonal = jax.lax.fori_loop(0, LANCZOS_STEPS, step, (basis, zeros, zeros))
-    inner = off_diagonal[:-1]
-    tridiagonal = jnp.diag(diagonal) + jnp.diag(inner, 1) + jnp.diag(inner, -1)
-    values, vectors = jnp.linalg.eigh(tridiagonal)
-    return LargestEigenvalue(values[-1], off_diagonal[-1] * jnp.abs(vectors[-1, -1]))

@@ -32,7 +32,13 @@ class Remainders(NamedTuple):
 
 
 def remainders(
-    loss: LossFn, grad: GradFn, params: Params, direction: Params, step_sizes: Any, *args: Any
+    loss: LossFn,
+    grad: GradFn,
+    params: Params,
+    direction: Params,
+    step_sizes: Any,
+    *args: Any,
+    hvp: Callable[..., Params] | None = None,
 ) -> Remainders:
     """Taylor remainders of order 0, 1, 2 of a loss along a direction.
 
@@ -40,8 +46,8 @@ def remainders(
         R_1(h) = |L(theta + h u) - L(theta) - h u . g|                           = O(h^2)
         R_2(h) = |L(theta + h u) - L(theta) - h u . g - h^2/2 u . H u|           = O(h^3)
 
-    `g` is `grad` at theta and `H u` its forward-mode derivative along u, so R_1 tests the gradient and R_2
-    the gradient's own derivative.
+    `g` is `grad` at theta, and `H u` is `hvp` or else the forward-mode derivative of `grad` along u: R_1 tests the
+    gradient, R_2 its derivative.
 
     Args:
       loss: `(params, *args) -> []`.
@@ -49,7 +55,9 @@ def remainders(
       params: the point theta.
       direction: u, a tree like `params`.
       step_sizes: `[S]`, S at least 2, decreasing or increasing.
-      *args: passed on to both functions.
+      *args: passed on to all functions.
+      hvp: `(params, vector, *args) -> a tree like params`, such as `problem.second_order.hvp`; None differentiates
+        `grad`.
 
     Returns:
       Remainders, in units of the loss, and their orders.
@@ -63,7 +71,12 @@ def remainders(
     if step_sizes.ndim != 1 or len(step_sizes) < 2:
         raise ValueError(f"`step_sizes` must have shape [S] with S >= 2, got {step_sizes.shape}.")
     value = loss(params, *args)
-    slope, bend = directional_derivatives(lambda p: grad(p, *args), params, direction)
+    slope, bend = directional_derivatives(
+        lambda p: grad(p, *args),
+        params,
+        direction,
+        hvp_fn=None if hvp is None else lambda p, u: hvp(p, u, *args),
+    )
 
     def remainders_at(step_size: jax.Array) -> jax.Array:
         change = loss(_moved(params, direction, step_size), *args) - value
@@ -77,7 +90,11 @@ def remainders(
 
 
 def directional_derivatives(
-    grad_fn: Callable[[Params], Params], params: Params, direction: Params
+    grad_fn: Callable[[Params], Params],
+    params: Params,
+    direction: Params,
+    *,
+    hvp_fn: Callable[[Params, Params], Params] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """First and second derivative of a loss along a direction, `u . g` and `u . H u`.
 
@@ -85,6 +102,7 @@ def directional_derivatives(
       grad_fn: `(params) -> a tree like params`, the gradient with its data bound.
       params: the point.
       direction: u, a tree like `params`.
+      hvp_fn: `(params, vector) -> H v` with its data bound; None differentiates `grad_fn` in forward mode.
 
     Returns:
       Two scalars `[]`, in units of the loss.
@@ -94,7 +112,10 @@ def directional_derivatives(
       TypeError: dtypes differ.
     """
     check_same_tree("`direction`", direction, "`params`", params)
-    grads, curved = jax.jvp(grad_fn, (params,), (direction,))
+    if hvp_fn is None:
+        grads, curved = jax.jvp(grad_fn, (params,), (direction,))
+    else:
+        grads, curved = grad_fn(params), hvp_fn(params, direction)
     return inner(direction, grads), inner(direction, curved)
 
 
