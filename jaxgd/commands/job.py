@@ -42,11 +42,16 @@ class DataOptions:
     """Which data, which problem, in which arithmetic."""
 
     data: str
-    """A bundled set (breast_cancer, diabetes, digits, iris, linnerud, wine), or a .csv or .npz file."""
+    """A bundled set (breast_cancer, diabetes, digits, iris, linnerud, wine), a table with a header (.csv, .tsv,
+    .csv.gz, .parquet; - for standard input), or an .npz with arrays `inputs` and `targets` (or X and y)."""
     target: str | None = None
-    """Column of a CSV to predict."""
+    """Column of a table to predict: numbers, or two or more words for classes."""
     features: tuple[str, ...] = ()
     """Columns to predict from; all others if none are named."""
+    one_hot: tuple[str, ...] = ()
+    """Columns of categories among them, to be coded by columns of 0 and 1."""
+    drop_missing: bool = False
+    """Leave out rows with an empty cell or NaN."""
     standardize: bool = True
     """Scale every input to mean 0 and deviation 1 (pixels by one deviation for all). Parameters are reported
     in the units of the data all the same."""
@@ -159,7 +164,13 @@ def prepare(options: DataOptions) -> Job:
     if options.x64:
         jax.config.update("jax_enable_x64", True)
     _check(options)
-    dataset = data.load(options.data, target=options.target, features=options.features)
+    dataset = data.load(
+        options.data,
+        target=options.target,
+        features=options.features,
+        one_hot=options.one_hot,
+        drop_missing=options.drop_missing,
+    )
     name = options.problem or _choose_problem(dataset)
     dataset = _prepare_targets(name, dataset)
     problem = _build_problem(name, options, dataset)
@@ -175,13 +186,25 @@ def prepare(options: DataOptions) -> Job:
         except ValueError as error:
             raise data.DataError(f"{dataset.name}: {error}") from None
     params, rows_key, limit = _begin(problem, options.seed, batch)
-    notes = []
+    notes = [*dataset.notes, *_note_on_codes(name, dataset)]
     if name == "logistic_regression" and not options.l2 and linearly_separable(batch.inputs, batch.targets):
         notes.append(
             "The classes are linearly separable: without a penalty the loss has no minimum and the weights "
             "grow for ever; the run ends at its last step. Give --l2 for a fit that converges."
         )
     return Job(name, problem, dataset, test_set, scaling, batch, params, rows_key, float(limit), notes)
+
+
+def _note_on_codes(name: str, dataset: data.Dataset) -> list[str]:
+    """A note where a regression is fitted to numbers that may be codes of classes or counts."""
+    if name not in ("linear_regression", "line") or dataset.targets.ndim != 1:
+        return []
+    values = np.unique(dataset.targets)
+    if len(values) > 10 or not np.array_equal(values, np.floor(values)):
+        return []
+    shown, column = ", ".join(f"{value:g}" for value in values), dataset.target_names[0]
+    classifier = "logistic_regression" if len(values) == 2 else "softmax_regression"
+    return [f"{column}: the values {shown} were taken as numbers. If they are classes, give --problem {classifier}."]
 
 
 def _use_all_cores() -> None:

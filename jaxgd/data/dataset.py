@@ -27,8 +27,10 @@ class Dataset(NamedTuple):
       targets: `[N]` or `[N, K]` float64, or `[N]` int64 labels.
       input_names: D column names.
       target_names: K column names, one for targets `[N]`.
-      lines: `[N]` line of the file each row stood on, or None.
+      lines: gives the line of the file on which each row stood, `[N]`, or is None for a source without lines.
       shared_unit: whether all inputs are of one kind, as pixels are, and so share one scale.
+      class_names: what the labels 0 .. K - 1 are called; empty where the targets are not classes with names.
+      notes: what was done to the data on the way here, in sentences.
     """
 
     name: str
@@ -36,8 +38,10 @@ class Dataset(NamedTuple):
     targets: Array
     input_names: tuple[str, ...]
     target_names: tuple[str, ...]
-    lines: Array | None = None
+    lines: Callable[[], Array] | None = None
     shared_unit: bool = False
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def place(self, row: int) -> str:
         """Where a row stands, in words.
@@ -48,14 +52,16 @@ class Dataset(NamedTuple):
         Returns:
           "line 7" of a file, "row 5" elsewhere.
         """
-        return f"row {row}" if self.lines is None else f"line {self.lines[row]}"
+        return f"row {row}" if self.lines is None else f"line {self.lines()[row]}"
 
 
 def as_labels(dataset: Dataset, num_classes: int | None = None) -> Dataset:
-    """The targets as integer labels.
+    """The targets as integer labels 0 .. K - 1.
+
+    Codes that count from 1, and the codes -1 and +1 of two classes, are taken as classes too; a note says so.
 
     Args:
-      dataset: its targets `[N]` must be whole numbers from 0.
+      dataset: its targets `[N]` must be whole numbers from 0, whole numbers from 1 without a gap, or -1 and +1.
       num_classes: K; None allows any.
 
     Returns:
@@ -67,6 +73,13 @@ def as_labels(dataset: Dataset, num_classes: int | None = None) -> Dataset:
     if dataset.targets.ndim != 1:
         raise DataError(f"{dataset.name}: labels must be one column, got {', '.join(dataset.target_names)}.")
     labels = np.asarray(dataset.targets, np.float64)
+    codes = np.unique(labels)
+    counting = len(codes) >= 2 and np.array_equal(codes, np.arange(1, len(codes) + 1))
+    if (counting and num_classes in (None, len(codes))) or np.array_equal(codes, [-1, 1]):
+        names = tuple(f"{code:g}" for code in codes)
+        listed = ", ".join(f"{name} -> {label}" for label, name in enumerate(names))
+        note = f"{dataset.target_names[0]}: the codes were taken as classes, {listed}."
+        return dataset._replace(targets=np.searchsorted(codes, labels), class_names=names, notes=(*dataset.notes, note))
     wrong = (labels < 0) | (labels != np.floor(labels)) | (labels >= (num_classes or np.inf))
     if wrong.any():
         row = int(np.argmax(wrong))
@@ -98,7 +111,8 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
         raise DataError(f"{dataset.name}: --held-out {fraction:g} leaves fewer than 2 of {len(order)} rows.")
 
     def rows(kept: Array) -> Dataset:
-        lines = None if dataset.lines is None else dataset.lines[kept]
+        whole = dataset.lines
+        lines = None if whole is None else lambda: whole()[kept]
         return dataset._replace(inputs=dataset.inputs[kept], targets=dataset.targets[kept], lines=lines)
 
     return rows(np.sort(order[num_held_out:])), rows(np.sort(order[:num_held_out]))

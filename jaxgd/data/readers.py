@@ -1,162 +1,220 @@
-"""Bundled data sets, CSV and NPZ files, read into a `Dataset`."""
+"""Bundled data sets, files and frames, read into a `Dataset`: one reader a kind, in one table."""
 
-import csv
-from collections.abc import Sequence
+import functools
+import io
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from jaxgd.data.dataset import DataError, Dataset
+from jaxgd.data import engines, text
+from jaxgd.data.choose import Choice, dataset_of
+from jaxgd.data.dataset import Array, DataError, Dataset
+from jaxgd.data.table import Table, did_you_mean, of_values
 
 BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "linnerud", "wine")
 """scikit-learn's data sets, by name; in their raw units."""
 
+NPZ_NAMES = (("inputs", "targets"), ("X", "y"), ("x", "y"), ("data", "target"), ("arr_0", "arr_1"))
+"""Under which names an NPZ file may hold its inputs and its targets; the first pair that is there counts."""
 
-def load(source: str, *, target: str | None = None, features: Sequence[str] = ()) -> Dataset:
+
+def load(
+    source: Any,
+    *,
+    target: str | None = None,
+    features: Sequence[str] = (),
+    one_hot: Sequence[str] = (),
+    drop_missing: bool = False,
+) -> Dataset:
     """Load a data set.
 
     Args:
-      source: a bundled name, or the path of a `.csv` with a header or an `.npz` with arrays `inputs` `[N, D]`
-        and `targets` `[N]` or `[N, K]`.
-      target: the column of a CSV to predict.
+      source: a bundled name; the path of a table with a header (`.csv`, `.tsv`, `.parquet`, the first two also as
+        `.gz`); "-" for such a text table on standard input; the path of an `.npz` with two arrays, named as in
+        `NPZ_NAMES`; or a pandas or polars frame.
+      target: the column to predict; needed for tables.
       features: the columns to predict from; empty for all others.
+      one_hot: columns among them that hold categories, to be coded by columns of 0 and 1.
+      drop_missing: leave out rows with an empty cell or NaN, rather than refuse them.
 
     Returns:
-      The data, in their own units.
+      The data, in their own units, with what was done to them in `notes`.
 
     Raises:
-      DataError: no such data set or file, or a mistake inside; the text says where.
+      DataError: no such data set or file, or a mistake inside; the text says where, and what can be done.
     """
+    choice = Choice(target, tuple(features), tuple(one_hot), drop_missing)
+    if hasattr(source, "columns") and hasattr(source, "__getitem__"):
+        columns = {str(name): of_values(source[name]) for name in source.columns}
+        return checked(dataset_of(Table(f"the {type(source).__name__}", columns), choice))
+    source = str(source)
     if source in BUNDLED:
-        dataset = _bundled(source, target)
-    elif source.endswith((".csv", ".npz")):
-        read = _csv if source.endswith(".csv") else _npz
-        try:
-            dataset = read(source, target, features)
-        except FileNotFoundError:
-            raise DataError(f"{source}: no such file.") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{source}: cannot be read ({error}).") from None
-    else:
-        raise DataError(f"--data must be one of {', '.join(BUNDLED)}, or a .csv or .npz file, got {source!r}.")
-    return _checked(_selected(dataset, features))
+        return checked(selected(bundled(source, choice), choice))
+    read = next((read for endings, read in READERS.items() if source.endswith(endings)), None)
+    if read is None:
+        raise DataError(
+            f"--data must be one of {', '.join(BUNDLED)}, or a .csv, .tsv, .parquet or .npz file, got {source!r}."
+            f"{did_you_mean(source, BUNDLED)}"
+        )
+    try:
+        data = text.read_bytes(source)
+    except FileNotFoundError:
+        raise DataError(f"{source}: no such file.{_similar_file(source)}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{source}: cannot be read ({engines.first_line(error)}).") from None
+    return checked(read(source, data, choice))
 
 
-def _bundled(name: str, target: str | None) -> Dataset:
+def _similar_file(path: str) -> str:
+    folder = Path(path).parent
+    return did_you_mean(Path(path).name, [file.name for file in folder.iterdir()] if folder.is_dir() else [])
+
+
+def bundled(name: str, choice: Choice) -> Dataset:
+    """One of scikit-learn's data sets."""
     try:
         from sklearn import datasets
     except ModuleNotFoundError:
         raise DataError(
             f"--data {name} comes with scikit-learn, which is not installed: pip install 'jaxgd[cli]'."
         ) from None
-    if target is not None:
-        raise DataError(f"--target belongs to CSV files; the target of {name} is given.")
+    _check_no_columns(name, choice, f"the target of {name} is given")
     options = {"scaled": False} if name == "diabetes" else {}
     bunch = getattr(datasets, f"load_{name}")(**options)
-    target_names = bunch.target_names if name == "linnerud" else ["target"]
+    several = name == "linnerud"
+    class_names = tuple(str(word) for word in bunch.target_names) if "target_names" in bunch and not several else ()
     return Dataset(
         name=name,
         inputs=np.asarray(bunch.data, np.float64),
         targets=np.asarray(bunch.target),
         input_names=tuple(str(feature) for feature in bunch.feature_names),
-        target_names=tuple(str(column) for column in target_names),
+        target_names=tuple(str(column) for column in bunch.target_names) if several else ("target",),
         shared_unit=name == "digits",
+        class_names=class_names,
     )
 
 
-def _csv(path: str, target: str | None, features: Sequence[str]) -> Dataset:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        header = [name.strip() for name in next(reader, [])]
-        if not header:
-            raise DataError(f"{path}: the file is empty; expected a header line of column names.")
-        if any(_is_number(name) for name in header):
-            raise DataError(f"{path}, line 1: expected a header of column names, got {','.join(header)}.")
-        if len(set(header)) < len(header):
-            raise DataError(f"{path}, line 1: the column names {', '.join(header)} must differ.")
-        if target is None:
-            raise DataError(f"{path}: --target is needed, one of the columns {', '.join(header)}.")
-        wanted = [*(features or [name for name in header if name != target]), target]
-        for name in wanted:
-            if name not in header:
-                raise DataError(f"{path}: no column {name!r}; the columns are {', '.join(header)}.")
-        if target in features:
-            raise DataError(f"{path}: the target {target!r} cannot be among the features.")
-        columns = [(header.index(name), name) for name in wanted]
-        rows, lines = [], []
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise DataError(
-                    f"{path}, line {reader.line_num}: expected {len(header)} cells as in the header, got {len(cells)}."
-                )
-            rows.append([_number(cells[i], path, reader.line_num, name) for i, name in columns])
-            lines.append(reader.line_num)
-    if not rows:
-        raise DataError(f"{path}: there is a header but no row of data.")
-    table = np.array(rows)
-    return Dataset(path, table[:, :-1], table[:, -1], tuple(wanted[:-1]), (target,), np.array(lines))
+def _check_no_columns(name: str, choice: Choice, why: str) -> None:
+    for flag, given in (("target", choice.target), ("one-hot", choice.one_hot)):
+        if given:
+            raise DataError(f"--{flag} belongs to tables with named columns; {why}.")
 
 
-def _is_number(cell: str) -> bool:
+def table_of_text(path: str, data: bytes, choice: Choice) -> Dataset:
+    """A text table: the fast engine for a large one, the careful reader for a small one and for every mistake."""
+    if len(data) >= engines.FAST_FROM and engines.installed("pyarrow"):
+        dialect = text.dialect_of(path, text.decoded(path, text.beginning(data)))
+
+        @functools.cache
+        def lines() -> Array:
+            careful = text.careful(path, data).lines
+            assert careful is not None
+            return careful()
+
+        table = engines.read_text(path, data, dialect, lines)
+        if table is not None:
+            return dataset_of(table, choice)
+    return dataset_of(text.careful(path, data), choice)
+
+
+def table_of_parquet(path: str, data: bytes, choice: Choice) -> Dataset:
+    """A Parquet file."""
+    return dataset_of(engines.read_parquet(path, data), choice)
+
+
+def arrays_of_npz(path: str, data: bytes, choice: Choice) -> Dataset:
+    """An NPZ file of two arrays."""
+    _check_no_columns(path, choice, f"{path} holds its targets by position")
     try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _number(cell: str, path: str, line: int, column: str) -> float:
-    if not _is_number(cell):
-        raise DataError(f"{path}, line {line}, column {column!r}: expected a number, got {cell!r}.")
-    return float(cell)
-
-
-def _npz(path: str, target: str | None, features: Sequence[str]) -> Dataset:
-    del features
-    if target is not None:
-        raise DataError(f"{path}: --target belongs to CSV files; an NPZ file holds its `targets`.")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = {"inputs", "targets"} - set(archive.files)
-            if missing:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            pair = next((pair for pair in NPZ_NAMES if set(pair) <= set(archive.files)), None)
+            if pair is None:
                 raise DataError(
                     f"{path}: expected arrays `inputs` and `targets`, got {', '.join(archive.files) or 'none'}."
                 )
-            inputs, targets = archive["inputs"], archive["targets"]
-    except (ValueError, EOFError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: not an NPZ file of numbers ({error}).") from None
+            inputs, targets = archive[pair[0]], archive[pair[1]]
+    except DataError:
+        raise
+    except (ValueError, OSError, EOFError, KeyError, NotImplementedError, RuntimeError, SyntaxError) as error:
+        raise DataError(f"{path}: not an NPZ file of numbers ({engines.first_line(error)}).") from None
+    except (zipfile.BadZipFile, zlib.error, AttributeError, MemoryError) as error:
+        raise DataError(f"{path}: a damaged NPZ file ({engines.first_line(error)}).") from None
     if inputs.ndim == 1:
         inputs = inputs[:, None]
+    if targets.ndim == 2 and targets.shape[1] == 1:
+        targets = targets[:, 0]
     if inputs.ndim != 2 or targets.ndim not in (1, 2) or len(inputs) != len(targets):
         raise DataError(
-            f"{path}: expected `inputs` [N, D] and `targets` [N] or [N, K], got {inputs.shape} and {targets.shape}."
+            f"{path}: expected `{pair[0]}` [N, D] and `{pair[1]}` [N] or [N, K], "
+            f"got {inputs.shape} and {targets.shape}."
         )
-    for name, array in (("inputs", inputs), ("targets", targets)):
-        if not np.issubdtype(array.dtype, np.number) or np.issubdtype(array.dtype, np.complexfloating):
-            raise DataError(f"{path}: `{name}` must be real numbers, got {array.dtype}.")
-    return Dataset(
-        name=path,
-        inputs=inputs.astype(np.float64),
-        targets=targets,
-        input_names=tuple(f"x{i}" for i in range(inputs.shape[1])),
-        target_names=tuple(f"y{i}" for i in range(targets.shape[1])) if targets.ndim == 2 else ("y",),
+    names = tuple(f"x{i}" for i in range(inputs.shape[1]))
+    if targets.ndim == 1 and targets.dtype.kind in "USb":
+        words = Table(path, {"y": of_values(targets.astype(str))})
+        columns = {name: inputs[:, i] for i, name in enumerate(names)}
+        _check_real(path, pair[0], inputs)
+        return dataset_of(
+            words._replace(columns=columns | words.columns),
+            choice._replace(target="y", features=choice.features or names),
+        )
+    _check_real(path, pair[0], inputs)
+    _check_real(path, pair[1], targets)
+    target_names = tuple(f"y{i}" for i in range(targets.shape[1])) if targets.ndim == 2 else ("y",)
+    dataset = Dataset(path, inputs.astype(np.float64), targets, names, target_names)
+    return dropped(selected(dataset, choice), drop=choice.drop_missing)
+
+
+def _check_real(path: str, name: str, array: Array) -> None:
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{path}: `{name}` must be real numbers, got {array.dtype}.")
+
+
+Reader = Callable[[str, bytes, Choice], Dataset]
+
+READERS: dict[tuple[str, ...], Reader] = {
+    (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".txt", "-"): table_of_text,
+    (".parquet", ".pq"): table_of_parquet,
+    (".npz",): arrays_of_npz,
+}
+"""The reader of each kind of file, by how the path ends. Adding a kind is adding a row."""
+
+
+def selected(dataset: Dataset, choice: Choice) -> Dataset:
+    """Only the inputs that were asked for."""
+    if not choice.features or choice.features == dataset.input_names:
+        return dataset
+    for name in choice.features:
+        if name not in dataset.input_names:
+            raise DataError(
+                f"{dataset.name}: no feature {name!r}; the features are {', '.join(dataset.input_names)}."
+                f"{did_you_mean(name, dataset.input_names)}"
+            )
+    kept = [dataset.input_names.index(name) for name in choice.features]
+    return dataset._replace(inputs=dataset.inputs[:, kept], input_names=choice.features)
+
+
+def dropped(dataset: Dataset, *, drop: bool) -> Dataset:
+    """The data without rows that hold NaN, and a note that counts them."""
+    targets = dataset.targets.astype(np.float64).reshape(len(dataset.targets), -1)
+    holes = np.any(np.isnan(np.concatenate([dataset.inputs, targets], axis=1)), axis=1)
+    if not drop or not holes.any():
+        return dataset
+    note = f"{int(holes.sum())} of {len(holes)} rows were left out: a cell was empty or NaN."
+    return dataset._replace(
+        inputs=dataset.inputs[~holes], targets=dataset.targets[~holes], notes=(*dataset.notes, note)
     )
 
 
-def _selected(dataset: Dataset, features: Sequence[str]) -> Dataset:
-    if not features or tuple(features) == dataset.input_names:
-        return dataset
-    for name in features:
-        if name not in dataset.input_names:
-            raise DataError(f"{dataset.name}: no feature {name!r}; the features are {', '.join(dataset.input_names)}.")
-    kept = [dataset.input_names.index(name) for name in features]
-    return dataset._replace(inputs=dataset.inputs[:, kept], input_names=tuple(features))
+def checked(dataset: Dataset) -> Dataset:
+    """The data, if every number is finite and there is something to fit.
 
-
-def _checked(dataset: Dataset) -> Dataset:
+    Raises:
+      DataError: a value is NaN or infinite, or there are no inputs or fewer than two rows.
+    """
     if dataset.inputs.shape[1] == 0:
         raise DataError(f"{dataset.name}: no column is left to predict from.")
     targets = dataset.targets.reshape(len(dataset.targets), -1)
@@ -164,9 +222,15 @@ def _checked(dataset: Dataset) -> Dataset:
         finite = np.isfinite(array)
         if not finite.all():
             row, column = (int(i) for i in np.argwhere(~finite)[0])
+            holes = int(np.isnan(array).any(axis=1).sum())
+            remedy = (
+                f"; --drop-missing leaves out such rows ({holes} of {len(array)})"
+                if np.isnan(array[row, column])
+                else ""
+            )
             raise DataError(
                 f"{dataset.name}, {dataset.place(row)}, column {names[column]!r}: "
-                f"expected a finite number, got {array[row, column]}."
+                f"expected a finite number, got {array[row, column]}{remedy}."
             )
     if len(dataset.inputs) < 2:
         raise DataError(f"{dataset.name}: at least 2 rows are needed, got {len(dataset.inputs)}.")

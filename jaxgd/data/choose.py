@@ -1,0 +1,206 @@
+"""From a table to a `Dataset`: which columns are inputs, which is the target, and what becomes of other cells."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxgd.data.dataset import Array, DataError, Dataset
+from jaxgd.data.table import DECIMAL_COMMA, Table, as_number, is_text, missing
+
+NEGATIVE = ("no", "false", "n", "f", "negative", "neg", "absent", "benign", "-1", "0")
+"""The word of a pair that stands for class 0, whatever its place in the alphabet."""
+
+
+class Choice(NamedTuple):
+    """What is wanted from a table.
+
+    Attributes:
+      target: the column to predict.
+      features: the columns to predict from; empty for all others.
+      one_hot: columns among them to be coded as one column of 0 and 1 for each value but the first.
+      drop_missing: whether rows with an empty cell are left out, rather than refused.
+    """
+
+    target: str | None = None
+    features: tuple[str, ...] = ()
+    one_hot: tuple[str, ...] = ()
+    drop_missing: bool = False
+
+
+def dataset_of(table: Table, choice: Choice) -> Dataset:
+    """The inputs and the targets of a table.
+
+    Args:
+      table: of a file.
+      choice: what is wanted from it.
+
+    Returns:
+      The data, with class names and notes on what was done to them.
+
+    Raises:
+      DataError: no such column, or a column that cannot serve; the text says where, and what can be done.
+    """
+    target = choice.target
+    if target is None:
+        raise DataError(f"{table.name}: --target is needed, one of the columns {', '.join(table.columns)}.")
+    table.column(target)
+    wanted = list(choice.features or [name for name in table.columns if name != target])
+    for name in (*wanted, *choice.one_hot):
+        table.column(name)
+    if target in wanted:
+        raise DataError(f"{table.name}: the target {target!r} cannot be among the features.")
+    for name in choice.one_hot:
+        if name not in wanted:
+            raise DataError(f"{table.name}: --one-hot {name} is not among the inputs {', '.join(wanted)}.")
+    for name in wanted:
+        if name not in choice.one_hot:
+            check_numbers(table, name)
+    if table.columns[target].dtype.kind == "M":
+        raise DataError(
+            f"{table.name}, column {target!r}: dates cannot be a target; give a column of numbers or classes."
+        )
+    table, notes = without_missing(table, [*wanted, target], drop=choice.drop_missing)
+    names, parts = [], []
+    for name in wanted:
+        coded, values = input_columns(table, name, one_hot=name in choice.one_hot)
+        names += coded
+        parts += values
+        if name in choice.one_hot:
+            notes.append(f"{name}: coded by {len(coded)} columns of 0 and 1; all 0 means {_levels(table, name)[0]}.")
+    targets, class_names = classes(table, target)
+    if class_names:
+        listed = ", ".join(f"{word} -> {number}" for number, word in enumerate(class_names[:8]))
+        more = f" and {len(class_names) - 8} more" if len(class_names) > 8 else ""
+        notes.append(f"{target}: {listed}{more}.")
+    inputs = np.stack(parts, axis=1) if parts else np.zeros((table.num_rows, 0))
+    return Dataset(
+        table.name, inputs, targets, tuple(names), (target,), table.lines, class_names=class_names, notes=tuple(notes)
+    )
+
+
+def check_numbers(table: Table, name: str) -> None:
+    """Refuse a column of inputs that does not hold numbers, with the remedy that fits what it holds.
+
+    Raises:
+      DataError: it holds text or dates.
+    """
+    column = table.columns[name]
+    dates = (
+        f"{table.name}, column {name!r}: dates cannot be inputs; turn them into numbers (such as days since the "
+        "first), or leave the column out with --features."
+    )
+    if column.dtype.kind == "M":
+        raise DataError(dates)
+    if not is_text(column):
+        return
+    words = [row for row, cell in enumerate(column) if cell is not None and as_number(cell) is None]
+    first = column[words[0]]
+    place = f"{table.name}, {table.place(words[0])}, column {name!r}"
+    if re.match(DECIMAL_COMMA, first):
+        raise DataError(f"{place}: {first!r} has a decimal comma; write {first.strip().replace(',', '.')}.")
+    if _is_date(first):
+        raise DataError(dates)
+    # One word among numbers is a slip in that cell; a column of words is of another kind.
+    if len(words) < 0.5 * sum(cell is not None for cell in column):
+        raise DataError(f"{place}: expected a number, got {first!r}.")
+    levels = list(dict.fromkeys(column[row] for row in words))
+    shown = ", ".join(map(repr, levels[:3])) + (", ..." if len(levels) > 3 else "")
+    raise DataError(
+        f"{table.name}, column {name!r}: text ({shown}) cannot be an input; code it by --one-hot {name}, or leave the "
+        "column out with --features."
+    )
+
+
+def _is_date(cell: str) -> bool:
+    return bool(re.match(r"^\d{4}[-/]\d{1,2}[-/]\d{1,2}([ T].*)?$|^\d{1,2}[./-]\d{1,2}[./-]\d{4}$", cell))
+
+
+def without_missing(table: Table, names: Sequence[str], *, drop: bool) -> tuple[Table, list[str]]:
+    """The table without the rows that lack a cell in one of some columns, and a note that counts them.
+
+    Raises:
+      DataError: a cell is empty and `drop` is False, or no two rows are left.
+    """
+    holes = {name: missing(table.columns[name]) for name in names}
+    any_hole = np.any(list(holes.values()), axis=0)
+    if not any_hole.any():
+        return table, []
+    count, total = int(any_hole.sum()), table.num_rows
+    row = int(np.argmax(any_hole))
+    name = next(name for name in names if holes[name][row])
+    if not drop:
+        raise DataError(
+            f"{table.name}, {table.place(row)}, column {name!r}: the cell is empty or NaN; "
+            f"--drop-missing leaves out such rows ({count} of {total})."
+        )
+    if total - count < 2:
+        raise DataError(
+            f"{table.name}: --drop-missing leaves {total - count} of {total} rows; column {name!r} has holes."
+        )
+    kept = np.flatnonzero(~any_hole)
+    lines = table.lines
+    columns = {name: column[kept] for name, column in table.columns.items()}
+    where = None if lines is None else lambda: lines()[kept]
+    return Table(table.name, columns, where), [f"{count} of {total} rows were left out: a cell was empty or NaN."]
+
+
+def _levels(table: Table, name: str) -> list[str]:
+    return sorted({_word(cell) for cell in table.columns[name]})
+
+
+def _word(cell: object) -> str:
+    return f"{cell:g}" if isinstance(cell, float) else str(cell)
+
+
+def input_columns(table: Table, name: str, *, one_hot: bool) -> tuple[list[str], list[Array]]:
+    """The input columns that a column of the table becomes, with their names.
+
+    Coding leaves out the first value: with a bias, the columns of all values would add up to the column of ones, and
+    the minimiser would not be unique.
+    """
+    column = table.columns[name]
+    if not one_hot:
+        return [name], [column]
+    levels = _levels(table, name)
+    if len(levels) < 2:
+        raise DataError(f"{table.name}, column {name!r}: --one-hot needs at least 2 values, got {', '.join(levels)}.")
+    words = np.array([_word(cell) for cell in column], dtype=object)
+    return [f"{name}={level}" for level in levels[1:]], [(words == level).astype(np.float64) for level in levels[1:]]
+
+
+def classes(table: Table, target: str) -> tuple[Array, tuple[str, ...]]:
+    """The targets as numbers, and the class names if they are words.
+
+    Of two words that say no and yes, no is class 0; other words are numbered in alphabetical order.
+
+    Raises:
+      DataError: words and numbers are mixed, or nearly every row has a word of its own.
+    """
+    column = table.columns[target]
+    if not is_text(column):
+        return column, ()
+    words = list(dict.fromkeys(column))
+    numbers = sum(as_number(cell) is not None for cell in column)
+    if numbers:
+        row = next(row for row, cell in enumerate(column) if as_number(cell) is None)
+        cell = column[row]
+        place = f"{table.name}, {table.place(row)}, column {target!r}"
+        if re.match(DECIMAL_COMMA, cell):
+            raise DataError(f"{place}: {cell!r} has a decimal comma; write {cell.strip().replace(',', '.')}.")
+        raise DataError(f"{place}: expected a number, got {cell!r}.")
+    if re.match(DECIMAL_COMMA, column[0]):
+        place = f"{table.name}, {table.place(0)}, column {target!r}"
+        raise DataError(f"{place}: {column[0]!r} has a decimal comma; write {column[0].strip().replace(',', '.')}.")
+    if len(words) > max(20, 0.5 * len(column)):
+        raise DataError(
+            f"{table.name}, column {target!r}: {len(words)} different words in {len(column)} rows cannot be classes."
+        )
+    if len(words) == 1:
+        raise DataError(f"{table.name}, column {target!r}: at least 2 classes are needed, got only {words[0]!r}.")
+    names = sorted(words)
+    if len(names) == 2 and names[1].lower() in NEGATIVE and names[0].lower() not in NEGATIVE:
+        names.reverse()
+    number_of = {word: number for number, word in enumerate(names)}
+    return np.array([number_of[word] for word in column], np.int64), tuple(names)

@@ -1,0 +1,110 @@
+"""A table as a file gives it: named columns of numbers, of text or of dates, before anything is chosen from it."""
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxgd.data.dataset import Array, DataError
+
+DECIMAL_COMMA = r"^\s*[-+]?\d+,\d+\s*$"
+
+
+class Table(NamedTuple):
+    """Named columns of one length.
+
+    Attributes:
+      name: the path, or what stands for it in errors.
+      columns: `[N]` each, by name: float64 with NaN where a cell is empty; objects, that is text with None where a
+        cell is empty; or datetime64.
+      lines: gives the line of the file on which each row stood, `[N]`, or is None for a source without lines. A
+        function, because it takes a second reading where the file was read by a fast engine.
+    """
+
+    name: str
+    columns: dict[str, Array]
+    lines: Callable[[], Array] | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return len(next(iter(self.columns.values()), ()))
+
+    def place(self, row: int) -> str:
+        """Where a row stands, in words: "line 7" of a file of text, "row 5" elsewhere."""
+        return f"row {row}" if self.lines is None else f"line {self.lines()[row]}"
+
+    def column(self, name: str) -> Array:
+        """A column by name, `[N]`.
+
+        Raises:
+          DataError: there is none of that name; the text says which there are.
+        """
+        if name not in self.columns:
+            raise DataError(
+                f"{self.name}: no column {name!r}; the columns are {', '.join(self.columns)}."
+                f"{did_you_mean(name, self.columns)}"
+            )
+        return self.columns[name]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question that offers the nearest known word, or nothing if none is near.
+
+    Args:
+      word: what came.
+      known: what would have been right.
+
+    Returns:
+      " Did you mean 'diabetes'?", or "".
+    """
+    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def of_values(values: Any) -> Array:
+    """A column of a table from any array-like of numbers, booleans, text or dates.
+
+    Args:
+      values: `[N]`.
+
+    Returns:
+      float64, objects (text) or datetime64, see `Table`.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind in "biuf":
+        return array.astype(np.float64)
+    if array.dtype.kind == "M":
+        return array
+    text = np.array([None if _is_missing(value) else value for value in array.tolist()], dtype=object)
+    present = [value for value in text if value is not None]
+    if present and all(isinstance(value, bool | int | float) and not isinstance(value, bool) for value in present):
+        return np.array([np.nan if value is None else float(value) for value in text])
+    return np.array([None if value is None else str(value) for value in text], dtype=object)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value == "" or value != value or str(value) == "<NA>"
+
+
+def as_number(cell: str) -> float | None:
+    """The number that a cell of text holds; NaN for an empty one, None if it holds something else."""
+    if not cell.strip():
+        return float("nan")
+    try:
+        return float(cell)
+    except ValueError:
+        return None
+
+
+def is_text(column: Array) -> bool:
+    """Whether a column holds text."""
+    return column.dtype == object
+
+
+def missing(column: Array) -> Array:
+    """Which cells of a column are empty, `[N]` bool."""
+    if is_text(column):
+        return np.array([cell is None for cell in column], bool)
+    return np.isnat(column) if column.dtype.kind == "M" else np.isnan(column)
