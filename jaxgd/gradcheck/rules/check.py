@@ -1,5 +1,6 @@
 """Whether the rule of a function is its derivative, and if not, which mistake was made."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,11 @@ from jaxgd.gradcheck.rules.judge import judge
 
 
 def check_rule(
-    f: Any, *args: Any, key: jax.Array | None = None, surrogate: Callable[..., Any] | None = None
+    f: Any,
+    *args: Any,
+    key: jax.Array | None = None,
+    surrogate: Callable[..., Any] | None = None,
+    seconds: float = 5.0,
 ) -> GradientReport:
     """Whether a function's own rule of differentiation is its derivative, and if not, which mistake was made.
 
@@ -67,6 +72,7 @@ def check_rule(
       key: for the random incoming gradients and points, which are otherwise the same each time.
       surrogate: `(*args) -> outputs`, the function whose derivative the rule is meant to be, if that is on purpose
         not `f`.
+      seconds: limit of the search for the mistake in a wrong rule.
 
     Returns:
       The report, with one row for each leaf of the arguments, named by the signature: `x`, `w['bias']`.
@@ -78,10 +84,18 @@ def check_rule(
     if surrogate is not None and not callable(surrogate):
         raise TypeError(f"`surrogate` must be a function (*args) -> outputs, got {type(surrogate).__name__}.")
     args = as_arrays(args)
-    return judge(rule_of(f, args), args, check_gradient, key=key, surrogate=surrogate)
+    return judge(
+        rule_of(f, args), args, functools.partial(check_gradient, seconds=seconds), key=key, surrogate=surrogate
+    )
 
 
-def assert_rule(f: Any, *args: Any, key: jax.Array | None = None, surrogate: Callable[..., Any] | None = None) -> None:
+def assert_rule(
+    f: Any,
+    *args: Any,
+    key: jax.Array | None = None,
+    surrogate: Callable[..., Any] | None = None,
+    seconds: float = 5.0,
+) -> None:
     """`check_rule` for test suites.
 
     Args:
@@ -89,6 +103,7 @@ def assert_rule(f: Any, *args: Any, key: jax.Array | None = None, surrogate: Cal
       args: see `check_rule`.
       key: see `check_rule`.
       surrogate: see `check_rule`.
+      seconds: see `check_rule`.
 
     Raises:
       AssertionError: the rule is wrong; the message is the report.
@@ -96,6 +111,6 @@ def assert_rule(f: Any, *args: Any, key: jax.Array | None = None, surrogate: Cal
       ValueError: see `check_rule`.
     """
     __tracebackhide__ = True
-    report = check_rule(f, *args, key=key, surrogate=surrogate)
+    report = check_rule(f, *args, key=key, surrogate=surrogate, seconds=seconds)
     if not report.ok:
         raise AssertionError(str(report))

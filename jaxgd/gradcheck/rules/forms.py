@@ -400,32 +400,44 @@ def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, float | np.ndarray | np.generic | jax.Array) and not isinstance(leaf, np.bool_ | bool)
 
 
-def of_site(site: program.Site) -> Rule:
+def of_site(wide: program.Site, narrow: program.Site) -> Rule:
     """The rule of a function that a program calls.
 
+    A program is of one dtype: the rule takes the equation that fits what it is called with.
+
     Args:
-      site: where the program calls it.
+      wide: where the program in float64 calls the function.
+      narrow: where the same program in float32 does.
 
     Returns:
-      A rule of the inputs of the equation, any floating dtype of which is cast to that of the program.
+      A rule of the inputs of the equation.
     """
-    eqn = site.eqn
-    dtypes = [var.aval.dtype for var in eqn.invars]
-    constants = frozenset(range(eqn.params["num_consts"]))
+    constants = frozenset(range(wide.eqn.params["num_consts"]))
 
-    def cast(values: Sequence[Any]) -> list[Any]:
-        return [
-            value.astype(dtype) if jnp.issubdtype(dtype, jnp.floating) else value
-            for value, dtype in zip(map(jnp.asarray, values), dtypes, strict=True)
-        ]
+    def fitting(values: Sequence[Any]) -> tuple[Any, list[Any], Any]:
+        """The equation, its inputs in its own dtypes, and the floating dtype that was given."""
+        given = [jnp.asarray(value) for value in values]
+        dtype = next((x.dtype for x in given if jnp.issubdtype(x.dtype, jnp.floating)), jnp.dtype(jnp.float32))
+        eqn = wide.eqn if dtype == jnp.float64 else narrow.eqn
+        return eqn, [_cast(x, var.aval.dtype) for x, var in zip(given, eqn.invars, strict=True)], dtype
+
+    def back(outputs: Sequence[Any], dtype: Any) -> list[Any]:
+        return [_cast(x, dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in outputs]
 
     def whole(*values: Any) -> list[Any]:
-        return program.bind(eqn, cast(values))
+        eqn, inputs, dtype = fitting(values)
+        return back(program.bind(eqn, inputs), dtype)
 
-    body = program.body(eqn)
-    return Rule(
-        site.name, site.place, site.arguments, constants, lambda *v: body(*cast(v)), pull_by_jax(whole, constants)
-    )
+    def body(*values: Any) -> list[Any]:
+        eqn, inputs, dtype = fitting(values)
+        return back(program.body(eqn)(*inputs), dtype)
+
+    return Rule(wide.name, wide.place, wide.arguments, constants, body, pull_by_jax(whole, constants))
+
+
+def _cast(value: Any, dtype: Any) -> Any:
+    """Numbers in another dtype; keys of random numbers as they are."""
+    return value if jnp.issubdtype(dtype, jax.dtypes.extended) else value.astype(dtype)
 
 
 READERS: Sequence[Callable[[Any, Sequence[Any]], Rule | None]] = (

@@ -15,6 +15,9 @@ from jaxgd.gradcheck.rules import faults
 from jaxgd.gradcheck.rules.forms import Rule, pull_by_jax
 from jaxgd.gradcheck.rules.problem import Evaluator, Named, Problem, by_name, evaluator_of, named_leaves, problem_of
 
+Check = Callable[..., GradientReport]
+"""`check_gradient`: `(loss, grad, params, *args, key=)`."""
+
 WORDS = (
     (re.compile(r"args\[\d+\](?=\w)"), ""),
     (re.compile(r"the loss"), "{function}"),
@@ -28,7 +31,7 @@ WORDS = (
 def judge(
     rule: Rule,
     args: Sequence[Any],
-    check: Callable[..., GradientReport],
+    check: Check,
     *,
     key: jax.Array | None = None,
     surrogate: Callable[..., Any] | None = None,
@@ -38,7 +41,7 @@ def judge(
     Args:
       rule: the rule.
       args: the arguments.
-      check: `check_gradient`, which itself asks for the rules inside a loss.
+      check: `check_gradient`, with its budget bound; it is an argument because it looks for rules inside a loss itself.
       key: see `check_rule`.
       surrogate: see `check_rule`.
 

@@ -21,7 +21,7 @@ is."""
 RULES = ("custom_vjp_call", "custom_jvp_call")
 """Primitives of functions with a rule of their own."""
 
-INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "checkpoint": "jaxpr", "remat": "jaxpr"}
+INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "checkpoint": "jaxpr", "remat2": "jaxpr"}
 """Primitives that only call a program, and the name of the program among their parameters."""
 
 MAX_CALLS = 3

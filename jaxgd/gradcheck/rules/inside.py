@@ -1,0 +1,241 @@
+"""Rules of functions that a loss calls: which of them are wrong, and the loss without those.
+
+`jax.grad` of a loss uses the rules of the functions in it, so a wrong rule makes reverse mode wrong, and every gradient
+that is taken with it. Each function is judged by itself, with the arguments that the loss calls it with. Only rules
+that were found wrong are taken out of the loss: a right one may be there because its body cannot be differentiated.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxgd.gradcheck.functions import Loss
+from jaxgd.gradcheck.inputs import Arrays
+from jaxgd.gradcheck.pair import Pair, all_finite, gap, ratio, size
+from jaxgd.gradcheck.precision import precision
+from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, Status, report_of
+from jaxgd.gradcheck.rules import program
+from jaxgd.gradcheck.rules.forms import Rule, flatten, of_site
+from jaxgd.gradcheck.rules.judge import Check, judge
+from jaxgd.gradcheck.rules.problem import evaluator_of, is_inexact, problem_of
+
+MAX_FUNCTIONS = 16
+"""Functions with rules of which a loss may have more, but no more are looked at."""
+
+
+class Wrong(NamedTuple):
+    """A function in a loss whose rule is wrong.
+
+    Attributes:
+      site: where the loss calls it.
+      report: what is wrong with it.
+    """
+
+    site: program.Site
+    report: GradientReport
+
+    @property
+    def deliberate(self) -> bool:
+        """Whether the rule is a surrogate where the function has derivative zero."""
+        return all(finding.kind is Kind.SURROGATE for finding in self.report.findings if finding.wrong)
+
+    def words(self) -> str:
+        """What is wrong, after the name of the function."""
+        place = f" ({self.site.place})" if self.site.place else ""
+        said = "\n".join(text for text, wrong in self.report.sentences() if wrong)
+        return f"the rule of `{self.site.name}`{place}: {said}"
+
+
+class Seen(NamedTuple):
+    """A loss with wrong rules inside.
+
+    Attributes:
+      pair: the same without those rules.
+      wrong: the functions.
+      findings: what to say about each leaf, by its number.
+      rows: reports of the leaves that are not to be compared any more, by their numbers.
+    """
+
+    pair: Pair
+    wrong: tuple[Wrong, ...]
+    findings: dict[int, Finding]
+    rows: dict[int, LeafReport]
+
+    @property
+    def rest(self) -> tuple[bool, ...]:
+        """One a leaf: whether it is to be compared with the loss without the wrong rules."""
+        return tuple(i not in self.rows for i in range(len(self.pair.names)))
+
+    def report(self, rest: GradientReport | None) -> GradientReport:
+        """The report on all leaves.
+
+        Args:
+          rest: the report on those that were compared with the loss without the wrong rules.
+
+        Returns:
+          The report.
+        """
+        rows = {leaf.leaf: leaf for leaf in rest.leaves} if rest is not None else {}
+        rows |= {self.pair.names[i]: row for i, row in self.rows.items()}
+        findings = [*self.findings.values(), *(rest.findings if rest is not None else ())]
+        leaves = tuple(rows[name] for name in self.pair.names)
+        reference = rest.reference if rest is not None else "reverse mode in float64 without the wrong rules"
+        return report_of(findings, leaves, rest.taylor_order if rest is not None else None, reference)
+
+
+def see_through(pair: Pair, both: tuple[Arrays, Arrays], check: Check, *, doubted: bool) -> Seen | None:
+    """Look for wrong rules in a loss, and compare the gradient with the loss without them.
+
+    Args:
+      pair: the loss and the gradient.
+      both: the gradient and reverse mode with all rules, float64.
+      check: `check_gradient`, with its budget bound.
+      doubted: whether slopes of the loss contradict reverse mode; only then a library's rules are looked at.
+
+    Returns:
+      What was seen; None if no rule is wrong.
+    """
+    wrong = wrong_rules(pair, check, libraries=doubted)
+    if not wrong:
+        return None
+    bare = pair._replace(loss=Loss(without(pair.loss.function, {_key(one.site) for one in wrong})))
+    hand, declared = both
+    try:
+        right = bare.loss.reverse(pair.layout, pair.base, np.float64)
+    except Exception:  # a body that JAX cannot differentiate, which is what its rule was for
+        right = [np.full_like(leaf, np.nan) for leaf in declared]
+    words = "\n".join(one.words() for one in wrong)
+    deliberate = all(one.deliberate for one in wrong)
+    findings: dict[int, Finding] = {}
+    rows: dict[int, LeafReport] = {}
+    for i, name in enumerate(pair.names):
+        off = gap(declared[i], right[i]) if all_finite([right[i]]) else np.nan
+        if off <= 1e-9 * size(right[i]):
+            continue
+        shares = gap(hand[i], declared[i]) <= 1e-6 * size(declared[i]) and not gap(hand[i], declared[i]) > 1e-2 * off
+        relative = ratio(off, size(right[i]))
+        label = name or "params"
+        if shares and deliberate:
+            findings[i] = Finding(name, Kind.SURROGATE, f"{label} is right if this is meant:\n{words}", False)
+            rows[i] = LeafReport(name, relative, 1e-9, Status.RIGHT)
+        elif shares:
+            message = f"{label} shares the mistake of a rule inside the loss:\n{words}"
+            findings[i] = Finding(name, Kind.REFERENCE, message)
+            rows[i] = LeafReport(name, relative, 1e-9, Status.WRONG)
+        elif gap(hand[i], right[i]) <= 1e-2 * off:
+            message = f"{label} is right, but jax.grad of the loss is not:\n{words}"
+            findings[i] = Finding(name, Kind.SURROGATE if deliberate else Kind.REFERENCE, message, False)
+    return Seen(bare, tuple(wrong), findings, rows)
+
+
+def wrong_rules(pair: Pair, check: Check, *, libraries: bool) -> list[Wrong]:
+    """The functions in a loss whose rules are wrong.
+
+    Args:
+      pair: the loss.
+      check: see `see_through`.
+      libraries: whether rules of installed packages are looked at too.
+
+    Returns:
+      Each once, in the order in which the loss calls them; those of the user first.
+    """
+    closed = _program(pair, np.float64)
+    if not any(libraries or not site.of_a_library for site in program.sites(closed)):
+        return []
+    with precision(np.float64):
+        met = program.arguments_met(closed, jax.tree.leaves(pair.base))
+    narrow = list(program.sites(_program(pair, np.float32)))
+    numbers = {id(site.eqn): i for i, site in enumerate(program.sites(closed))}
+    if len(narrow) != len(numbers):  # a program that depends on its dtype
+        return []
+    for of_a_library in (False, True) if libraries else (False,):
+        groups: dict[Any, list[_Call]] = {}
+        for site, calls in met:
+            if site.of_a_library == of_a_library and (_key(site) in groups or len(groups) < MAX_FUNCTIONS):
+                rule = of_site(site, narrow[numbers[id(site.eqn)]])
+                groups.setdefault(_key(site), []).extend(_Call(site, rule, values) for values in calls)
+        found = [one for calls in groups.values() if (one := _judged(calls, check)) is not None]
+        if found:
+            return found
+    return []
+
+
+class _Call(NamedTuple):
+    """One call of a function with a rule, with the inputs of its equation."""
+
+    site: program.Site
+    rule: Rule
+    values: list[Any]
+
+
+def _program(pair: Pair, dtype: Any) -> Any:
+    with precision(dtype):
+        return jax.make_jaxpr(lambda point: pair.loss.scalar(pair.layout, point))(pair.base.cast(dtype))
+
+
+def _key(site: program.Site) -> tuple[Any, ...]:
+    return site.name, site.file, site.line
+
+
+def _judged(calls: Sequence[_Call], check: Check) -> Wrong | None:
+    """The first call of a function that shows that its rule is wrong."""
+    for site, rule, values in calls:
+        if all(np.isfinite(value).all() for value in values if is_inexact(value)) and _doubtful(rule, values):
+            with precision(np.float64):
+                report = judge(rule, values, check)
+            if not report.ok:
+                return Wrong(site, report)
+    return None
+
+
+def _doubtful(rule: Rule, values: list[Any]) -> bool:
+    """Whether a rule and the derivative of its body differ for one incoming gradient, or cannot be compared so."""
+    try:
+        with precision(np.float64):
+            problem = problem_of(rule, values)
+    except (TypeError, ValueError):  # nothing floating, or not finite
+        return False
+    try:
+        evaluator = evaluator_of(problem)
+        incoming = problem.incoming(np.random.default_rng(0))
+        returned = evaluator.returned(incoming)
+    except Exception:
+        return True
+    if evaluator.right is None:
+        return True
+    right = evaluator.right(incoming)
+    return not all(
+        name in returned and gap(returned[name], leaf) <= (1e-9 + 64 * evaluator.unit) * size(leaf)
+        for name, leaf in right.items()
+    )
+
+
+def without(function: Callable[..., Any], keys: set[tuple[Any, ...]]) -> Callable[..., Any]:
+    """A function whose program has lost some of its rules.
+
+    Args:
+      function: of trees.
+      keys: name, file and line of the functions that lose theirs.
+
+    Returns:
+      The same function for values; JAX differentiates the bodies of those functions.
+    """
+
+    def bare(*args: Any) -> Any:
+        flat, tree = flatten(args)
+        moving = [i for i, leaf in enumerate(flat) if isinstance(leaf, float) or hasattr(leaf, "dtype")]
+
+        def of_arrays(*values: Any) -> Any:
+            new = list(flat)
+            for i, value in zip(moving, values, strict=True):
+                new[i] = value
+            return function(*tree.unflatten(new))
+
+        values = [flat[i] for i in moving]
+        closed, shapes = jax.make_jaxpr(of_arrays, return_shape=True)(*values)
+        outputs = program.without_rules(closed, values, lambda site: _key(site) in keys)
+        return flatten(shapes)[1].unflatten(outputs)
+
+    return bare

@@ -1,0 +1,207 @@
+"""Rules inside a loss: check_gradient names the function whose rule is wrong, wherever the loss calls it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxgd import gradcheck
+from jaxgd.gradcheck import Kind, Status
+from jaxgd.gradcheck.rules import program
+
+P = {"a": jnp.array([0.3, -1.2, 0.7]), "b": jnp.array([0.9, 0.4, -0.5])}
+W = jnp.array([1.0, -0.5, 2.0])
+
+
+def difference(a: Any, b: Any) -> Any:
+    return a - b
+
+
+def product(a: Any, b: Any) -> Any:
+    return a * b
+
+
+wrong = jax.custom_vjp(difference)
+wrong.defvjp(lambda a, b: (a - b, None), lambda _, g: (g, g))
+right = jax.custom_vjp(difference)
+right.defvjp(lambda a, b: (a - b, None), lambda _, g: (g, -g))
+wrong_product = jax.custom_jvp(product)
+wrong_product.defjvp(lambda p, t: (p[0] * p[1], p[1] * t[0] + p[1] * t[1]))
+
+
+@jax.custom_vjp
+def estimator(x: Any) -> Any:
+    return jnp.round(x)
+
+
+estimator.defvjp(lambda x: (jnp.round(x), None), lambda _, g: (g,))
+
+
+def plainly(f: Any, p: Any, w: Any) -> Any:
+    return jnp.sum(w * jnp.sin(f(p["a"], p["b"])))
+
+
+def in_jit(f: Any, p: Any, w: Any) -> Any:
+    return jnp.sum(w * jax.jit(lambda a, b: jnp.sin(f(a, b)))(p["a"], p["b"]))
+
+
+def in_vmap(f: Any, p: Any, w: Any) -> Any:
+    return jnp.sum(w * jnp.sin(jax.vmap(f)(p["a"], p["b"])))
+
+
+def in_scan(f: Any, p: Any, w: Any) -> Any:
+    def step(carry: Any, row: Any) -> Any:
+        new = jnp.sin(f(carry, row[0]))
+        return new, new * row[1]
+
+    return jnp.sum(jax.lax.scan(step, jnp.sum(p["a"] ** 2), (p["b"], w))[1])
+
+
+def in_cond(f: Any, p: Any, w: Any) -> Any:
+    return jnp.sum(w * jax.lax.cond(w[0] > 0, lambda a, b: jnp.sin(f(a, b)), lambda a, b: a * b, p["a"], p["b"]))
+
+
+def in_fori(f: Any, p: Any, w: Any) -> Any:
+    return jnp.sum(w * jax.lax.fori_loop(0, 3, lambda i, x: jnp.sin(f(x, p["b"])), p["a"]))
+
+
+def in_checkpoint(f: Any, p: Any, w: Any) -> Any:
+    return jnp.sum(w * jax.checkpoint(lambda a, b: jnp.sin(f(a, b)))(p["a"], p["b"]))
+
+
+def in_vmapped_scan(f: Any, p: Any, w: Any) -> Any:
+    def of_row(a: Any, b: Any) -> Any:
+        return jax.lax.scan(lambda x, c: (jnp.cos(f(x, b * c)), None), a, w)[0]
+
+    return jnp.sum(jax.vmap(of_row)(p["a"], p["b"]))
+
+
+PLACES = [plainly, in_jit, in_vmap, in_scan, in_cond, in_fori, in_checkpoint, in_vmapped_scan]
+
+
+def loss_with(place: Any, f: Any) -> Any:
+    return lambda p, w: place(f, p, w)
+
+
+EVERYWHERE = pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
+
+
+@EVERYWHERE
+def test_wrong_rule_is_named(place: Any) -> None:
+    loss = loss_with(place, wrong)
+    report = gradcheck.check_gradient(loss, jax.grad(loss), P, W)
+    statuses = {leaf.leaf: leaf.status for leaf in report.leaves}
+    assert statuses["['b']"] is Status.WRONG
+    (said,) = {finding.message.partition("\n")[2] for finding in report.findings if finding.wrong}
+    assert re.match(r"the rule of `difference` \(test_rules_inside.py:\d+\): b is -1 times the gradient", said), report
+
+
+@EVERYWHERE
+def test_right_rule_is_no_finding(place: Any) -> None:
+    loss = loss_with(place, right)
+    report = gradcheck.check_gradient(loss, jax.grad(loss), P, W)
+    assert report.ok
+    assert not report.findings
+
+
+@EVERYWHERE
+def test_right_gradient_of_a_loss_with_a_wrong_rule(place: Any) -> None:
+    report = gradcheck.check_gradient(loss_with(place, wrong), jax.grad(loss_with(place, difference)), P, W)
+    assert report.ok, report
+    assert any("`difference`" in finding.message for finding in report.findings)
+    assert not any(finding.wrong for finding in report.findings)
+
+
+def test_mistake_of_the_gradient_beside_a_wrong_rule() -> None:
+    true = jax.grad(loss_with(plainly, difference))
+
+    def grad(p: Any, w: Any) -> Any:
+        return {"a": 2 * true(p, w)["a"], "b": true(p, w)["b"]}
+
+    report = gradcheck.check_gradient(loss_with(plainly, wrong), grad, P, W)
+    assert [leaf.ok for leaf in report.leaves] == [False, True]
+    assert {finding.kind for finding in report.findings if finding.wrong} == {Kind.FACTOR}
+
+
+def test_wrong_rule_in_forward_mode() -> None:
+    loss = loss_with(plainly, wrong_product)
+    report = gradcheck.check_gradient(loss, jax.grad(loss), P, W)
+    assert [leaf.ok for leaf in report.leaves] == [True, False]
+    assert "`product` (test_rules_inside.py:" in str(report)
+
+
+def test_estimator_on_purpose_is_a_note() -> None:
+    def loss(p: Any, w: Any) -> Any:
+        return jnp.sum(w * estimator(3 * p["a"]) ** 2) + jnp.sum(p["b"] ** 2)
+
+    report = gradcheck.check_gradient(loss, jax.grad(loss), P, W)
+    assert report.ok, report
+    assert [finding.kind for finding in report.findings] == [Kind.SURROGATE]
+    assert "`estimator`" in report.findings[0].message
+
+
+def test_library_rules_are_trusted() -> None:
+    def loss(p: Any, w: Any) -> Any:
+        return jnp.sum(w * jax.nn.relu(p["a"])) + jax.scipy.special.logsumexp(p["b"]) + jnp.sum(jax.nn.silu(p["a"]))
+
+    report = gradcheck.check_gradient(loss, lambda p, w: jax.tree.map(jnp.negative, jax.grad(loss)(p, w)), P, W)
+    assert not report.ok
+    assert {finding.kind for finding in report.findings} == {Kind.SIGN}
+
+
+def test_program_without_rules() -> None:
+    """Rules go from every depth of a program; values stay, and JAX differentiates the bodies."""
+    for place in PLACES:
+        loss = loss_with(place, wrong)
+        closed = jax.make_jaxpr(loss)(P, W)
+        assert {site.name for site in program.sites(closed)} == {"difference"}
+
+        def bare(*leaves: Any, closed: Any = closed) -> Any:
+            return program.without_rules(closed, leaves)[0]
+
+        leaves = jax.tree.leaves((P, W))
+        assert not list(program.sites(jax.make_jaxpr(bare)(*leaves)))
+        assert bare(*leaves) == pytest.approx(float(loss(P, W)), rel=1e-12)
+        expected = jax.tree.leaves(jax.grad(loss_with(place, difference))(P, W))
+        got = jax.grad(bare, argnums=(0, 1))(*leaves)
+        assert all(jnp.allclose(a, b, rtol=1e-12) for a, b in zip(got, expected, strict=True))
+
+
+def test_program_keeps_the_arguments_that_rules_meet() -> None:
+    def loss(x: Any) -> Any:
+        return jax.lax.while_loop(lambda v: v[0] < 10, lambda v: right(v, -v), x)[0]
+
+    closed = jax.make_jaxpr(loss)(jnp.array([1.0, 5.0]))
+    ((site, calls),) = program.arguments_met(closed, [jnp.array([1.0, 5.0])])
+    assert (site.name, site.arguments, site.of_a_library) == ("difference", ("a", "b"), False)
+    assert [call[0].tolist() for call in calls] == [[1.0, 5.0], [2.0, 10.0], [4.0, 20.0]]
+
+
+CASES = Path(__file__).resolve().parents[3] / "shared" / "realworld"
+
+
+@pytest.mark.skipif(
+    not (CASES / "cases.py").exists(), reason="needs the collection of real gradients beside the project"
+)
+@pytest.mark.parametrize(
+    ("name", "function", "words"),
+    [
+        ("jax_matvec_no_vector", "plain_fn", "v is zero everywhere"),
+        ("k2_ignores_cotangent", "plain_lse", "scores is the same whatever the incoming gradient is"),
+        ("micrograd_subtract", "sub", "b is -1 times the gradient in all 5 entries: the sign is wrong"),
+    ],
+)
+def test_real_rules(name: str, function: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(CASES))
+    import cases
+
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        (case,) = (make() for make in cases.BUGS if make.__name__ == name)
+        report = gradcheck.check_gradient(case.loss, case.grad, case.params, *case.args)
+        corrected = gradcheck.check_gradient(case.loss, case.right_grad, case.params, *case.args)
+    assert tuple(leaf.leaf for leaf in report.leaves if not leaf.ok) == case.wrong_leaves
+    assert re.search(rf"the rule of `{function}` \(cases.py:\d+\): {words}", str(report)), report
+    assert corrected.ok, corrected
