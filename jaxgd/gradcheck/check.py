@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.gradcheck import diagnose, facts, reference
+from jaxgd.gradcheck import facts, reference
 from jaxgd.gradcheck.compare import Outcome, between, compare, in_native_dtype, rough
 from jaxgd.gradcheck.form import by_path, compare_form
 from jaxgd.gradcheck.inputs import Arrays
+from jaxgd.gradcheck.mistakes import Case, explain
 from jaxgd.gradcheck.pair import Pair, all_finite, dot, gap, pair_of, ratio, size
 from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.reference import Gradients
@@ -179,7 +180,7 @@ def _check_numbers(
     wrong = [i for i, leaf in enumerate(outcome.leaves) if leaf.status is Status.WRONG]
     unexplained = [i for i in wrong if not ((finding := outcome.leaves[i].finding) and finding.wrong)]
     if unexplained:
-        findings += rough(pair, found, unexplained, loss, grad) or diagnose.explain(
+        findings += rough(pair, found, unexplained, loss, grad) or explain(
             _case(pair, rng, found, outcome)._replace(wrong=unexplained, seconds=seconds)
         )
     if not wrong:
@@ -240,14 +241,13 @@ def _not_comparable(pair: Pair, kind: Kind, message: str) -> GradientReport:
     return report_of([Finding("", kind, message)], tuple(map(not_checked, pair.names)), None, "its form only")
 
 
-def _case(pair: Pair, rng: np.random.Generator, found: Gradients, outcome: Outcome) -> diagnose.Case:
+def _case(pair: Pair, rng: np.random.Generator, found: Gradients, outcome: Outcome) -> Case:
     """What the search for the mistakes needs."""
     differs = [found.differs(i) for i in range(len(pair.names))]
     bad = differs if outcome.through else [a if a.any() else b for a, b in zip(differs, found.near, strict=True)]
-    return diagnose.Case(
+    return Case(
         names=pair.names,
         labels=pair.labels,
-        layout=pair.layout,
         point=pair.base,
         hand=found.hand,
         reference=found.reference,
@@ -256,7 +256,8 @@ def _case(pair: Pair, rng: np.random.Generator, found: Gradients, outcome: Outco
         both=lambda point: (pair.hand(point, np.float64), reference.right_at(pair, point, through=outcome.through)),
         right=lambda point: reference.right_at(pair, point, through=outcome.through),
         elsewhere=lambda distance, **moving: pair.elsewhere(rng, distance, **moving),
-        autopsy=reference.taken_apart(pair, through=outcome.through),
+        trace=lambda point: reference.program(pair, point),
+        through=outcome.through,
     )
 
 

@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxgd.gradcheck import autopsy, reference
+from jaxgd.gradcheck import reference
+from jaxgd.gradcheck.backward.program import name_of_unit
 from jaxgd.gradcheck.facts import GradientFacts, LossFacts
 from jaxgd.gradcheck.inputs import Arrays
 from jaxgd.gradcheck.pair import Pair, all_finite, dot, gap, ratio, size
@@ -62,7 +63,7 @@ def compare(pair: Pair, found: Gradients, loss: LossFacts, along: tuple[Arrays, 
         kink = Finding("", Kind.KINK, "the loss has a kink at this point; both sides have a slope of their own.", False)
         return Outcome([Comparison(Status.RIGHT, leaf) for leaf in found.reference], (kink,) if slopes.kinked else ())
     if loss.rules:
-        through = reference.taken_apart(pair, through=True).gradient(pair.base)
+        through = reference.right_at(pair, pair.base, through=True)
         if (seen := _see_through(pair, found, loss.rules, through)) is not None:
             return seen
     if not wrong:
@@ -221,7 +222,7 @@ def rough(pair: Pair, found: Gradients, leaves: list[int], loss: LossFacts, grad
     sizes = {i: size(found.reference[i]) for i in leaves}
     if not all(gaps[i] <= 256 * grad.unit * sizes[i] for i in leaves):
         return []
-    dtype = autopsy.name_of_unit(grad.unit)
+    dtype = name_of_unit(grad.unit)
     return [
         Finding(
             pair.names[i],

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.gradcheck import autopsy
+from jaxgd.gradcheck.backward import program as programs
 from jaxgd.gradcheck.functions import UNTRACEABLE
-from jaxgd.gradcheck.inputs import Arrays, is_floating
+from jaxgd.gradcheck.inputs import Arrays, Point, is_floating
 from jaxgd.gradcheck.pair import Pair
 from jaxgd.gradcheck.precision import precision
 
@@ -49,8 +49,20 @@ class GradientFacts(NamedTuple):
     unit: float
 
 
+def shapes_of(point: Point) -> tuple[Any, ...]:
+    """Shapes and dtypes, as a key.
+
+    Args:
+      point: the leaves.
+
+    Returns:
+      One entry for each leaf.
+    """
+    return tuple((np.shape(leaf), str(jnp.result_type(leaf))) for leaf in jax.tree.leaves(point))
+
+
 def _known(pair: Pair) -> Any:
-    return pair.layout, autopsy.shapes_of(pair.native), jax.config.read("jax_enable_x64")
+    return pair.layout, shapes_of(pair.native), jax.config.read("jax_enable_x64")
 
 
 @contextlib.contextmanager
@@ -100,7 +112,7 @@ def _read_loss(pair: Pair) -> LossFacts:
             value = np.asarray(pair.loss.scalar(pair.layout, pair.base))
             return LossFacts(value.shape, value.dtype, EPS64, ())
     (out,) = program.out_avals
-    return LossFacts(out.shape, out.dtype, autopsy.coarsest(program), tuple(autopsy.hidden_rules(program)))
+    return LossFacts(out.shape, out.dtype, programs.coarsest(program), tuple(programs.hidden_rules(program)))
 
 
 def gradient_facts(pair: Pair) -> GradientFacts:
@@ -136,8 +148,8 @@ def _read_gradient(pair: Pair) -> GradientFacts:
         return GradientFacts(None, False, max(units, default=EPS64))
     second = jax.make_jaxpr(lambda point: tree_at(point))(pair.native)
     with precision(np.float64):
-        unit = autopsy.coarsest(jax.make_jaxpr(tree_at)(pair.base))
-    return GradientFacts(tree, not autopsy.same_program(first, second), unit)
+        unit = programs.coarsest(jax.make_jaxpr(tree_at)(pair.base))
+    return GradientFacts(tree, not programs.same_program(first, second), unit)
 
 
 def repeats(pair: Pair, facts: GradientFacts, first: Arrays) -> bool:

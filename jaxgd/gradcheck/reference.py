@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.gradcheck import autopsy, rounding, slopes
-from jaxgd.gradcheck.facts import EPS64, GradientFacts, LossFacts
+from jaxgd.gradcheck import rounding, slopes
+from jaxgd.gradcheck.backward.tape import gradient
+from jaxgd.gradcheck.facts import EPS64, GradientFacts, LossFacts, shapes_of
 from jaxgd.gradcheck.inputs import Arrays, Point
 from jaxgd.gradcheck.pair import Pair
 from jaxgd.gradcheck.precision import precision
@@ -112,17 +113,21 @@ def slopes_along(pair: Pair, direction: Arrays, unit: float) -> slopes.Slopes:
     return slopes.slopes(along, unit)
 
 
-def taken_apart(pair: Pair, *, through: bool) -> autopsy.Autopsy:
-    """The backward pass of the loss, one operation at a time.
+def program(pair: Pair, point: Point) -> Any:
+    """The loss as a jaxpr, traced in float64.
 
     Args:
       pair: the loss and its inputs.
-      through: whether custom rules and stopped gradients are ignored.
+      point: leaves of the shapes for which it is traced.
 
     Returns:
-      The backward pass.
+      A closed jaxpr whose inputs are the leaves.
     """
-    return autopsy.autopsy_of(pair.loss, pair.layout, autopsy.shapes_of(pair.base), through=through)
+    known = "program", pair.layout, shapes_of(point)
+    if known not in pair.loss.facts:
+        with precision(np.float64):
+            pair.loss.facts[known] = jax.make_jaxpr(lambda p: pair.loss.scalar(pair.layout, p))(point)
+    return pair.loss.facts[known]
 
 
 def right_at(pair: Pair, point: Point, *, through: bool) -> Arrays:
@@ -137,5 +142,7 @@ def right_at(pair: Pair, point: Point, *, through: bool) -> Arrays:
       Its leaves.
     """
     if through:
-        return taken_apart(pair, through=True).gradient(point)
+        leaves = jax.tree.leaves(point)
+        active = [i < len(point.params) for i in range(len(leaves))]
+        return gradient(program(pair, point), leaves, active, through=True)
     return pair.loss.reverse(pair.layout, point, np.float64)

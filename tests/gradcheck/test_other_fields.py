@@ -130,5 +130,5 @@ def test_mistakes_are_named(name, grad, leaves, kind):
 def test_a_change_made_in_every_step_is_one_change():
     loss, *inputs = CASES["recurrent"]
     report = check_gradient(loss, jax.grad(lambda *a: recurrent(*a, tanh=tanh_with_wrong_rule)), *inputs)
-    assert "1 - f stands for the derivative of tanh, f, in all 3 operations of the kind" in str(report)
-    assert "['U'], ['W'], each is the gradient with one change" in str(report)
+    assert "at its value f, is replaced by 1 - f, in each of its 3 occurrences" in str(report)
+    assert "['U'], ['W'], each is the gradient with one mistake" in str(report)

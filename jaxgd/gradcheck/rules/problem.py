@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.gradcheck.autopsy import coarsest
+from jaxgd.gradcheck.backward.program import coarsest
 from jaxgd.gradcheck.functions import QUICK, UNTRACEABLE
 from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.report import Finding, Kind

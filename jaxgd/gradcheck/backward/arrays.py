@@ -1,0 +1,145 @@
+"""Changes of operations on whole arrays, and of any edge: paths, sums, broadcasts, matrix products, ties."""
+
+from typing import Any
+
+import numpy as np
+import scipy.special
+
+from jaxgd.gradcheck.backward.arithmetic import expand
+from jaxgd.gradcheck.backward.site import Change, Send, Site, is_square
+from jaxgd.gradcheck.report import Kind
+
+D, M, P = Kind.DERIVATIVE, Kind.MASK, Kind.PATH
+
+
+def _square_other(site: Site) -> bool:
+    return site.other.ndim == 2 and site.other.shape[0] == site.other.shape[1] and len(site.other) > 1
+
+
+def _other_transposed(site: Site, ahead: Any, right: Any) -> Any:
+    del right
+    values = site.values
+    values[1 - site.edge.position] = site.other.T
+    return site.back_with(values, ahead)
+
+
+DOT = (
+    Change(Kind.TRANSPOSED, "in the matrix product {f}, {other} is not transposed", _other_transposed, _square_other),
+    Change(Kind.TRANSPOSED, "the gradient of the matrix product {f} by {x} is transposed",
+           lambda s, g, r: np.swapaxes(r, 1, 2), is_square),
+)  # fmt: skip
+
+
+def _reduces_square(site: Site) -> bool:
+    return is_square(site) and len(site.step.primitive.params["axes"]) == 1
+
+
+REDUCE_SUM = (
+    Change(
+        Kind.TRANSPOSED,
+        "the gradient of the sum {f} is spread along the wrong axis (columns for rows)",
+        lambda s, g, r: expand(g, (1 - s.step.primitive.params["axes"][0],), s.x.shape),
+        _reduces_square,
+    ),
+)
+
+
+def _to_all_ties(site: Site, ahead: Any, right: Any) -> Any:
+    del right
+    axes = tuple(site.step.primitive.params["axes"])
+    return expand(ahead, axes, site.x.shape) * (site.x == np.expand_dims(site.y, axes))
+
+
+def _to_one_tie(last: bool) -> Send:
+    def send(site: Site, ahead: Any, right: Any) -> Any:
+        del right
+        axes = tuple(site.step.primitive.params["axes"])
+        hit = site.x == np.expand_dims(site.y, axes)
+        if len(axes) == 1:
+            order = np.flip(hit, axes[0]) if last else hit
+            first = np.cumsum(order, axes[0]) * order == 1
+            hit = np.flip(first, axes[0]) if last else first
+        return expand(ahead, axes, site.x.shape) * hit
+
+    return send
+
+
+REDUCE_MAX = (
+    Change(M, "every entry that ties in {f} gets the whole gradient, not its share", _to_all_ties),
+    Change(M, "the whole gradient of {f} goes to the first entry of a tie", _to_one_tie(False)),
+    Change(M, "the whole gradient of {f} goes to the last entry of a tie", _to_one_tie(True)),
+    Change(M, "the gradient of {f} goes to every entry, not only to the largest one",
+           lambda s, g, r: expand(g, s.step.primitive.params["axes"], s.x.shape)),
+)  # fmt: skip
+
+
+def _new_axes(site: Site) -> list[int]:
+    kept = list(site.step.primitive.params["broadcast_dimensions"])
+    return [a for a in range(site.y.ndim) if a not in kept or site.x.shape[kept.index(a)] != site.y.shape[a]]
+
+
+def _one_of_broadcast(which: int) -> Send:
+    def send(site: Site, ahead: Any, right: Any) -> Any:
+        taken = ahead
+        for axis in _new_axes(site):
+            taken = np.take(taken, [which], axis + 1)
+        return taken.reshape(right.shape)
+
+    return send
+
+
+def _is_spread(site: Site) -> bool:
+    return site.x.shape != site.y.shape and site.x.size < site.y.size
+
+
+BROADCAST = (
+    Change(
+        Kind.NOT_SUMMED,
+        "the broadcast of {x} is not summed: only its first part is taken",
+        _one_of_broadcast(0),
+        _is_spread,
+    ),
+    Change(
+        Kind.NOT_SUMMED,
+        "the broadcast of {x} is not summed: only its last part is taken",
+        _one_of_broadcast(-1),
+        _is_spread,
+    ),
+    Change(
+        Kind.NOT_SUMMED,
+        "the broadcast of {x} is averaged, not summed",
+        lambda s, g, r: r * (s.x.size / s.y.size),
+        _is_spread,
+    ),
+)
+
+CUMULATIVE = (
+    Change(Kind.ORDER, "the gradient of the cumulative sum {f} is summed forwards, not backwards",
+           lambda s, g, r: np.flip(np.cumsum(np.flip(g, s.step.primitive.params["axis"] + 1),
+                                             s.step.primitive.params["axis"] + 1), s.step.primitive.params["axis"] + 1)
+           if s.step.primitive.params["reverse"] else np.cumsum(g, s.step.primitive.params["axis"] + 1)),
+    Change(P, "the gradient of the cumulative sum {f} is not summed", lambda s, g, r: g),
+)  # fmt: skip
+
+ANY = (
+    Change(P, "the path from {f} to {x} is left out", lambda s, g, r: np.zeros_like(r)),
+    Change(Kind.SIGN, "the derivative of {f} by {x} has the wrong sign", lambda s, g, r: -r),
+    Change(Kind.ORDER, "what flows back to {x} is shifted by one along its first axis",
+           lambda s, g, r: np.roll(r, 1, 1), lambda s: s.x.ndim > 0 and len(s.x) > 2 and s.step.name != "index"),
+    Change(Kind.ORDER, "what flows back to {x} is shifted by one, backwards, along its first axis",
+           lambda s, g, r: np.roll(r, -1, 1), lambda s: s.x.ndim > 0 and len(s.x) > 2 and s.step.name != "index"),
+)  # fmt: skip
+
+OUTPUT = (
+    Change(D, "the gradient that arrives at {f} is ignored (1 stands in its place)", lambda s, g, r: np.ones_like(g)),
+    Change(D, "the gradient that arrives at {f} is replaced by the value of {f}",
+           lambda s, g, r: np.broadcast_to(s.y, g.shape).astype(g.dtype)),
+)  # fmt: skip
+
+AFFINE_OUTPUT = (
+    Change(D, "behind {f}, a factor f (1 - f) of a sigmoid is too much",
+           lambda s, g, r: g * (f := scipy.special.expit(s.y)) * (1 - f)),
+    Change(D, "behind {f}, a factor 1 - tanh^2 is too much", lambda s, g, r: g * (1 - np.tanh(s.y) ** 2)),
+    Change(M, "behind {f}, the mask of a ReLU is too much", lambda s, g, r: np.where(s.y > 0, g, 0)),
+    Change(D, "behind {f}, its own value is a factor too much", lambda s, g, r: g * s.y),
+)  # fmt: skip

@@ -1,0 +1,82 @@
+"""EDITS: what people write in place of a local derivative, by the operation.
+
+Each entry is a tuple of `Change`: what flows back along one edge of the backward pass in place of the right cotangent.
+To add an operation, add its entry; `families` says which entries apply to an edge.
+"""
+
+from collections.abc import Iterator
+
+from jaxgd.gradcheck.backward import arrays, elementwise, jacobians, matrices
+from jaxgd.gradcheck.backward.arithmetic import UNARY
+from jaxgd.gradcheck.backward.site import Change, Site
+
+EDITS: dict[str, tuple[Change, ...]] = {
+    "softmax": jacobians.SOFTMAX,
+    "log_softmax": jacobians.LOG_SOFTMAX,
+    "inverse": matrices.INVERSE,
+    "matrix scalar": matrices.MATRIX_SCALAR,
+    "elementwise": elementwise.ELEMENTWISE,
+    "mask": elementwise.MASKS,
+    "mul": elementwise.MUL,
+    "numerator": elementwise.NUMERATOR,
+    "denominator": elementwise.DENOMINATOR,
+    "dot_general": arrays.DOT,
+    "reduce_sum": arrays.REDUCE_SUM,
+    "reduce_max": arrays.REDUCE_MAX,
+    "reduce_min": arrays.REDUCE_MAX,
+    "broadcast_in_dim": arrays.BROADCAST,
+    "rem": elementwise.REMAINDER,
+    "triangular_solve": matrices.TRIANGULAR_SOLVE,
+    "cholesky": matrices.CHOLESKY,
+    "cumsum": arrays.CUMULATIVE,
+    "complex": elementwise.COMPLEX,
+    "jacobian": jacobians.JACOBIAN,
+    "any": arrays.ANY,
+    "output": arrays.OUTPUT,
+    "affine output": arrays.AFFINE_OUTPUT,
+}
+"""What is tried at an edge, by the family of the edge; the likelier first."""
+
+MASKING = frozenset({"max", "min", "select_n", "abs", "clamp"})
+AFFINE = frozenset({"dot_general", "add", "conv_general_dilated"})
+PLAIN = frozenset({"neg", "copy", "copy_p", "stop_gradient", "sign", "floor", "ceil", "convert_element_type"})
+
+
+def families(site: Site, elementwise: bool = False) -> Iterator[str]:
+    """The entries of EDITS that apply to an edge.
+
+    Args:
+      site: the edge.
+      elementwise: whether a group of operations is an elementwise function.
+
+    Yields:
+      Keys of EDITS.
+    """
+    name = site.step.name
+    if site.edge.position == -1:
+        yield "output"
+        if name in AFFINE:
+            yield "affine output"
+        return
+    if site.is_group:
+        for family in ("softmax", "log_softmax"):
+            if site.x.shape == site.y.shape and jacobians.is_like(family)(site):
+                yield family
+                return
+        if site.x.shape == site.y.shape:
+            yield "inverse" if matrices.is_inverse(site) else "elementwise" if elementwise else "jacobian"
+        else:
+            yield "matrix scalar"
+        return
+    alike = site.x.shape == site.y.shape
+    if name in UNARY and name not in PLAIN and alike and name not in MASKING:
+        yield "elementwise"
+    if name in MASKING and alike and site.x.dtype.kind == "f":
+        yield "mask"
+    if name == "div":
+        yield "numerator" if site.edge.position == 0 else "denominator"
+    elif name in EDITS and name != "any":
+        yield name
+    if site.x.dtype.kind == "c":
+        yield "complex"
+    yield "any"

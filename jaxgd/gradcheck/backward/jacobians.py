@@ -1,0 +1,88 @@
+"""Changes of functions of several operations: a Jacobian left out or cut to its diagonal, softmax, log-softmax."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.special
+
+from jaxgd.gradcheck.backward.site import Change, Send, Site
+from jaxgd.gradcheck.report import Kind
+
+D = Kind.DERIVATIVE
+
+
+def _diagonal(site: Site) -> Any:
+    """The diagonal of the Jacobian of a function of one array to one of the same shape."""
+    count = site.y.size
+    rows = site.back(np.eye(count).reshape(count, *site.y.shape)).reshape(count, count)
+    return np.diagonal(rows).reshape(site.x.shape)
+
+
+def _small(site: Site) -> bool:
+    return 1 < site.y.size <= 64
+
+
+JACOBIAN = (
+    Change(D, "the derivative of {f} by {x} is left out: the gradient passes it unchanged", lambda s, g, r: g),
+    Change(D, "the Jacobian of {f} by {x} is cut to its diagonal", lambda s, g, r: g * _diagonal(s), _small),
+    Change(D, "the value of {f} stands in place of its derivative by {x}", lambda s, g, r: g * s.y),
+)
+
+
+def _axes(name: str) -> Callable[[Site], int | None]:
+    """Along which axis the output is the softmax, or log-softmax, of the input."""
+
+    def axis_of(site: Site) -> int | None:
+        if site.x.dtype.kind != "f" or site.x.ndim == 0:
+            return None
+        function = {"softmax": scipy.special.softmax, "log_softmax": scipy.special.log_softmax}[name]
+        for axis in range(site.x.ndim - 1, -1, -1):
+            if site.x.shape[axis] > 1 and np.allclose(function(site.x, axis), site.y, rtol=1e-9, atol=1e-12):
+                return axis
+        return None
+
+    return axis_of
+
+
+def _along(name: str, form: Callable[[Any, Any, Callable[[Any], Any]], Any]) -> Send:
+    """A change of softmax from `form(value, ahead, sum along its axis)`."""
+
+    def send(site: Site, ahead: Any, right: Any) -> Any:
+        axis = _axes(name)(site)
+        return right if axis is None else form(site.y, ahead, lambda v: np.sum(v, axis + 1, keepdims=True))
+
+    return send
+
+
+def is_like(name: str) -> Callable[[Site], bool]:
+    """Whether the output is the softmax, or the log-softmax, of the input along an axis."""
+    return lambda site: _axes(name)(site) is not None
+
+
+SOFTMAX = (
+    Change(D, "the Jacobian of the softmax {f} is left out: the gradient passes it unchanged", lambda s, g, r: g),
+    Change(D, "the Jacobian of the softmax {f}, with values p and arriving gradient g, is replaced by p g: "
+           "p sum(p g) is not subtracted", _along("softmax", lambda p, g, total: p * g)),
+    Change(D, "the Jacobian of the softmax {f}, with values p, is cut to its diagonal p (1 - p)",
+           _along("softmax", lambda p, g, total: p * (1 - p) * g)),
+    Change(D, "in the Jacobian of the softmax {f}, with values p and arriving gradient g, sum(g) stands in place of "
+           "sum(p g)", _along("softmax", lambda p, g, total: p * (g - total(g)))),
+    Change(D, "in the Jacobian of the softmax {f}, with values p and arriving gradient g, the factor p is left out of "
+           "p (g - sum(p g))", _along("softmax", lambda p, g, total: g - total(p * g))),
+    Change(D, "in the Jacobian of the softmax {f}, with values p and arriving gradient g, p sum(p g) is added, not "
+           "subtracted", _along("softmax", lambda p, g, total: p * (g + total(p * g)))),
+)  # fmt: skip
+
+LOG_SOFTMAX = (
+    Change(D, "the Jacobian of the log-softmax {f} is left out: the gradient passes it unchanged", lambda s, g, r: g),
+    Change(D, "in the derivative of the log-softmax {f}, the softmax is not multiplied with the sum of the gradient "
+           "that arrives", _along("log_softmax", lambda y, g, total: g - np.exp(y))),
+    Change(D, "the Jacobian of the log-softmax {f}, with softmax p, is cut to its diagonal 1 - p",
+           _along("log_softmax", lambda y, g, total: g * (1 - np.exp(y)))),
+    Change(D, "in the derivative of the log-softmax {f}, softmax times the sum of the gradient is added, not "
+           "subtracted",
+           _along("log_softmax", lambda y, g, total: g + np.exp(y) * total(g))),
+    Change(D, "in the derivative of the log-softmax {f}, its value stands in place of the softmax",
+           _along("log_softmax", lambda y, g, total: g - y * total(g))),
+)  # fmt: skip

@@ -1,0 +1,92 @@
+"""What a constant factor comes from."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxgd.gradcheck.mistakes.study import Study
+
+SIMPLE = {2.0: "2", 3.0: "3", 4.0: "4", 0.5: "1/2", 0.25: "1/4", 1 / 3: "1/3"}
+"""Factors that formulas have, whatever the shapes."""
+
+
+def lengths(study: Study) -> dict[int, str]:
+    """Lengths of axes that a sum or a mean can have run over, and whose they are.
+
+    Args:
+      study: the case.
+
+    Returns:
+      A description for each length above 1.
+    """
+    found: dict[int, str] = {}
+    for label, leaf in [*study.labels(), *(("an argument", leaf) for leaf in study.case.point.arrays)]:
+        for axis, length in enumerate(np.shape(leaf)):
+            if length > 1:
+                found.setdefault(int(length), f"the length of axis {axis} of {label}")
+    for label, leaf in study.labels()[: len(study.case.labels)]:
+        if np.ndim(leaf) > 1:
+            found.setdefault(int(np.size(leaf)), f"the number of entries of {label}")
+    return found
+
+
+def is_known(study: Study, c: float) -> bool:
+    """Whether mistakes make such a factor: a small number, the length of an axis, or a product of the two.
+
+    Args:
+      study: the case.
+      c: the factor.
+
+    Returns:
+      The answer.
+    """
+    simple = np.array([1.0, *SIMPLE])
+    sizes = np.array([1.0, *lengths(study)])
+    powers = np.concatenate([sizes, 1 / sizes, sizes**2, sizes**-2])
+    return bool(np.isclose(abs(c), np.multiply.outer(simple, powers), rtol=1e-9, atol=0).any())
+
+
+def cause(study: Study, c: float, exact: float = 1e-9) -> str:
+    """What leads to a constant factor.
+
+    The factors of formulas come first. The length of an axis is named only for factors that these do not explain,
+    because a small length agrees with such a factor by chance.
+
+    Args:
+      study: the case.
+      c: the factor.
+      exact: the relative distance at which two factors count as equal.
+
+    Returns:
+      Words, without the sign.
+    """
+
+    def equal(value: Any) -> bool:
+        return bool(np.isclose(abs(c), value, rtol=exact, atol=0))
+
+    for value, words in ((0.5, "a factor 2 is missing"), (2.0, "a factor 2 too much, or a factor 1/2 missing")):
+        if equal(value):
+            return words
+    for length, whose in lengths(study).items():
+        for factor, also in ((1.0, ""), (2.0, ", and a factor 2 is too much"), (0.5, ", and a factor 2 is missing")):
+            if equal(length * factor):
+                return f"the sum stands for the mean, or a factor 1/{length} is missing ({length} is {whose}){also}"
+            if equal(factor / length):
+                return f"the mean stands for the sum, or a factor 1/{length} is too much ({length} is {whose}){also}"
+        if equal(1 / length**2):
+            return f"a factor 1/{length}^2 is too much ({length} is {whose})"
+        if length > 2 and (equal((length - 1) / length) or equal(length / (length - 1))):
+            return f"{length - 1} stands for {length}, or {length} for {length - 1} ({length} is {whose})"
+    scalars = [(label, float(leaf)) for label, leaf in study.labels()[: len(study.case.labels)] if np.size(leaf) == 1]
+    for label, value in scalars:
+        if abs(value) not in (0.0, 1.0):
+            if equal(value):
+                return f"a factor {label} is too much"
+            if equal(1 / value):
+                return f"a factor {label} is missing"
+    return f"a constant factor {abs(c):.10g} is too much"
+
+
+def times(c: float) -> str:
+    """A factor before a noun: "" for 1, "-1 times ", "3 times "."""
+    return "" if abs(c - 1) < 1e-9 else "-1 times " if abs(c + 1) < 1e-9 else f"{c:.6g} times "

@@ -1,0 +1,120 @@
+"""A whole leaf: zero, kept from another call, times a constant, of another leaf, in another order."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxgd.gradcheck.mistakes.factors import cause, times
+from jaxgd.gradcheck.mistakes.study import Explanation, Place, Study, size
+from jaxgd.gradcheck.report import Kind
+from jaxgd.gradcheck.where import where
+
+
+def zero(study: Study, leaf: int) -> Explanation | None:
+    """Nothing but zeros."""
+    if all(not place.hand[leaf].any() for place in study.places):
+        return Explanation(Kind.ZERO, "is zero everywhere: it is not computed, or cut off from the loss.")
+    return None
+
+
+def stale(study: Study, leaf: int) -> Explanation | None:
+    """Right at the point of the check, and the same numbers at the others."""
+    first = study.places[0]
+    kept = np.allclose(first.hand[leaf], first.right[leaf], rtol=1e-3, atol=0)
+    return fixed(study, leaf) if kept else None
+
+
+def fixed(study: Study, leaf: int) -> Explanation | None:
+    """The same numbers at every point, though the gradient changes."""
+    first, *others = study.places
+    if any(
+        not np.array_equal(first.hand[leaf], other.hand[leaf]) or np.array_equal(first.right[leaf], other.right[leaf])
+        for other in others
+    ):
+        return None
+    return Explanation(Kind.STALE, "does not change with the parameters, as the gradient does: values of another call.")
+
+
+def factor(study: Study, leaf: int) -> Explanation | None:
+    """A constant times the gradient."""
+    c = study.constant(leaf, lambda place: place.right[leaf])
+    if c is None:
+        return None
+    count = np.size(study.case.hand[leaf])
+    entries = f" in all {count} entries" if count > 1 else ""
+    tolerance = 10 * study.case.exact
+    if abs(c + 1) < tolerance:
+        return Explanation(Kind.SIGN, f"is -1 times the gradient{entries}: the sign is wrong.")
+    sign = "the sign is wrong, and " if c < 0 else ""
+    return Explanation(
+        Kind.FACTOR, f"is {c:.4g} times the gradient{entries}: {sign}{cause(study, c, max(tolerance, 1e-9))}."
+    )
+
+
+def other_leaf(study: Study, leaf: int) -> Explanation | None:
+    """The gradient of another leaf, or its sum over an axis."""
+    target = study.case.hand[leaf]
+    for other, reference in enumerate(study.case.reference):
+        if other == leaf or target.size < 2:
+            continue
+        name = study.name(other)
+        if reference.size == target.size:
+            c = study.constant(leaf, lambda place, k=other: place.right[k].reshape(target.shape))  # type: ignore[misc]
+            if c is not None:
+                return Explanation(Kind.SWAPPED, f"is {times(c)}the gradient of {name}: leaves are swapped.")
+            continue
+        for axis in range(reference.ndim):
+            if reference.size // reference.shape[axis] == target.size:
+                c = study.constant(
+                    leaf,
+                    lambda place, k=other, a=axis: place.right[k].sum(a).reshape(target.shape),  # type: ignore[misc]
+                )
+                if c is not None:
+                    return Explanation(
+                        Kind.SWAPPED,
+                        f"is {times(c)}the gradient of {name} summed over axis {axis}: it is multiplied with what only "
+                        f"{name} is multiplied with.",
+                    )
+    return None
+
+
+def other_order(study: Study, leaf: int) -> Explanation | None:
+    """The entries of the gradient in another order."""
+    for kind, words, move in _orders(study.case.reference[leaf]):
+        c = study.constant(leaf, lambda place, move=move: move(place.right[leaf]))  # type: ignore[misc]
+        if c is not None:
+            return Explanation(kind, f"is {times(c)}{words}.")
+    if study.case.reference[leaf].size > 2 and study.fits(leaf, lambda place: _reordered(place, leaf)):
+        bad = study.case.bad[leaf]
+        spot = where(bad) if bad.any() else "some entries"
+        return Explanation(Kind.ORDER, f"holds the numbers of the gradient in another order, in {spot}.")
+    return None
+
+
+def _orders(right: Any) -> Iterator[tuple[Kind, str, Callable[[Any], Any]]]:
+    """Orders in which the entries of an array can be mixed up."""
+    if right.ndim == 2 and right.shape[0] == right.shape[1] and len(right) > 1:
+        yield Kind.TRANSPOSED, "the transpose of the gradient", lambda x: x.T
+    if right.size < 2:
+        return
+    for axis in range(right.ndim):
+        along = f"along axis {axis}"
+        yield Kind.ORDER, f"the gradient reversed {along}", functools.partial(np.flip, axis=axis)
+        yield Kind.ORDER, f"the gradient shifted by one {along}", functools.partial(np.roll, shift=1, axis=axis)
+        backwards = functools.partial(np.roll, shift=-1, axis=axis)
+        yield Kind.ORDER, f"the gradient shifted by one, backwards, {along}", backwards
+    if right.ndim == 2:
+        shape = right.shape
+        yield Kind.TRANSPOSED, "the transpose of the gradient, reshaped", lambda x: x.T.reshape(shape)
+
+
+def _reordered(place: Place, leaf: int) -> Any:
+    """The right numbers in the order of the hand gradient's."""
+    hand, right = place.hand[leaf], place.right[leaf]
+    if np.iscomplexobj(hand) or size(hand) == 0:
+        return right
+    out = np.empty_like(hand).ravel()
+    out[np.argsort(hand, axis=None, kind="stable")] = np.sort(right, axis=None)
+    return out.reshape(hand.shape)

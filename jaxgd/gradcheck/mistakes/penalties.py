@@ -1,0 +1,170 @@
+"""Something added to the gradient or left out of it: penalties, constants, functions of the parameter."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from jaxgd.gradcheck.mistakes.study import Explanation, Study, multiple, size
+from jaxgd.gradcheck.report import Kind
+from jaxgd.gradcheck.where import where
+
+TERMS: tuple[tuple[Kind, str, Callable[[Any], Any]], ...] = (
+    (Kind.PENALTY, "{p}", lambda p: p),
+    (Kind.PENALTY, "the sign of {p}", np.sign),
+    (Kind.PENALTY, "the absolute value of {p}", np.abs),
+    (Kind.DERIVATIVE, "exp({p})", np.exp),
+    (Kind.DERIVATIVE, "1 / {p}", lambda p: 1 / p),
+    (Kind.DERIVATIVE, "{p}^2", np.square),
+)
+"""Functions of the parameter of which a multiple can be too much or too little."""
+
+
+def added(study: Study, leaf: int) -> Explanation | None:
+    """A multiple of the parameter, or of a function of it, too much or too little."""
+    name = study.name(leaf)
+    for kind, words, form in TERMS:
+        found = _multiple(study, leaf, form)
+        if found is None:
+            continue
+        c, shown = found
+        much = "too much" if c > 0 else "too little"
+        what = f"has {shown} times {words.format(p=name)} {much}"
+        if kind is not Kind.PENALTY:
+            return Explanation(kind, f"{what}: {_of_softmax(study, leaf, words, c)}.")
+        has = "does not have" if c > 0 else "has more of"
+        return Explanation(kind, f"{what}: a penalty on {name} that the loss {has}.")
+    return None
+
+
+def _of_softmax(study: Study, leaf: int, words: str, c: float) -> str:
+    """What a function of the parameter that is added can come from."""
+    p = study.case.point.params[leaf]
+    if words.startswith("exp") and c > 0 and np.ndim(p) and np.allclose(np.exp(p).sum(-1), 1, rtol=1e-5):
+        return "as if the log-probabilities were normalised once more, by a log-softmax that the loss does not have"
+    return f"a term {words.format(p=study.name(leaf))} that the loss does not have" if c > 0 else "a term is left out"
+
+
+def _multiple(study: Study, leaf: int, form: Callable[[Any], Any]) -> tuple[float, str] | None:
+    """The `c` of `hand - right = c form(parameter)` at every place, and the same in words."""
+    constants = []
+    for place in study.places:
+        with np.errstate(all="ignore"):
+            term = np.asarray(form(place.point.params[leaf]), np.float64)
+            difference = place.hand[leaf] - place.right[leaf]
+            c = _fitted(difference, term, max(1e-6, 10 * study.case.exact))
+        if c is None or not _reproduces(place, leaf, c * term, study):
+            return None
+        constants.append(c)
+    shown = multiple(study, constants, 1e-6)
+    return None if shown is None else (constants[0], shown)
+
+
+def _reproduces(place: Any, leaf: int, term: Any, study: Study) -> bool:
+    hand, predicted = place.hand[leaf], place.right[leaf] + term
+    gap = size(hand - place.right[leaf])
+    misfit = size(hand - predicted)
+    return misfit <= study.case.exact * max(size(hand), size(predicted)) and misfit <= 1e-3 * gap
+
+
+def _fitted(difference: Any, term: Any, slack: float) -> float | None:
+    if np.iscomplexobj(difference):
+        return None
+    top = float(np.sum(term**2))
+    if top == 0 or not np.isfinite(top):
+        return None
+    c = float(np.sum(difference * term) / top)
+    return c if np.isfinite(c) and size(difference - c * term) <= slack * size(difference) else None
+
+
+def wrong_entries(study: Study, leaf: int) -> Explanation | None:
+    """A penalty on entries that the loss leaves out, or left out for entries that it has."""
+    if np.size(study.case.hand[leaf]) < 2 or np.iscomplexobj(study.case.hand[leaf]):
+        return None
+    signs, sizes = [], []
+    for place in study.places:
+        parameter = place.point.params[leaf]
+        difference = place.hand[leaf] - place.right[leaf]
+        with np.errstate(all="ignore"):
+            ratio = np.where(np.abs(difference) > 1e-9 * size(place.hand[leaf]), difference / parameter, 0.0)
+        if not np.isfinite(ratio).all() or not ratio.any():
+            return None
+        c = float(np.max(np.abs(ratio)))
+        signs.append(np.rint(ratio / c))
+        sizes.append(c)
+        if not _reproduces(place, leaf, c * signs[-1] * parameter, study):
+            return None
+    same = all(np.array_equal(signs[0], other) for other in signs[1:])
+    shown = multiple(study, sizes, 1e-6) if same and not signs[0].all() else None
+    if shown is None:
+        return None
+    name = study.name(leaf)
+    much, little = signs[0] > 0, signs[0] < 0
+    parts = []
+    if much.any():
+        parts.append(f"too much in {where(much)}, which the loss does not penalise")
+    if little.any():
+        parts.append(f"too little in {where(little)}, which the loss penalises")
+    return Explanation(
+        Kind.PENALTY, f"has {shown} times {name} {', and '.join(parts)}: the index of the penalty is wrong."
+    )
+
+
+def varying(study: Study, leaf: int) -> Explanation | None:
+    """A multiple of the parameter that changes from point to point: a penalty multiplied with something else."""
+    hand = study.case.hand[leaf]
+    if np.size(hand) < 2 or np.iscomplexobj(hand):
+        return None
+    constants = []
+    for place in study.places:
+        term = place.point.params[leaf]
+        c = _fitted(place.hand[leaf] - place.right[leaf], term, 1e-6)
+        if c is None or not _reproduces(place, leaf, c * term, study):
+            return None
+        constants.append(c)
+    shown = ", ".join(f"{c:.4g}" for c in constants)
+    return Explanation(
+        Kind.PENALTY,
+        f"has a multiple of {study.name(leaf)} too much that changes from point to point ({shown}): the penalty is "
+        "multiplied with something that only the data term is multiplied with.",
+    )
+
+
+def added_constant(study: Study, leaf: int) -> Explanation | None:
+    """The same numbers added at every point."""
+    first = study.places[0].hand[leaf] - study.places[0].right[leaf]
+    if not size(first) or np.iscomplexobj(first):
+        return None
+    pattern = first / size(first)
+    constants = []
+    for place in study.places:
+        c = _fitted(place.hand[leaf] - place.right[leaf], pattern, max(1e-6, 10 * study.case.exact))
+        if c is None or not _reproduces(place, leaf, c * pattern, study):
+            return None
+        constants.append(c)
+    shown = multiple(study, constants, 1e-6)
+    if shown is None:
+        return None
+    bad = np.abs(pattern) > 1e-9
+    values = pattern[bad]
+    if np.ptp(values) > 1e-9:
+        words = f"differs from the gradient by the same amounts at every point, in {where(bad)}"
+        return Explanation(Kind.CONSTANT, f"{words}: a constant is added or left out.")
+    much = "too much" if float(values.flat[0]) > 0 else "too little"
+    return Explanation(
+        Kind.CONSTANT, f"has {shown} {much} in {where(bad)}, at every point: a constant is added or left out."
+    )
+
+
+def argument_term(study: Study, leaf: int) -> Explanation | None:
+    """A term added that depends on the arguments but not on the parameters."""
+    first, second = study.places[0], study.places[1]
+    difference = first.hand[leaf] - first.right[leaf]
+    if not _reproduces(second, leaf, difference, study) or np.array_equal(first.right[leaf], second.right[leaf]):
+        return None
+    bad = np.abs(difference) > 1e-9 * size(difference)
+    return Explanation(
+        Kind.CONSTANT,
+        f"differs from the gradient by the same amount for all parameters, in {where(bad)}: a term of the arguments, "
+        "without parameters, is missing or too much.",
+    )

@@ -1,0 +1,306 @@
+"""One or two mistakes in the backward pass of the loss: the candidates of `backward/`, tried on the gradient."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxgd.gradcheck.backward.candidates import Candidate, Reading, candidates, label, read
+from jaxgd.gradcheck.backward.tape import Tape, TooLongError, backward, leaves, record
+from jaxgd.gradcheck.backward.trial import Trial, real, trial
+from jaxgd.gradcheck.inputs import Point
+from jaxgd.gradcheck.mistakes.factors import cause, is_known
+from jaxgd.gradcheck.mistakes.study import Case, Explanation, Place, Study, common, size
+from jaxgd.gradcheck.report import Kind
+
+PAIR_CANDIDATES = 56
+"""Candidates of which all pairs are tried where one does not explain the gradient."""
+
+MAX_TERMS = 6
+"""Arguments that are set to 0 in turn, so that one term of the loss is left."""
+
+RANK = {
+    Kind.DERIVATIVE: 0,
+    Kind.MASK: 0,
+    Kind.TRANSPOSED: 0,
+    Kind.NOT_SUMMED: 0,
+    Kind.OPERAND: 0,
+    Kind.PATH: 1,
+    Kind.SIGN: 1,
+}
+"""Which kind is preferred where several candidates fit; others come last."""
+
+
+class Passes(NamedTuple):
+    """The backward pass of the loss at every place.
+
+    Attributes:
+      tapes: one for each place, of the same operations.
+      reading: of the first.
+      candidates: what is tried.
+      rules: whether functions with a custom_jvp are one operation.
+    """
+
+    tapes: list[Tape]
+    reading: Reading
+    candidates: list[Candidate]
+    rules: bool
+
+
+def passes(case: Case, places: Sequence[Place]) -> Passes | None:
+    """Make the backward pass of a loss from a trace of it.
+
+    Args:
+      case: the wrong gradient.
+      places: where.
+
+    Returns:
+      The passes; None if the loss cannot be traced, or if its backward pass does not give the right gradient.
+    """
+    if case.trace is None:
+        return None
+    program = case.trace(case.point)
+    for rules in (False, True):
+        try:
+            tapes = [_tape(case, program, place.point, rules) for place in places]
+            good = all(_is_right(tape, place) for tape, place in zip(tapes, places, strict=True))
+        except (TooLongError, NotImplementedError, TypeError, ValueError):
+            continue
+        if good and len({tuple(step.name for step in tape.steps) for tape in tapes}) == 1:
+            reading = read(tapes[0], _names(case))
+            return Passes(tapes, reading, candidates(reading), rules)
+    return None
+
+
+def _names(case: Case) -> tuple[str, ...]:
+    arrays = [f"array argument {i}" for i in range(len(case.point.arrays))]
+    return (*(name or "params" for name in case.names), *case.labels, *arrays)
+
+
+def _tape(case: Case, program: Any, point: Point, rules: bool) -> Tape:
+    inputs = jax.tree.leaves(point)
+    active = [i < len(point.params) for i in range(len(inputs))]
+    return record(program, inputs, active, through=case.through, rules=rules)
+
+
+def _is_right(tape: Tape, place: Place) -> bool:
+    found = leaves(backward(tape), tape, len(place.right))
+    return all(
+        size(real(rows[0]) - real(right)) <= 1e-9 * size(right) + 1e-300
+        for rows, right in zip(found, place.right, strict=False)
+    )
+
+
+def one_change(study: Study, leaves: list[int]) -> dict[int, Explanation]:
+    """One change of the backward pass.
+
+    Args:
+      study: the case.
+      leaves: numbers of the leaves to explain.
+
+    Returns:
+      An explanation for each leaf that a change reproduces at every place.
+    """
+    made = study.passes()
+    if made is None:
+        return {}
+    return _search(study, made, leaves, [(candidate,) for candidate in made.candidates])
+
+
+def two_changes(study: Study, leaves: list[int]) -> dict[int, Explanation]:
+    """Two changes at once, of those that come nearest on their own.
+
+    Args:
+      study: the case.
+      leaves: numbers of the leaves to explain.
+
+    Returns:
+      An explanation for each leaf.
+    """
+    made = study.passes()
+    if made is None:
+        return {}
+    alone = trial(made.tapes[0], [(c,) for c in made.candidates], study.places[0].hand, study.deadline)
+    misfit = np.where(np.isfinite(alone.scaled[:, leaves]), alone.scaled[:, leaves], np.inf).max(axis=1, initial=0.0)
+    rank = np.array([RANK.get(candidate.kind, 2) for candidate in made.candidates])
+    nearest = sorted(np.lexsort((misfit, rank > 1))[:PAIR_CANDIDATES].tolist())
+    pairs = [(made.candidates[i], made.candidates[j]) for i, j in itertools.combinations(nearest, 2)]
+    return _search(study, made, leaves, pairs)
+
+
+def one_term(study: Study, leaves: list[int]) -> dict[int, Explanation]:
+    """One change in the part of the gradient that is left when an argument is 0; the rest is right.
+
+    Args:
+      study: the case.
+      leaves: numbers of the leaves to explain.
+
+    Returns:
+      An explanation for each leaf.
+    """
+    case, found = study.case, dict[int, Explanation]()
+    made = study.passes()
+    for number, name in enumerate(case.labels[:MAX_TERMS]):
+        rest = [leaf for leaf in leaves if leaf not in found]
+        if made is None or not rest or study.late:
+            break
+        parts = []
+        for place in study.places:
+            floats = [np.zeros_like(x) if k == number else x for k, x in enumerate(place.point.floats)]
+            right = case.right(place.point._replace(floats=floats))
+            hand = [h - (g - part) for h, g, part in zip(place.hand, place.right, right, strict=True)]
+            parts.append(Place(place.point._replace(floats=floats), hand, right))
+        if not all(np.isfinite(leaf).all() for part in parts for leaf in (*part.hand, *part.right)):
+            continue
+        assert case.trace is not None
+        program = case.trace(case.point)
+        tapes = [_tape(case, program, part.point, made.rules) for part in parts]
+        if [step.name for step in tapes[0].steps] != [step.name for step in made.tapes[0].steps]:
+            continue
+        term = made._replace(tapes=tapes)
+        for leaf, explanation in _search(
+            study._replace(places=parts), term, rest, [(c,) for c in made.candidates]
+        ).items():
+            words = explanation.words.replace("backward pass", f"backward pass, in the part without {name}")
+            found[leaf] = Explanation(explanation.kind, words)
+    return found
+
+
+class _Fit(NamedTuple):
+    """How one variant reproduces leaves.
+
+    Attributes:
+      order: what decides between variants, the smallest first.
+      changes: the candidates.
+      words: for each leaf, what goes before or after them.
+    """
+
+    order: tuple[Any, ...]
+    changes: tuple[Candidate, ...]
+    leaves: dict[int, tuple[str, str]]
+
+
+def _search(
+    study: Study, made: Passes, leaves: list[int], variants: Sequence[tuple[Candidate, ...]]
+) -> dict[int, Explanation]:
+    """The variants that reproduce leaves at every place; those that explain most leaves first."""
+    first = trial(made.tapes[0], variants, study.places[0].hand, study.deadline)
+
+    def near(result: Trial, place: Place) -> Any:
+        gaps = np.array(
+            [size(hand - right) / (size(hand) or 1.0) for hand, right in zip(place.hand, place.right, strict=True)]
+        )
+        # Far nearer than the right gradient is; where that is exact too, the place decides nothing.
+        bound = np.where(gaps > 0, np.minimum(study.case.exact, 1e-3 * gaps), study.case.exact)
+        with np.errstate(all="ignore"):
+            return np.stack(
+                [np.isfinite(field) & (field <= bound) for field in (result.misfit, result.scaled, result.shared)]
+            )
+
+    likely = np.flatnonzero(near(first, study.places[0])[:, :, leaves].any(axis=(0, 2)))
+    if not len(likely):
+        return {}
+    chosen = [variants[i] for i in likely.tolist()]
+    trials = [Trial(*(field[likely] for field in first))] + [
+        trial(tape, chosen, place.hand) for tape, place in zip(made.tapes[1:], study.places[1:], strict=True)
+    ]
+    hits = np.stack([near(result, place) for result, place in zip(trials, study.places, strict=True)])
+    right = [i for i in range(len(study.case.names)) if i not in study.case.wrong]
+    fits = [_fit(study, made, leaves, right, changes, trials, hits, i) for i, changes in enumerate(chosen)]
+    found: dict[int, Explanation] = {}
+    for fit in sorted((fit for fit in fits if fit.leaves), key=lambda fit: fit.order):
+        for leaf, (instead, times) in fit.leaves.items():
+            if leaf not in found:
+                found[leaf] = _in_words(fit.changes, instead, times)
+    return found
+
+
+def _fit(
+    study: Study,
+    made: Passes,
+    leaves: list[int],
+    right: list[int],
+    changes: tuple[Candidate, ...],
+    trials: list[Trial],
+    hits: Any,
+    row: int,
+) -> _Fit:
+    """Which leaves a variant reproduces: exactly, a multiple of its path, or up to a factor."""
+    plain, scaled, shared = hits[:, :, row].all(axis=0)
+    found: dict[int, tuple[str, str]] = {}
+    grade = 0
+    for leaf in leaves:
+        if plain[leaf]:
+            found[leaf] = ("", "")
+            continue
+        if len(changes) == 1 and changes[0].path and shared[leaf]:
+            share = common([float(result.share[row, leaf]) for result in trials], study.case.exact)
+            words = None if share is None else _of_share(study, share)
+            if words:
+                found[leaf] = (words, "")
+                grade = max(grade, 1)
+                continue
+        if scaled[leaf]:
+            times = _of_factor(study, made, [float(result.constant[row, leaf]) for result in trials])
+            if times:
+                found[leaf] = ("", times)
+                grade = max(grade, 2)
+    exactly = sum(not instead and not times for instead, times in found.values())
+    disturbed = not all(plain[leaf] for leaf in right)
+    rank = max(RANK.get(change.kind, 2) for change in changes)
+    spots = sum(len(change.spots) for change in changes)
+    return _Fit((-len(found), -exactly, disturbed, grade, rank, spots > 1, row), changes, found)
+
+
+def _of_share(study: Study, share: float) -> str:
+    """What a multiple of a cut path means: the path is taken `1 - share` times."""
+    times = 1.0 - share
+    if abs(share - 1) < 1e-9:
+        return ""
+    if abs(times + 1) < 1e-8:
+        return "has the wrong sign"
+    if abs(times) < 1e-8 or not is_known(study, times):
+        return ""
+    sign = "with the wrong sign and " if times < 0 else ""
+    return f"is taken {sign}{abs(times):.6g} times ({cause(study, times)})"
+
+
+def _of_factor(study: Study, made: Passes, constants: list[float]) -> str:
+    """A known factor, or a scalar of the loss that changes from place to place."""
+    c = common(constants, study.case.exact)
+    if c is not None:
+        if not is_known(study, c):
+            return ""
+        sign = "the sign is wrong, and " if c < 0 and abs(c + 1) > 1e-9 else ""
+        return f", and times {c:.6g} ({sign}{'the sign is wrong' if abs(c + 1) < 1e-9 else cause(study, c)})"
+    for number, value in enumerate(made.tapes[0].values):
+        if np.size(value) != 1 or value.dtype.kind != "f":
+            continue
+        for power in (1, 2, -1, -2):
+            with np.errstate(all="ignore"):
+                expected = [float(np.power(tape.values[number].flat[0], float(power))) for tape in made.tapes]
+            if np.allclose(np.abs(constants), np.abs(expected), rtol=1e-8, atol=0) and len(set(expected)) > 1:
+                name = label(made.reading, number)
+                signs = {bool(c * v > 0) for c, v in zip(constants, expected, strict=True)}
+                if len(signs) == 1:
+                    minus = "" if signs == {True} else "minus "
+                    verb = "divided by" if power < 0 else "multiplied with"
+                    squared = "^2" if abs(power) == 2 else ""
+                    return f", and the whole is {verb} {minus}{name}{squared}"
+    return ""
+
+
+def _in_words(changes: tuple[Candidate, ...], instead: str, times: str) -> Explanation:
+    texts = [change.words for change in changes]
+    if instead:
+        texts[0] = texts[0].replace("is left out", instead)
+    number = "one mistake" if len(changes) == 1 else "two mistakes"
+    kind = changes[0].kind
+    if instead == "has the wrong sign":
+        kind = Kind.SIGN
+    elif instead:
+        kind = Kind.FACTOR
+    listed = "\n".join(texts)
+    return Explanation(kind, f"is the gradient with {number} in its backward pass{times}:\n{listed}.")
