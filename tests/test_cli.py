@@ -500,6 +500,70 @@ def test_check_of_a_users_module(command, tmp_path):
     assert command(*words)[0] == 0
 
 
+RULES = """
+import jax, jax.numpy as jnp, numpy as np
+
+@jax.custom_vjp
+def right(a, b):
+    return a * b
+
+right.defvjp(lambda a, b: (a * b, (a, b)), lambda res, g: (g * res[1], g * res[0]))
+
+@jax.custom_vjp
+def wrong(a, b):
+    return a * b
+
+wrong.defvjp(lambda a, b: (a * b, (a, b)), lambda res, g: (g * res[1], res[0]))
+
+@jax.custom_jvp
+def tangent(a, b):
+    return a * b
+
+tangent.defjvp(lambda p, t: (p[0] * p[1], t[0] * p[1] - p[0] * t[1]))
+pair = (lambda a, b: a * b, lambda a, b, g: (g * b, g * a))
+
+def example():
+    return np.array([0.3, -1.2]), np.array([0.5, 2.0])
+"""
+
+
+def test_check_of_a_rule(command, tmp_path):
+    (tmp_path / "rules.py").write_text(RULES)
+    for name in ("right", "pair"):
+        code, out, err = command("check", f"rules.py:{name}")
+        assert (code, err) == (0, "")
+        assert "1 rule checked, all right." in out
+    code, out, _ = command("check", "rules.py:wrong")
+    assert code == 1
+    assert "the incoming gradient is not used" in " ".join(out.split())
+    assert "1 rule checked, 1 wrong." in out
+    code, out, _ = command("check", "rules.py:tangent", "--json")
+    (found,) = json.loads(out)
+    assert (code, found["ok"], found["findings"][0]["leaf"], found["findings"][0]["kind"]) == (1, False, "b", "SIGN")
+    np.savez(tmp_path / "args.npz", a=np.array([1.0, 2.0, 3.0]), b=np.array([1.0, 0.5, -1.0]))
+    assert command("check", "rules.py:right", "--args", "args.npz")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (
+            ("rules.py:right", "--params", "args.npz"),
+            "jaxgd: --params is for a loss and a gradient; give a rule its arguments with --args FILE.npz.",
+        ),
+        (("rules.py:right", "--order", "2"), "jaxgd: --order 2 is for a loss and a gradient, not for a rule."),
+        (("without.py:right",), "jaxgd: without has no example(): give --args FILE.npz, or write one."),
+        (("undefined.py:f",), "jaxgd: f: `f` is a jax.custom_vjp without a rule: defvjp was not called."),
+    ],
+)
+def test_mistakes_in_the_check_of_a_rule_get_one_line(command, tmp_path, words, error):
+    (tmp_path / "rules.py").write_text(RULES)
+    (tmp_path / "without.py").write_text(RULES.partition("def example")[0])
+    undefined = "import jax\n\n@jax.custom_vjp\ndef f(x): return x\n\ndef example(): return (1.0,)\n"
+    (tmp_path / "undefined.py").write_text(undefined)
+    assert command("check", *words) == (2, "", f"{error}\n")
+
+
 def test_check_of_the_systems(command, monkeypatch):
     """Of some; .ci/run runs it on all."""
     monkeypatch.setattr("jaxgd.problems.ALL_PROBLEMS", ALL_PROBLEMS[:4])

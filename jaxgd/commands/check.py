@@ -19,7 +19,8 @@ import tyro
 
 from jaxgd import problems, reporting
 from jaxgd.commands.job import UserError
-from jaxgd.gradcheck import GradientReport, check_gradient
+from jaxgd.gradcheck import GradientReport, check_gradient, check_rule
+from jaxgd.gradcheck.rules.forms import is_rule
 
 DTYPES = (jnp.float32, jnp.float64)
 """Both are checked for the systems of this package."""
@@ -27,36 +28,40 @@ DTYPES = (jnp.float32, jnp.float64)
 
 @dataclasses.dataclass(frozen=True)
 class CheckOptions:
-    """Check gradients: all systems of jaxgd, or a loss and a gradient of your own.
+    """Check gradients: all systems of jaxgd, a loss and a gradient of your own, or a function with a rule of its own.
 
-    Exit code 0 when all are right, 1 when one is wrong, 2 for bad input.
+    Exit code 0 if all are right, 1 if one is wrong, 2 for bad input.
     """
 
     functions: tyro.conf.Positional[tuple[str, ...]] = ()
     """Nothing for all systems of jaxgd; model.py or a module with loss, grad and example() -> (params, *args);
-    or module:loss module:grad. Without a gradient, jax.grad of the loss and its custom rules are checked."""
+    or module:loss module:grad. Without a gradient, jax.grad of the loss and its custom rules are checked.
+    module:rule checks a jax.custom_vjp, a jax.custom_jvp, a torch.autograd.Function or a pair (forward, backward)."""
     params: Path | None = None
     """An .npz file: a dictionary of arrays by name, the parameters; of one array, that array."""
     args: Path | None = None
-    """An .npz file with the further arguments, in the order of the file."""
+    """An .npz file with the further arguments, in the order of the file; for a rule, with all arguments."""
     order: int = 1
     """1 for the gradient, 2 for its own derivative or a Hessian-vector product."""
     seconds: float = 5.0
     """How long the search for the cause of a wrong gradient may take."""
     seed: int = 0
-    """Of the random directions."""
+    """For the random directions, points and incoming gradients."""
     x64: bool = False
-    """Compute in float64 where the functions leave it open. The check does in any case."""
+    """Compute in float64 where the functions leave it open. The check computes in float64 in any case."""
     json: bool = False
     """Print JSON."""
 
 
 class _Case(NamedTuple):
-    """A pair to check: name, functions, arguments, and whether in float64."""
+    """What to check: its name, the functions, the arguments, and whether in float64.
+
+    A rule has no gradient beside it: `grad` is None.
+    """
 
     name: str
     loss: Callable[..., Any]
-    grad: Callable[..., Any]
+    grad: Callable[..., Any] | None
     inputs: tuple[Any, ...]
     x64: bool
 
@@ -71,7 +76,7 @@ def run(options: CheckOptions) -> int:
       The exit code: 0, or 1 with a wrong gradient.
 
     Raises:
-      UserError: functions or inputs that cannot be had, or that are no loss.
+      UserError: functions or inputs that cannot be read, or that are not what is to be checked.
     """
     key = jax.random.key(options.seed)
     cases = _of_user(options) if options.functions else _systems()
@@ -86,6 +91,8 @@ def run(options: CheckOptions) -> int:
 def _check(case: _Case, key: jax.Array, options: CheckOptions) -> GradientReport:
     with jax.enable_x64(case.x64):
         try:
+            if case.grad is None:
+                return check_rule(case.loss, *case.inputs, key=key, seconds=options.seconds)
             return check_gradient(
                 case.loss, case.grad, *case.inputs, key=key, order=options.order, seconds=options.seconds
             )
@@ -117,6 +124,10 @@ def _of_user(options: CheckOptions) -> Iterator[_Case]:
     with jax.enable_x64(options.x64):
         module, loss_name = _load(options.functions[0])
         loss = _function(module, loss_name or "loss")
+        if len(options.functions) == 1 and loss_name is not None and is_rule(loss):
+            yield _Case(loss_name, loss, None, _arguments_of_a_rule(options, module), options.x64)
+            return
+        grad: Callable[..., Any]
         if len(options.functions) == 2:
             grad_module, grad_name = _load(options.functions[1])
             grad = _function(grad_module, grad_name or "grad")
@@ -126,16 +137,32 @@ def _of_user(options: CheckOptions) -> Iterator[_Case]:
             grad = jax.grad(loss)
         if options.params is not None:
             inputs: tuple[Any, ...] = (_read_params(options.params), *_read("args", options.args).values())
-        elif hasattr(module, "example"):
-            try:
-                inputs = tuple(module.example())
-            except Exception as error:
-                raise UserError(f"{module.__name__}.example() raised {type(error).__name__}: {error}") from None
         else:
-            raise UserError(f"{module.__name__} has no example(): give --params FILE.npz, or write one.")
-        if not inputs:
-            raise UserError(f"{module.__name__}.example() must return (params, *args), got nothing.")
+            inputs = _example(module, "--params FILE.npz", "(params, *args)")
     yield _Case(options.functions[-1].rpartition(":")[2], loss, grad, inputs, options.x64)
+
+
+def _arguments_of_a_rule(options: CheckOptions, module: ModuleType) -> tuple[Any, ...]:
+    if options.params is not None:
+        raise UserError("--params is for a loss and a gradient; give a rule its arguments with --args FILE.npz.")
+    if options.order != 1:
+        raise UserError("--order 2 is for a loss and a gradient, not for a rule.")
+    if options.args is not None:
+        return tuple(_read("args", options.args).values())
+    return _example(module, "--args FILE.npz", "the arguments of the rule")
+
+
+def _example(module: ModuleType, flag: str, wanted: str) -> tuple[Any, ...]:
+    """What the module's example() returns."""
+    if not hasattr(module, "example"):
+        raise UserError(f"{module.__name__} has no example(): give {flag}, or write one.")
+    try:
+        inputs = tuple(module.example())
+    except Exception as error:
+        raise UserError(f"{module.__name__}.example() raised {type(error).__name__}: {error}") from None
+    if not inputs:
+        raise UserError(f"{module.__name__}.example() must return {wanted}, got nothing.")
+    return inputs
 
 
 def _load(words: str) -> tuple[ModuleType, str | None]:
@@ -164,12 +191,13 @@ def _load(words: str) -> tuple[ModuleType, str | None]:
 
 def _function(module: ModuleType, name: str) -> Callable[..., Any]:
     try:
-        function = functools.reduce(getattr, name.split("."), module)
+        function: Any = functools.reduce(getattr, name.split("."), module)
     except AttributeError:
         raise UserError(f"{module.__name__} has no function {name}.") from None
-    if not callable(function):
+    if not callable(function) and not is_rule(function):
         raise UserError(f"{module.__name__}.{name} must be a function, got {type(function).__name__}.")
-    return function
+    found: Callable[..., Any] = function
+    return found
 
 
 def _read(flag: str, path: Path | None) -> dict[str, Any]:
@@ -213,5 +241,6 @@ def _print(found: list[tuple[str, GradientReport]]) -> None:
             note = "" if wrong else "note: "
             console.print(f"{name}: {note}{text}", markup=False, style="red" if wrong else "yellow")
     count_wrong = sum(not report.ok for _, report in found)
-    count = f"{len(found)} gradient{'s' if len(found) != 1 else ''}"
+    what = "rule" if all(report.subject for _, report in found) else "gradient"
+    count = f"{len(found)} {what}{'s' if len(found) != 1 else ''}"
     console.print(f"{count} checked, {count_wrong} wrong." if count_wrong else f"{count} checked, all right.")
