@@ -17,6 +17,8 @@ from jaxgd.gradcheck import GradientReport, assert_gradient, assert_rule, check_
 from jaxgd.theory.curvature import largest_stable_learning_rate
 from jaxgd.types import Batch, Problem, autodiff
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Batch",
     "GradientReport",

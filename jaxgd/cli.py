@@ -1,6 +1,7 @@
 """The command line: jaxgd fit | sweep | rate | check | problems."""
 
 import gc
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -13,7 +14,9 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"jaxgd: the command needs {error.name}, which is not installed: pip install 'jaxgd[cli]'")
 
+import jaxgd
 from jaxgd.commands.job import UserError
+from jaxgd.commands.words import check_command, checked, in_flags
 from jaxgd.data import DataError
 
 COMMANDS: dict[type, Callable[..., int]] = {
@@ -74,22 +77,44 @@ def run(words: list[str]) -> int:
     Raises:
       SystemExit: the words are no command's, or ask for help.
     """
+    as_json = "--json" in words
+    try:
+        return _run(words)
+    except (UserError, DataError) as error:
+        if as_json:
+            print(json.dumps({"error": str(error), "exit_code": 2}))
+        else:
+            print(f"jaxgd: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if as_json:
+            print(json.dumps({"error": "interrupted", "exit_code": 130}))
+        else:
+            print("jaxgd: interrupted; nothing was written", file=sys.stderr)
+        return 130
+
+
+def _run(words: list[str]) -> int:
+    """The command itself; mistakes of its user are raised."""
+    if words == ["--version"]:
+        print(f"jaxgd {jaxgd.__version__}")
+        return 0
+    by_name = {kind.__name__.removesuffix("Options").lower(): kind for kind in COMMANDS}
+    if words and not words[0].startswith("-"):
+        check_command(words, by_name)
+        words = [words[0], *checked(words[1:], by_name[words[0]])]
     options = tyro.cli(
         Annotated[fit.FitOptions, tyro.conf.subcommand("fit")]
         | Annotated[sweep.SweepOptions, tyro.conf.subcommand("sweep")]
         | Annotated[rate.RateOptions, tyro.conf.subcommand("rate")]
         | Annotated[check.CheckOptions, tyro.conf.subcommand("check")]
         | Annotated[problems.ProblemsOptions, tyro.conf.subcommand("problems")],
-        args=words,
+        args=words or ["--help"],
         prog="jaxgd",
         description="Gradient descent that can be trusted.",
         config=(tyro.conf.OmitSubcommandPrefixes,),
     )
     try:
         return COMMANDS[type(options)](options)
-    except (UserError, DataError) as error:
-        print(f"jaxgd: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("jaxgd: interrupted; nothing was written", file=sys.stderr)
-        return 130
+    except UserError as error:
+        raise UserError(in_flags(str(error), type(options))) from None

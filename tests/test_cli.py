@@ -244,7 +244,8 @@ def test_collinear_columns_are_said(command, tmp_path):
     code, summary = summary_of(command, "--data", "twice.csv", "--target", "y")
     assert code == 0
     assert summary["notes"] == [
-        "The minimiser is not unique: [x, 1] has rank 2 of 3 columns; this is the one of least norm."
+        "y: the values 0, 1, 2, 3 were taken as numbers. If they are classes, give --problem softmax_regression.",
+        "The minimiser is not unique: [x, 1] has rank 2 of 3 columns; this is the one of least norm.",
     ]
 
 
@@ -321,9 +322,9 @@ MISTAKES = [
     ((*SWEEP, "0.1", "--lanes-per-chunk", "0"), "jaxgd: --lanes-per-chunk must be at least 1, got 0."),
     (
         (*SWEEP, "0.1", "--optimizer", "sdg"),
-        "jaxgd: --optimizer must be gradient_descent or an optimizer of optax, got 'sdg'.",
+        "jaxgd: --optimizer must be gradient_descent or an optimizer of optax, got 'sdg'. Did you mean 'sgd'?",
     ),
-    ((*SWEEP, "0.1", "--batch-size", "500"), "jaxgd: `batch_size` must be between 1 and 442, got 500."),
+    ((*SWEEP, "0.1", "--batch-size", "500"), "jaxgd: --batch-size must be between 1 and 442, got 500."),
     ((*SWEEP, "0.1", "--out", "people.csv"), "jaxgd: --out people.csv exists already; name a new folder."),
     (
         ("rate", "--data", "diabetes", "--learning-rate", "-1"),
@@ -336,7 +337,8 @@ MISTAKES = [
     (
         (*FIT, "mnist"),
         "jaxgd: --data must be one of breast_cancer, diabetes, digits, iris, linnerud, wine, "
-        "or a .csv or .npz file, got 'mnist'.",
+        "or a .csv, .tsv, .parquet or "
+        ".npz file, got 'mnist'.",
     ),
     ((*FIT, "none.csv"), "jaxgd: none.csv: no such file."),
     ((*FIT, "people.csv"), "jaxgd: people.csv: --target is needed, one of the columns height, weight."),
@@ -368,7 +370,8 @@ MISTAKES = [
     ),
     (
         (*FIT, "diabetes", "--loss", "mse"),
-        "jaxgd: `loss` must be one of 'sum_squared_error', 'mean_squared_error', 'half_mean_squared_error', got 'mse'.",
+        "jaxgd: --loss must be one of 'sum_squared_error', 'mean_squared_error', 'half_mean_squared_error', got 'mse'. "
+        "Did you mean 'mean_squared_error'?",
     ),
     ((*FIT, "diabetes", "--features", "bmi", "--problem", "line", "--l2", "1"), "jaxgd: --l2 does not belong to line."),
     ((*FIT, "diabetes", "--l2", "-1"), "jaxgd: --l2 must be finite and not negative, got -1.0."),
@@ -376,7 +379,7 @@ MISTAKES = [
     ((*FIT, "diabetes", "--learning-rate", "nan"), "jaxgd: --learning-rate must be a positive number, got nan."),
     ((*FIT, "diabetes", "--num-steps", "0"), "jaxgd: --num-steps must be at least 1, got 0."),
     ((*FIT, "diabetes", "--batch-size", "0"), "jaxgd: --batch-size must be at least 1, got 0."),
-    ((*FIT, "diabetes", "--batch-size", "1000"), "jaxgd: `batch_size` must be between 1 and 442, got 1000."),
+    ((*FIT, "diabetes", "--batch-size", "1000"), "jaxgd: --batch-size must be between 1 and 442, got 1000."),
     ((*FIT, "diabetes", "--held-out", "1"), "jaxgd: --held-out must be in [0, 1), got 1.0."),
     ((*FIT, "diabetes", "--held-out", "0.999"), "jaxgd: diabetes: --held-out 0.999 leaves fewer than 2 of 442 rows."),
     ((*FIT, "diabetes", "--seed", "-1"), "jaxgd: --seed must not be negative, got -1."),
@@ -401,11 +404,11 @@ MISTAKES = [
     ),
     (
         (*FIT, "diabetes", "--evaluation", "tiled", "--batch-size", "10"),
-        "jaxgd: `evaluation` must be 'auto' or 'plain' with a `batch_size`, got 'tiled'.",
+        "jaxgd: --evaluation must be 'auto' or 'plain' with a --batch-size, got 'tiled'.",
     ),
     (
         (*FIT, "iris", "--evaluation", "compressed"),
-        "jaxgd: `problem` must be a squared error of a linear model to be compressed, got softmax_regression(3).",
+        "jaxgd: --problem must be a squared error of a linear model to be compressed, got softmax_regression(3).",
     ),
     (
         (*FIT, "diabetes", "--distributed", "localhost"),
@@ -430,7 +433,6 @@ def test_a_mistake_gets_one_line_and_exit_code_2(command, tmp_path, words, error
 @pytest.mark.parametrize(
     "words",
     [
-        (),
         ("fit",),
         ("train",),
         ("fit", "--data", "iris", "--learningrate", "1"),
@@ -587,7 +589,7 @@ def test_check_of_the_systems(command, monkeypatch):
         (("model.py", "--params", "model.py"), "jaxgd: --params model.py: is no .npz file."),
         (("model.py", "--params", "lost.npz"), "jaxgd: --params lost.npz: cannot be read (No such file or directory)."),
         (("a:b", "c:d", "e:f"), "jaxgd: check takes a loss and a gradient, got 3 functions."),
-        (("model.py", "--order", "5"), "jaxgd: model.py: `order` must be 1 or 2, got 5."),
+        (("model.py", "--order", "5"), "jaxgd: model.py: --order must be 1 or 2, got 5."),
     ],
 )
 def test_mistakes_in_check_get_one_line(command, tmp_path, words, error):

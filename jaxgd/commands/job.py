@@ -33,6 +33,19 @@ PROBLEMS = (
 """The systems that fit data."""
 
 
+LOSSES_BY_OTHER_NAMES = {
+    "mse": "mean_squared_error",
+    "squared_error": "mean_squared_error",
+    "l2": "mean_squared_error",
+    "sse": "sum_squared_error",
+    "rss": "sum_squared_error",
+    "cross_entropy": "mean_softmax_cross_entropy",
+    "log_loss": "mean_sigmoid_cross_entropy",
+    "bce": "mean_sigmoid_cross_entropy",
+}
+"""What other libraries call our losses."""
+
+
 class UserError(Exception):
     """A mistake in the command line: one line, exit code 2."""
 
@@ -371,11 +384,17 @@ def find_optimizer(name: str) -> Callable[..., Any] | None:
     """
     if name == "gradient_descent":
         return None
-    build = getattr(optax, name, None)
-    if build is None or not callable(build) or "learning_rate" not in inspect.signature(build).parameters:
-        raise UserError(f"--optimizer must be gradient_descent or an optimizer of optax, got {name!r}.")
-    chosen: Callable[..., Any] = build
+    if not _is_optimizer(name):
+        nearest = data.did_you_mean(name, ["gradient_descent", *filter(_is_optimizer, dir(optax))])
+        raise UserError(f"--optimizer must be gradient_descent or an optimizer of optax, got {name!r}.{nearest}")
+    chosen: Callable[..., Any] = getattr(optax, name)
     return chosen
+
+
+def _is_optimizer(name: str) -> bool:
+    """Whether optax has a function of that name that takes a learning rate."""
+    build = getattr(optax, name, None)
+    return inspect.isfunction(build) and "learning_rate" in inspect.signature(build).parameters
 
 
 def _choose_problem(dataset: data.Dataset) -> str:
@@ -429,4 +448,6 @@ def _build_problem(name: str, options: DataOptions, dataset: data.Dataset) -> Pr
     try:
         return build(**arguments)
     except (ValueError, TypeError) as error:
-        raise UserError(str(error)) from None
+        meant = LOSSES_BY_OTHER_NAMES.get(str(options.loss).lower().replace("-", "_"))
+        known = meant is not None and meant in str(error)
+        raise UserError(f"{error}{f' Did you mean {meant!r}?' if known else ''}") from None

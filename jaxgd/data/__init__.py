@@ -8,6 +8,7 @@ from jaxgd.data.dataset import Array as Array
 from jaxgd.data.dataset import DataError, Dataset, as_labels, short_name, split, to_batch
 from jaxgd.data.readers import BUNDLED, load
 from jaxgd.data.scaling import Standardization, standardization
+from jaxgd.data.table import did_you_mean
 
 __all__ = [
     "BUNDLED",
@@ -15,6 +16,7 @@ __all__ = [
     "Dataset",
     "Standardization",
     "as_labels",
+    "did_you_mean",
     "load",
     "short_name",
     "split",

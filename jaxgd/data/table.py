@@ -59,7 +59,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     Returns:
       " Did you mean 'diabetes'?", or "".
     """
-    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    nearest = difflib.get_close_matches(word, [other for other in known if other != word], n=1, cutoff=0.7)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""
 
 

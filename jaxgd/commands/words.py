@@ -1,0 +1,130 @@
+"""The words of a command line, checked before they are parsed, so that each mistake gets one line and a suggestion."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from jaxgd.commands.job import UserError
+from jaxgd.data.table import did_you_mean
+
+SYNONYMS = {
+    "lr": "learning-rate",
+    "eta": "learning-rate",
+    "step-size": "learning-rate",
+    "steps": "num-steps",
+    "max-iter": "num-steps",
+    "iterations": "num-steps",
+    "y": "target",
+    "label": "target",
+    "x": "features",
+    "columns": "features",
+    "model": "problem",
+    "batch": "batch-size",
+    "output": "out",
+    "random-state": "seed",
+    "normalize": "standardize",
+    "test-size": "held-out",
+    "alpha": "l2",
+    "double": "x64",
+}
+"""What other tools call our options."""
+
+
+def check_command(words: list[str], commands: Iterable[str]) -> None:
+    """Refuse a first word that is not a command.
+
+    Args:
+      words: of the command line, at least one.
+      commands: the names of all commands.
+
+    Raises:
+      UserError: an unknown command; the text offers the nearest.
+    """
+    names = list(commands)
+    if not words[0].startswith("-") and words[0] not in names:
+        raise UserError(f"no command {words[0]!r}; there are {', '.join(names)}.{did_you_mean(words[0], names)}")
+
+
+def checked(words: list[str], options: type) -> list[str]:
+    """The words of one command, with whole numbers such as 1e4 written out.
+
+    Args:
+      words: what follows the command's name.
+      options: the dataclass of the command.
+
+    Returns:
+      The words, ready to be parsed.
+
+    Raises:
+      UserError: an unknown option, a value that is not of the option's type, or a needed option that is missing.
+    """
+    if "--help" in words or "-h" in words:
+        return words
+    fields = {field.name.replace("_", "-"): field for field in dataclasses.fields(options)}
+    hints = typing.get_type_hints(options, include_extras=True)
+    kinds = {name: _number_kind(hints[field.name]) for name, field in fields.items()}
+    switches = {name for name, field in fields.items() if hints[field.name] is bool}
+    known = set(fields) | {f"no-{name}" for name in switches}
+    ready, given = [], set()
+    for place, word in enumerate(words):
+        before = words[place - 1].removeprefix("--") if place and words[place - 1].startswith("--") else ""
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and name:
+            name = name.replace("_", "-")
+            if name not in known:
+                raise UserError(f"no option --{name}.{_suggestion(name, known)}")
+            given.add(name)
+            ready.append(f"--{name}{equals}{_as_kind(name, value, kinds.get(name)) if equals else ''}")
+        else:
+            name = before.replace("_", "-")
+            ready.append(_as_kind(name, word, kinds.get(name)) if name in known else word)
+    for name, field in fields.items():
+        needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if needed and name not in given and "Positional" not in repr(hints[field.name]):
+            raise UserError(f"--{name} is needed; see --help.")
+    return ready
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    if name in SYNONYMS and SYNONYMS[name] in known:
+        return f" Did you mean --{SYNONYMS[name]}?"
+    return did_you_mean(name, known).replace("'", "--", 1).replace("'", "")
+
+
+def _number_kind(annotation: Any) -> type | None:
+    """Int or float for an option of one such number, None for any other."""
+    choices = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    numbers = [choice for choice in choices if choice in (int, float)]
+    return numbers[0] if len(numbers) == 1 and str not in choices else None
+
+
+def _as_kind(name: str, value: str, kind: type | None) -> str:
+    if kind is None or value == "None":
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        article = "a whole number" if kind is int else "a number"
+        raise UserError(f"--{name} must be {article}, got {value!r}.") from None
+    if kind is int:
+        if not number.is_integer():
+            raise UserError(f"--{name} must be a whole number, got {value!r}.")
+        return str(int(number))
+    return value
+
+
+def in_flags(message: str, options: type) -> str:
+    """A message of the library in the words of the command line: `batch_size` becomes --batch-size.
+
+    Args:
+      message: with arguments of the library between backticks.
+      options: the dataclass of the command, whose fields are the flags.
+
+    Returns:
+      The message.
+    """
+    for field in dataclasses.fields(options):
+        message = message.replace(f"`{field.name}`", f"--{field.name.replace('_', '-')}")
+    return message

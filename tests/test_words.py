@@ -1,0 +1,76 @@
+"""What the command answers to a mistake in its words: one line, in flags, with a suggestion where one is near."""
+
+import json
+
+import pytest
+
+import jaxgd
+from jaxgd import cli
+
+DIABETES = ["fit", "--data", "diabetes"]
+
+MISTAKES = {
+    "command": (["fitt"], "no command 'fitt'; there are fit, sweep, rate, check, problems. Did you mean 'fit'?"),
+    "option": ([*DIABETES, "--num-step", "5"], "no option --num-step. Did you mean --num-steps?"),
+    "another tool's option": ([*DIABETES, "--lr", "0.1"], "no option --lr. Did you mean --learning-rate?"),
+    "an option that nothing is like": ([*DIABETES, "--zzz"], "no option --zzz."),
+    "not a number": ([*DIABETES, "--learning-rate", "abc"], "--learning-rate must be a number, got 'abc'."),
+    "with an equals sign": ([*DIABETES, "--learning-rate=abc"], "--learning-rate must be a number, got 'abc'."),
+    "not a whole number": ([*DIABETES, "--num-steps", "1.5"], "--num-steps must be a whole number, got '1.5'."),
+    "no data": (["fit"], "--data is needed; see --help."),
+    "a set": (
+        ["fit", "--data", "diabets"],
+        "--data must be one of breast_cancer, diabetes, digits, iris, linnerud, wine, or a .csv, .tsv, .parquet or "
+        ".npz file, got 'diabets'. Did you mean 'diabetes'?",
+    ),
+    "an optimizer": (
+        [*DIABETES, "--optimizer", "adm", "--learning-rate", "1"],
+        "--optimizer must be gradient_descent or an optimizer of optax, got 'adm'. Did you mean 'adam'?",
+    ),
+    "a batch size": ([*DIABETES, "--batch-size", "1000"], "--batch-size must be between 1 and 442, got 1000."),
+}
+
+
+def run(words):
+    try:
+        return cli.run(words)
+    except SystemExit as end:
+        return end.code
+
+
+@pytest.mark.parametrize(("words", "line"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_gets_one_line(capsys, words, line):
+    assert run(words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == f"jaxgd: {line}\n"
+
+
+@pytest.mark.parametrize(("words", "line"), MISTAKES.values(), ids=MISTAKES)
+def test_with_json_the_error_is_an_object_on_standard_output(capsys, words, line):
+    assert run([*words, "--json"]) == 2
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"error": line, "exit_code": 2}
+    assert printed.err == ""
+
+
+def test_a_loss_by_another_name(capsys):
+    assert run([*DIABETES, "--loss", "mse"]) == 2
+    assert capsys.readouterr().err.endswith("got 'mse'. Did you mean 'mean_squared_error'?\n")
+
+
+def test_whole_numbers_may_have_an_exponent(tmp_path, capsys):
+    words = [*DIABETES, "--num-steps", "1e1", "--out", str(tmp_path / "run"), "--json"]
+    assert run(words) == 0
+    assert json.loads(capsys.readouterr().out)["num_steps"] == 10
+
+
+def test_the_version(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"jaxgd {jaxgd.__version__}\n"
+
+
+def test_without_words_the_help_is_shown(capsys):
+    assert run([]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("fit", "sweep", "rate", "check", "problems"))
