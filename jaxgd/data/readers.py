@@ -71,7 +71,8 @@ def load(
 
 def _similar_file(path: str) -> str:
     folder = Path(path).parent
-    return did_you_mean(Path(path).name, [file.name for file in folder.iterdir()] if folder.is_dir() else [])
+    files = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    return did_you_mean(Path(path).name, files, 0.8)  # the endings always agree
 
 
 def bundled(name: str, choice: Choice) -> Dataset:

@@ -49,17 +49,18 @@ class Table(NamedTuple):
         return self.columns[name]
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], likeness: float = 0.65) -> str:
     """A question that offers the nearest known word, or nothing if none is near.
 
     Args:
       word: what came.
       known: what would have been right.
+      likeness: how much of a word must agree, from 0 to 1.
 
     Returns:
       " Did you mean 'diabetes'?", or "".
     """
-    nearest = difflib.get_close_matches(word, [other for other in known if other != word], n=1, cutoff=0.7)
+    nearest = difflib.get_close_matches(word, [other for other in known if other != word], n=1, cutoff=likeness)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""
 
 
