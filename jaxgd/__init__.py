@@ -14,17 +14,25 @@ from jaxgd.descent import (
     tiled,
 )
 from jaxgd.gradcheck import GradientReport, assert_gradient, assert_rule, check_gradient, check_rule
+from jaxgd.problems.mlp import MLPParams
+from jaxgd.problems.scalar import CubicParams
 from jaxgd.theory.curvature import largest_stable_learning_rate
-from jaxgd.types import Batch, Problem, autodiff
+from jaxgd.types import Batch, LinearMapParams, LinearParams, LineParams, Problem, ScalarParams, autodiff
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Batch",
+    "CubicParams",
     "GradientReport",
     "History",
+    "LineParams",
+    "LinearMapParams",
+    "LinearParams",
+    "MLPParams",
     "Problem",
     "Result",
+    "ScalarParams",
     "StopReason",
     "assert_gradient",
     "assert_rule",

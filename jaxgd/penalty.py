@@ -27,14 +27,16 @@ def with_l2(problem: Problem, l2: Any) -> Problem:
         return problem
 
     def add_penalty(value: jax.Array, params: Params) -> jax.Array:
-        weights = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params) if _is_weights(path)]
+        leaves = jax.tree_util.tree_leaves_with_path(problem.accepts.params(params))
+        weights = [leaf for path, leaf in leaves if _is_weights(path)]
         return value + 0.5 * _like(l2, weights[0]) * sum(jnp.sum(jnp.square(w)) for w in weights)
 
     def add_weights(grads: Params, params: Params) -> Params:
         def add(path: Any, by_loss: jax.Array, leaf: jax.Array) -> jax.Array:
             return by_loss + _like(l2, leaf) * leaf if _is_weights(path) else by_loss
 
-        return jax.tree_util.tree_map_with_path(add, grads, params)
+        typed_grads, typed_params = problem.accepts.params(grads), problem.accepts.params(params)
+        return problem.accepts.like(params, jax.tree_util.tree_map_with_path(add, typed_grads, typed_params))
 
     def value_and_grad(params: Params, batch: Batch) -> tuple[jax.Array, Params]:
         value, grads = evaluate(problem, params, batch)
@@ -61,6 +63,7 @@ def with_l2(problem: Problem, l2: Any) -> Problem:
         penalty=Penalty(l2, functools.partial(with_l2, problem)),
         formulas=formulas,
         second_order=second_order,
+        call=None,
     )
 
 

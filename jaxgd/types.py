@@ -1,10 +1,12 @@
 """The values everything is made of: batches, parameters and problems."""
 
 import functools
+import operator
 from collections.abc import Callable, Hashable
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 Params = Any
 """A tree of floating arrays; the systems of this package use NamedTuples."""
@@ -173,6 +175,29 @@ class SecondOrder(NamedTuple):
     unbounded: str = ""
 
 
+def _as_given(value: Any) -> Any:
+    return value
+
+
+def _like_typed(given: Params, typed: Params) -> Params:
+    del given
+    return typed
+
+
+class Accepts(NamedTuple):
+    """How a problem takes parameters and data in the forms in which people have them.
+
+    Attributes:
+      params: parameters in such a form -> parameters of the problem's type.
+      like: (parameters in such a form, a tree of the problem's type) -> that tree in the same form.
+      batch: data in such a form -> arrays; what was on the host stays there.
+    """
+
+    params: Callable[[Any], Params] = _as_given
+    like: Callable[[Any, Params], Any] = _like_typed
+    batch: Callable[[Any], Any] = _as_given
+
+
 class Problem(NamedTuple):
     """Something to minimise: pure functions, hashable, safe as a static argument of `jax.jit`.
 
@@ -195,6 +220,8 @@ class Problem(NamedTuple):
       row_sum: how the loss adds up over rows; None where it is not known to.
       penalty: the penalty on the weights; None for a problem that has none and cannot be given one.
       second_order: the Hessian by hand and bounds on it; None where they are not known.
+      accepts: what its functions take besides its own type of parameters and arrays; for your own pair as they are.
+      call: what builds the problem again, for `pickle`; None pickles a pair of module-level functions as it is.
     """
 
     name: str
@@ -210,6 +237,37 @@ class Problem(NamedTuple):
     row_sum: RowSum | None = None
     penalty: Penalty | None = None
     second_order: SecondOrder | None = None
+    accepts: Accepts = Accepts()
+    call: Callable[[], "Problem"] | None = None
+
+    def zeros(self, batch: Any) -> Params:
+        """Parameters of zeros, of the shapes and dtypes that `init` gives.
+
+        Of a network with hidden layers this is a saddle that descent does not leave; start it from `init`.
+
+        Args:
+          batch: the data, as `init` takes it.
+
+        Returns:
+          A tree like the parameters.
+
+        Raises:
+          ValueError: the problem has no `init`.
+        """
+        init = self.init
+        if init is None:
+            raise ValueError(f"`zeros` needs the problem's `init`, which {self.name} does not have.")
+        shapes = jax.eval_shape(lambda: init(jax.random.key(0), batch))
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def __repr__(self) -> str:
+        return f"Problem({self.name})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A problem that was changed after its call (`_replace`) is not what the call builds, and pickles by its fields.
+        if self.call is not None and self.call() == self:
+            return operator.call, (self.call,)
+        return type(self), tuple(self)
 
     @property
     def l2(self) -> Any:
@@ -274,4 +332,5 @@ def autodiff(loss: LossFn, *, name: str | None = None) -> Problem:
 
 @functools.lru_cache(maxsize=256)
 def _autodiff(loss: LossFn, name: str) -> Problem:
-    return Problem(name=name, loss=loss, grad=jax.grad(loss))
+    call = functools.partial(autodiff, loss, name=name)
+    return Problem(name=name, loss=loss, grad=jax.grad(loss), call=call)

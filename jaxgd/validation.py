@@ -26,7 +26,14 @@ def check_shape(name: str, array: Any, expected: tuple[int, ...], reason: str) -
       ValueError: the shapes differ.
     """
     if tuple(array.shape) != tuple(expected):
-        raise ValueError(f"`{name}` must have shape {tuple(expected)} ({reason}), got {tuple(array.shape)}.")
+        shape = tuple(array.shape)
+        remedies = {
+            (*expected, 1): f"; `{name}.ravel()` has it" if len(expected) == 1 else "",
+            tuple(expected[:-1]): f"; `{name}[:, None]` has it" if tuple(expected[1:]) == (1,) else "",
+        }
+        raise ValueError(
+            f"`{name}` must have shape {tuple(expected)} ({reason}), got {shape}{remedies.get(shape, '')}."
+        )
 
 
 def check_rank(name: str, array: Any, ranks: tuple[int, ...], meaning: str) -> None:
@@ -75,10 +82,11 @@ def check_labels(labels: Any, num_rows: int) -> None:
     check_shape("labels", labels, (num_rows,), "one for each row of logits")
 
 
-def check_label_values(labels: Any, num_classes: int) -> None:
+def check_label_values(name: str, labels: Any, num_classes: int) -> None:
     """Raise ValueError unless every label is in [0, num_classes). Host side.
 
     Args:
+      name: the argument, as its user wrote it.
       labels: `[N]`, concrete.
       num_classes: K.
 
@@ -89,7 +97,39 @@ def check_label_values(labels: Any, num_classes: int) -> None:
     outside = (values < 0) | (values >= num_classes) | (values != np.floor(values))
     if outside.any():
         row = int(np.argmax(outside))
-        raise ValueError(f"`labels` must be integers in [0, {num_classes}), got {values[row]} at row {row}.")
+        raise ValueError(
+            f"`{name}` must be integers in [0, {num_classes}), got {values[row]} at row {row}{_recoding(values)}."
+        )
+
+
+def check_probability_values(name: str, probabilities: Any) -> None:
+    """Raise ValueError unless every number is a label 0 or 1, or a probability in [0, 1]. Host side.
+
+    Args:
+      name: the argument, as its user wrote it.
+      probabilities: `[N]` floating, concrete.
+
+    Raises:
+      ValueError: a number is outside; the text names the first such row.
+    """
+    values = np.asarray(probabilities)
+    outside = ~((values >= 0) & (values <= 1))
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise ValueError(
+            f"`{name}` must be labels 0 and 1 or probabilities in [0, 1], got {values[row]} at row {row}"
+            f"{_recoding(values)}."
+        )
+
+
+def _recoding(labels: Any) -> str:
+    """How labels of another code become 0, 1, ..."""
+    found = np.unique(labels).tolist()
+    if found == [-1, 1]:
+        return "; `(targets + 1) // 2` codes -1 and 1 as 0 and 1"
+    if found == list(range(1, len(found) + 1)):
+        return f"; `targets - 1` codes 1 to {len(found)} as 0 to {len(found) - 1}"
+    return ""
 
 
 def check_choice(name: str, value: Any, choices: Any) -> None:
@@ -169,9 +209,39 @@ def check_floating_tree(name: str, tree: Any) -> None:
     if not leaves:
         raise ValueError(f"`{name}` must hold at least one floating array, got none.")
     for path, leaf in leaves:
+        if not isinstance(leaf, numbers.Number | np.generic | np.ndarray | jax.Array | jax.ShapeDtypeStruct):
+            leaf_name = f"{name}{jax.tree_util.keystr(path)}"
+            raise TypeError(f"`{leaf_name}` must be a floating array, got {type(leaf).__name__}{_part(tree)}.")
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(f"`{name}{jax.tree_util.keystr(path)}` must be floating, got {dtype}.")
+
+
+def _part(tree: Any) -> str:
+    """How the arrays of an equinox module are taken apart from its functions."""
+    if not any(base.__module__.partition(".")[0] == "equinox" for base in type(tree).__mro__):
+        return ""
+    return (
+        "; give the arrays of `arrays, rest = equinox.partition(module, equinox.is_inexact_array)` "
+        "and call `equinox.combine(arrays, rest)` in the loss"
+    )
+
+
+def check_concrete(function: str, arguments: Any) -> None:
+    """Raise TypeError where a function of the host is called inside jit, vmap or grad.
+
+    Args:
+      function: its name.
+      arguments: a tree of its arguments.
+
+    Raises:
+      TypeError: one of them is a tracer; the text names the function that can be traced.
+    """
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
+        raise TypeError(
+            f"`jaxgd.{function}` runs on the host and cannot be called inside jit, vmap or grad; use `jaxgd.descend`, "
+            "the same run as one pure function."
+        )
 
 
 def check_same_tree(name: str, tree: Any, reference_name: str, reference: Any) -> None:

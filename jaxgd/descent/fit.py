@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxgd.data.arguments import arguments
 from jaxgd.descent import batches, blocks, loop, rows
 from jaxgd.descent.checkpoint import digest, load, save
 from jaxgd.descent.state import Controls, History, Result, Settings, State, StopReason
 from jaxgd.types import Params, Problem
-from jaxgd.validation import check_count
+from jaxgd.validation import check_concrete, check_count
 
 
 class _Chunk(NamedTuple):
@@ -91,14 +92,15 @@ def fit(
       TypeError: see `descend`.
       OSError: the checkpoint's folder cannot be written.
     """
+    check_concrete("fit", (params, batch, learning_rate, key, grad_tol, param_tol, divergence_factor))
     settings = loop.check_settings(problem, learning_rate, num_steps, batch_size, optimizer, record, record_every)
+    params, batch = arguments(problem, params, batch)
     steps_per_epoch = batches.cut(batch, batch_size).steps_per_epoch
     if chunk_steps is not None:
         chunk_steps = check_count("chunk_steps", chunk_steps)
     if problem.check_batch is not None:
         problem.check_batch(batch)
     controls = Controls(None if callable(learning_rate) else learning_rate, grad_tol, param_tol, divergence_factor)
-    params = loop.as_arrays(params)
     loop.check_history(settings, params)
     plan = rows.plan(problem, batch, num_steps=num_steps, batch_size=batch_size, evaluation=evaluation)
     if plan.problem is not problem:

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from jaxgd.data.arguments import arguments
 from jaxgd.descent import batches, blocks
 from jaxgd.descent.state import Controls, History, Result, Settings, State, StopReason
 from jaxgd.descent.step import entry_of, norm_dtype, record, rule_of, take_step, where
 from jaxgd.types import Params, Problem
-from jaxgd.validation import check_choice, check_count, check_floating_tree, check_same_tree
+from jaxgd.validation import check_choice, check_count, check_same_tree
 
 DEFAULT_RECORD = ("loss", "grad_norm", "learning_rate")
 """The fields of the history that are kept if not told otherwise."""
@@ -80,7 +81,7 @@ def descend(
     """
     settings = check_settings(problem, learning_rate, num_steps, batch_size, optimizer, record, record_every)
     controls = Controls(None if callable(learning_rate) else learning_rate, grad_tol, param_tol, divergence_factor)
-    return _run(problem, settings, as_arrays(params), batch, key, controls)
+    return _run(problem, settings, *arguments(problem, params, batch), key, controls)
 
 
 def run(
@@ -173,23 +174,6 @@ def check_settings(
         record=fields,
         record_every=check_count("record_every", record_every),
     )
-
-
-def as_arrays(params: Params) -> Params:
-    """Parameters with every leaf an array of a definite dtype.
-
-    Args:
-      params: a tree of floating arrays or numbers.
-
-    Returns:
-      The tree.
-
-    Raises:
-      ValueError: there is no leaf.
-      TypeError: a leaf is not floating.
-    """
-    check_floating_tree("params", params)
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), params)
 
 
 def check_problem(problem: Problem, params: Params, batch: Any) -> None:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxgd.data.arguments import arguments, parameters, sweep_axis
 from jaxgd.descent import loop, rows
 from jaxgd.descent.state import Controls, Result, Settings
 from jaxgd.types import Params, Problem
@@ -61,6 +62,9 @@ def sweep(
       ValueError: an axis unknown, empty, or of another length than the one it is zipped with; see `descend`.
       TypeError: an argument given twice or unknown; see `descend`.
     """
+    for name in over:
+        check_choice("over", name, SWEPT)
+    over = {name: sweep_axis(problem, name, values) for name, values in over.items()}
     lengths = _check_over(problem, over, options)
     mesh = None if mesh is None else rows.automatic(mesh)
     if zipped and len(set(lengths.values())) > 1:
@@ -98,7 +102,6 @@ def _check_over(problem: Problem, over: Mapping[str, Any], options: Mapping[str,
         raise ValueError("`over` must name at least one axis, got none.")
     lengths = {}
     for name, values in over.items():
-        check_choice("over", name, SWEPT)
         if name in options:
             raise TypeError(f"`{name}` must be given in `over` or as an argument, not both.")
         if name == "l2" and problem.penalty is None:
@@ -140,9 +143,10 @@ def _prepare(
         raise TypeError(f"sweep() {what}.")
     rate = 1.0 if "learning_rate" in over else learning_rate
     settings = loop.check_settings(problem, rate, **(static | options))
-    params = loop.as_arrays(params)
+    params = parameters(problem, params)
     loop.check_history(settings, params, at_once)
     if "batch" not in over:
+        _, batch = arguments(problem, params, batch)
         plan = rows.plan(
             problem,
             batch,
@@ -160,9 +164,6 @@ def _prepare(
         "learning_rate": None if callable(rate) else rate,
         **tolerances,
     }
-    if "params" in over:
-        over["params"] = loop.as_arrays(over["params"])
-    over = jax.tree.map(jnp.asarray, over)
     if mesh is not None:
         everywhere = NamedSharding(mesh, PartitionSpec())
         batch = fixed.pop("batch")

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxgd.penalty import penalisable
 from jaxgd.problems.curvature import LOSS_CURVATURES, hvp_sum_squared_error
+from jaxgd.problems.interface import accepting
 from jaxgd.problems.losses import (
     SQUARED_ERRORS,
     grad_sum_squared_error,
@@ -231,7 +232,7 @@ def linear_map() -> Problem:
         split=lambda joined: LinearMapParams(matrix=joined[:-1].T, bias=joined[-1]),
         scale=SQUARED_ERROR_SCALES["sum"],
     )
-    return Problem(
+    problem = Problem(
         name="linear_map",
         init=init,
         loss=loss,
@@ -242,7 +243,9 @@ def linear_map() -> Problem:
         formulas=Formulas("y = M x + b", "sum (g - y)^2", "dM = -2 (g - y) x^T, db = -2 (g - y)"),
         second_order=SecondOrder(hvp, RowCurvature(lambda batch: form.rows(batch)[0], 2.0, 2.0)),
         row_sum=RowSum(lambda batch: batch.inputs.shape[0] if batch.inputs.ndim == 2 else 1, form),
+        call=linear_map,
     )
+    return accepting(problem, LinearMapParams, targets="real")
 
 
 @functools.cache
@@ -296,7 +299,7 @@ def line() -> Problem:
         split=lambda joined: LineParams(intercept=joined[1], slope=joined[0]),
         scale=SQUARED_ERROR_SCALES["sum"],
     )
-    return Problem(
+    problem = Problem(
         name="line",
         init=init,
         loss=loss,
@@ -307,7 +310,9 @@ def line() -> Problem:
         row_sum=RowSum(num_rows, form),
         formulas=Formulas("f = phi0 + phi1 x", "sum r^2", "(sum 2r, sum 2 x r)"),
         second_order=SecondOrder(hvp, RowCurvature(lambda batch: form.rows(batch)[0], 2.0, 2.0)),
+        call=line,
     )
+    return accepting(problem, LineParams, targets="real")
 
 
 def linear_regression(*, loss: str = "mean_squared_error", l2: float = 0.0) -> Problem:
@@ -368,8 +373,12 @@ def _linear_regression(loss_name: str, l2: float) -> Problem:
         formulas=Formulas("f = X W + b", error.formula, f"dW = {error.factor}X^T r, db = {error.factor}sum r"),
         second_order=affine_second_order(loss_name),
         row_sum=RowSum(num_rows, form),
+        minimizer=functools.partial(_minimizer, form, l2),
     )
-    return penalisable(problem, l2)._replace(minimizer=functools.partial(_minimizer, form, l2))
+    problem = accepting(problem, LinearParams, targets="real")
+    return penalisable(problem, l2)._replace(
+        minimizer=problem.minimizer, call=functools.partial(linear_regression, loss=loss_name, l2=l2)
+    )
 
 
 def call_name(function: str, /, *positional: object, **options: tuple[object, object]) -> str:
@@ -395,7 +404,7 @@ def _minimizer(form: LinearForm, l2: float, batch: Batch) -> Params:
         warnings.warn(
             f"the minimiser is not unique: [X, 1] has rank {solution.rank} of {solution.num_columns} columns; "
             "this is the one of least norm",
-            stacklevel=2,
+            stacklevel=3,
         )
     joined = np.concatenate([solution.weights, np.asarray(solution.bias)[None]])
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, batch.inputs.dtype), form.split(joined))
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(batch.inputs)), form.split(joined))

@@ -3,12 +3,14 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 
 from jaxgd.penalty import penalisable
+from jaxgd.problems.interface import accepting
 from jaxgd.problems.linear import affine, affine_second_order, call_name, grad_affine, init_affine
 from jaxgd.problems.losses import SIGMOID_CROSS_ENTROPIES, SOFTMAX_CROSS_ENTROPIES
 from jaxgd.types import Batch, Formulas, LinearParams, Problem, RowSum, num_rows
-from jaxgd.validation import check_choice, check_count, check_label_values, check_nonnegative
+from jaxgd.validation import check_choice, check_count, check_label_values, check_nonnegative, check_probability_values
 
 
 def logistic_regression(*, loss: str = "mean_sigmoid_cross_entropy", l2: float = 0.0) -> Problem:
@@ -35,7 +37,8 @@ def logistic_regression(*, loss: str = "mean_sigmoid_cross_entropy", l2: float =
       l2: lambda of the penalty `1/2 lambda |w|^2`, the bias free; scikit-learn's C is `1 / (lambda N)`.
 
     Returns:
-      The problem; parameters are `LinearParams`. Inputs `[N, D]`, targets `[N]` integers in {0, 1}.
+      The problem; parameters are `LinearParams`. Inputs `[N, D]`, targets `[N]`: labels 0 and 1 (integers,
+      bool or floating), or probabilities of label 1 in [0, 1], for which the gradient is the same formula.
 
     Raises:
       ValueError: an unknown loss, or an l2 that is negative or not finite.
@@ -84,10 +87,12 @@ def _cross_entropy_regression(loss_name: str, num_classes: int | None, l2: float
     if num_classes is None:
         entropy = SIGMOID_CROSS_ENTROPIES[loss_name]
         name = call_name("logistic_regression", loss=(loss_name, "mean_sigmoid_cross_entropy"))
+        call = functools.partial(logistic_regression, loss=loss_name, l2=l2)
         model, residual = "p = sigma(x . w + b)", "(p - y)"
     else:
         entropy = SOFTMAX_CROSS_ENTROPIES[loss_name]
         name = call_name("softmax_regression", num_classes)
+        call = functools.partial(softmax_regression, num_classes, l2=l2)
         model, residual = "P = softmax(x W + b)", "(P - onehot)"
 
     def init(key: jax.Array, batch: Batch) -> LinearParams:
@@ -105,7 +110,10 @@ def _cross_entropy_regression(loss_name: str, num_classes: int | None, l2: float
         return jax.nn.sigmoid(logits) if num_classes is None else jax.nn.softmax(logits)
 
     def check_batch(batch: Batch) -> None:
-        check_label_values(batch.targets, num_classes or 2)
+        if num_classes is None and jnp.issubdtype(batch.targets.dtype, jnp.floating):
+            check_probability_values("targets", batch.targets)
+        else:
+            check_label_values("targets", batch.targets, num_classes or 2)
 
     problem = Problem(
         name=name,
@@ -121,4 +129,5 @@ def _cross_entropy_regression(loss_name: str, num_classes: int | None, l2: float
             model, entropy.formula, f"dW = {entropy.factor}X^T {residual}, db = {entropy.factor}sum {residual}"
         ),
     )
-    return penalisable(problem, l2)
+    problem = accepting(problem, LinearParams, targets="probabilities" if num_classes is None else "labels")
+    return penalisable(problem, l2)._replace(call=call)

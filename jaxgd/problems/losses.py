@@ -118,23 +118,28 @@ def grad_half_mean_squared_error(predictions: jax.Array, targets: jax.Array) -> 
 
 
 def sum_sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross-entropy of the logistic model, `sum_i log(1 + exp(-s_i z_i))`, `s_i = 2 y_i - 1`.
+    """Cross-entropy of the logistic model, `-sum_i (y_i log p_i + (1 - y_i) log(1 - p_i))`, `p = sigma(z)`.
 
-    With `p = sigma(z)`, `-y log p - (1 - y) log(1 - p)` is `softplus(-s z)`, and
-    `softplus(u) = max(u, 0) + log(1 + exp(-|u|))`: no overflow and no difference of large numbers at any z.
+    As `-log sigma(z) = softplus(-z)` this is `sum_i (y_i softplus(-z_i) + (1 - y_i) softplus(z_i))`, and for labels
+    0 and 1 `softplus(-s z)` with `s = 2 y - 1`. With `softplus(u) = max(u, 0) + log(1 + exp(-|u|))` nothing overflows
+    and no large numbers are subtracted at any z.
 
     Args:
       logits: `[N]`, floating.
-      labels: `[N]`, integers in {0, 1}.
+      labels: `[N]`, integers in {0, 1}, or floating probabilities of label 1 in [0, 1].
 
     Returns:
       Scalar `[]`, in nats.
 
     Raises:
       ValueError: the shapes differ.
-      TypeError: the labels are not integers.
+      TypeError: the labels are neither integers nor floating.
     """
     _check_binary(logits, labels)
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        labels = labels.astype(logits.dtype)
+        wrongness = labels * jnp.maximum(-logits, 0) + (1 - labels) * jnp.maximum(logits, 0)
+        return jnp.sum(wrongness + jnp.log1p(jnp.exp(-jnp.abs(logits))))
     wrongness = jnp.where(labels == 1, -logits, logits)  # -s z
     return jnp.sum(jnp.maximum(wrongness, 0) + jnp.log1p(jnp.exp(-jnp.abs(wrongness))))
 
@@ -144,19 +149,24 @@ def grad_sum_sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.
 
     `d softplus(u)/du = sigma(u)` at `u = -s z`, so the derivative is `-s sigma(-s z)`: `sigma(z)` for y = 0,
     `-sigma(-z) = p - 1` for y = 1, with all its digits where p rounds to 1. It shares `exp(-|u|)` with the loss.
+    For probabilities it is `(1 - y) sigma(z) - y sigma(-z)`, the mean of the two.
 
     Args:
       logits: `[N]`, floating.
-      labels: `[N]`, integers in {0, 1}.
+      labels: `[N]`, integers in {0, 1}, or floating probabilities of label 1 in [0, 1].
 
     Returns:
       `[N]`.
 
     Raises:
       ValueError: the shapes differ.
-      TypeError: the labels are not integers.
+      TypeError: the labels are neither integers nor floating.
     """
     _check_binary(logits, labels)
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        labels, decay = labels.astype(logits.dtype), jnp.exp(-jnp.abs(logits))
+        above, below = 1 / (1 + decay), decay / (1 + decay)  # sigma(|z|), sigma(-|z|)
+        return (1 - labels) * jnp.where(logits >= 0, above, below) - labels * jnp.where(logits >= 0, below, above)
     wrongness = jnp.where(labels == 1, -logits, logits)  # -s z
     decay = jnp.exp(-jnp.abs(wrongness))
     slope = jnp.where(wrongness >= 0, 1, decay) / (1 + decay)  # sigma(-s z)
@@ -168,14 +178,14 @@ def mean_sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Arra
 
     Args:
       logits: `[N]`, floating.
-      labels: `[N]`, integers in {0, 1}.
+      labels: `[N]`, integers in {0, 1}, or floating probabilities of label 1 in [0, 1].
 
     Returns:
       Scalar `[]`, in nats.
 
     Raises:
       ValueError: the shapes differ.
-      TypeError: the labels are not integers.
+      TypeError: the labels are neither integers nor floating.
     """
     return sum_sigmoid_cross_entropy(logits, labels) / len(logits)
 
@@ -185,14 +195,14 @@ def grad_mean_sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax
 
     Args:
       logits: `[N]`, floating.
-      labels: `[N]`, integers in {0, 1}.
+      labels: `[N]`, integers in {0, 1}, or floating probabilities of label 1 in [0, 1].
 
     Returns:
       `[N]`.
 
     Raises:
       ValueError: the shapes differ.
-      TypeError: the labels are not integers.
+      TypeError: the labels are neither integers nor floating.
     """
     return grad_sum_sigmoid_cross_entropy(logits, labels) / len(logits)
 
@@ -294,7 +304,10 @@ def _residuals(predictions: jax.Array, targets: jax.Array) -> jax.Array:
 
 def _check_binary(logits: jax.Array, labels: jax.Array) -> None:
     check_rank("logits", logits, (1,), "[N]")
-    check_labels(labels, logits.shape[0])
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        check_shape("labels", labels, logits.shape, "one for each row of logits")
+    else:
+        check_labels(labels, logits.shape[0])
 
 
 def _check_classes(logits: jax.Array, labels: jax.Array) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxgd.penalty import penalisable
 from jaxgd.problems.curvature import LOSS_CURVATURES
+from jaxgd.problems.interface import accepting
 from jaxgd.problems.linear import affine, call_name, grad_affine
 from jaxgd.problems.losses import SOFTMAX_CROSS_ENTROPIES, SQUARED_ERRORS
 from jaxgd.types import Batch, Formulas, LinearParams, Problem, RowCurvature, RowSum, SecondOrder, num_rows
@@ -179,7 +180,7 @@ def _mlp(hidden_sizes: tuple[int, ...], loss_name: str, num_classes: int | None,
 
     def check_batch(batch: Batch) -> None:
         if num_classes is not None:
-            check_label_values(batch.targets, num_classes)
+            check_label_values("targets", batch.targets, num_classes)
 
     by_output = "2/N (f - y)" if num_classes is None else "1/N (P - onehot)"
     problem = Problem(
@@ -205,4 +206,6 @@ def _mlp(hidden_sizes: tuple[int, ...], loss_name: str, num_classes: int | None,
             f"dW_l = a_{{l-1}}^T delta_l, db_l = sum delta_l",
         ),
     )
-    return penalisable(problem, l2)
+    call = functools.partial(mlp, hidden_sizes, loss=loss_name, num_classes=num_classes, l2=l2)
+    problem = accepting(problem, MLPParams, targets="real" if num_classes is None else "labels")
+    return penalisable(problem, l2)._replace(call=call)

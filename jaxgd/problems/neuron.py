@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxgd.penalty import penalisable
 from jaxgd.problems.curvature import LOSS_CURVATURES
+from jaxgd.problems.interface import accepting
 from jaxgd.problems.linear import affine, call_name, grad_affine, init_affine
 from jaxgd.problems.losses import SQUARED_ERRORS
 from jaxgd.types import Batch, Formulas, LinearParams, Problem, RowCurvature, RowSum, SecondOrder, num_rows
@@ -138,4 +139,5 @@ def _sigmoid_neuron(loss_name: str, l2: float) -> Problem:
             f"dw = {error.factor}sum r f (1 - f) x, db = {error.factor}sum r f (1 - f)",
         ),
     )
-    return penalisable(problem, l2)
+    call = functools.partial(sigmoid_neuron, loss=loss_name, l2=l2)
+    return penalisable(accepting(problem, LinearParams, targets="real"), l2)._replace(call=call)

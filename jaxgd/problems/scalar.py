@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxgd.problems.interface import accepting
 from jaxgd.types import Formulas, Problem, RowSum, ScalarParams, SecondOrder
 from jaxgd.validation import check_same_tree
 
@@ -42,7 +43,7 @@ def quadratic() -> Problem:
         del batch
         return ScalarParams(jnp.asarray(2.0))
 
-    return Problem(
+    problem = Problem(
         name="quadratic",
         init=init,
         loss=loss,
@@ -51,7 +52,9 @@ def quadratic() -> Problem:
         row_sum=RowSum(num_rows=lambda batch: 1),
         formulas=Formulas("y = x^2 - 4x + 5", "y", "2x - 4"),
         second_order=SecondOrder(hvp, bounds=lambda batch: (2.0, 2.0), constant=True),
+        call=quadratic,
     )
+    return accepting(problem, ScalarParams, targets=None)
 
 
 class CubicParams(NamedTuple):
@@ -96,7 +99,7 @@ def cubic() -> Problem:
         check_same_tree("`vector`", vector, "`params`", params)
         return CubicParams(w=6 * params.w * vector.w, b=2 * vector.b)
 
-    return Problem(
+    problem = Problem(
         name="cubic",
         init=init,
         loss=loss,
@@ -104,4 +107,6 @@ def cubic() -> Problem:
         row_sum=RowSum(num_rows=lambda batch: 1),
         formulas=Formulas("f = w^3 + b^2", "f", "(3w^2, 2b)"),
         second_order=SecondOrder(hvp, unbounded="the curvature 6 w grows without bound"),
+        call=cubic,
     )
+    return accepting(problem, CubicParams, targets=None)

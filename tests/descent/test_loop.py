@@ -500,7 +500,7 @@ REFUSED = [
     ),
     (
         "no parameters",
-        (problems.quadratic(), (), None),
+        (BROKEN, (), None),
         GOOD,
         ValueError,
         "`params` must hold at least one floating array, got none.",

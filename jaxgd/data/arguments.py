@@ -1,0 +1,87 @@
+"""The parameters, data and swept axes of a run, in whatever form they came, as arrays of jax."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgd.data.arrays import array, described, floating
+from jaxgd.types import Params, Problem
+from jaxgd.validation import check_floating_tree
+
+
+def arguments(problem: Problem, params: Any, batch: Any) -> tuple[Params, Any]:
+    """Parameters and data of a run as arrays of jax, whatever form they came in.
+
+    Args:
+      problem: what is minimised.
+      params: theta_0, as the problem accepts it.
+      batch: the data, as the problem accepts it; for your own problem any tree, whose frames become arrays.
+
+    Returns:
+      A tree of floating arrays, and the data.
+
+    Raises:
+      TypeError: another type of parameters or data than the problem takes; the text names the expected one.
+      ValueError: there are no parameters; see `array`.
+    """
+    return parameters(problem, params), jax.tree.map(_leaf, problem.accepts.batch(batch))
+
+
+def parameters(problem: Problem, params: Any) -> Params:
+    """The parameters of `arguments`.
+
+    Args:
+      problem: see `arguments`.
+      params: see `arguments`.
+
+    Returns:
+      A tree of floating arrays.
+
+    Raises:
+      TypeError: see `arguments`.
+      ValueError: see `arguments`.
+    """
+    typed = problem.accepts.params(params)
+    check_floating_tree("params", typed)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), typed)
+
+
+def _leaf(leaf: Any) -> Any:
+    if hasattr(leaf, "to_numpy"):
+        return jnp.asarray(array("batch", leaf))
+    return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf" else leaf
+
+
+def sweep_axis(problem: Problem, name: str, values: Any) -> Any:
+    """The values of one axis of a sweep as arrays with a leading axis of lanes.
+
+    Args:
+      problem: what is minimised.
+      name: of the swept argument.
+      values: scalars in any form that `array` takes; keys; parameters or batches, stacked or in a list.
+
+    Returns:
+      A tree of arrays of jax.
+
+    Raises:
+      TypeError: values of another type; the text names the axis.
+      ValueError: see `array`.
+    """
+    named = f"over[{name!r}]"
+    if name == "key":
+        if isinstance(values, list | tuple) and values and all(isinstance(value, jax.Array) for value in values):
+            return jnp.stack(values)
+        if not isinstance(values, jax.Array):
+            raise TypeError(
+                f"`{named}` must hold keys, such as `jax.random.split(jax.random.key(0), 3)`, got {described(values)}."
+            )
+        return values
+    if name not in ("params", "batch"):
+        return jnp.asarray(floating(named, values))
+    take = problem.accepts.params if name == "params" else problem.accepts.batch
+    if isinstance(values, list) and values and all(isinstance(value, tuple | dict) for value in values):
+        each = [jax.tree.map(jnp.asarray, take(value)) for value in values]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    return parameters(problem, values) if name == "params" else jax.tree.map(_leaf, take(values))
