@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.gradcheck import facts, reference
+from jaxgd.gradcheck.answer import by_path
 from jaxgd.gradcheck.compare import Outcome, between, compare, in_native_dtype, rough
-from jaxgd.gradcheck.form import by_path, compare_form
+from jaxgd.gradcheck.form import compare_form
 from jaxgd.gradcheck.inputs import Arrays
 from jaxgd.gradcheck.mistakes import Case, explain
-from jaxgd.gradcheck.pair import Pair, all_finite, dot, gap, pair_of, ratio, size
+from jaxgd.gradcheck.pair import GradientRaised, Pair, all_finite, dot, gap, pair_of, ratio, size
 from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.reference import Gradients
 from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, Status, not_checked, report_of
@@ -32,6 +33,9 @@ def check_gradient(
     key: jax.Array | None = None,
     order: int = 1,
     seconds: float = 5.0,
+    argnums: int | tuple[int, ...] = 0,
+    has_aux: bool = False,
+    **kwargs: Any,
 ) -> GradientReport:
     """Whether `grad` is the gradient of `loss`, and if not, which mistake was made.
 
@@ -42,24 +46,35 @@ def check_gradient(
     mistake, and are the only reference for a loss that JAX cannot trace. A wrong gradient is explained by edits of
     the right one, each confirmed at a second point.
 
+    Both functions may be of JAX, NumPy, autograd or PyTorch, and take arrays or tensors of any of these. They are
+    traced or called with the inputs as given first. A function that cannot be evaluated in float64, such as a kernel
+    with a dtype written into it, is checked in the dtype of its inputs, and the report says so.
+
     Args:
-      loss: `(params, *args) -> []`.
-      grad: `(params, *args) -> a tree like params`. With `order=2` this or a Hessian-vector product
-        `(params, vector, *args) -> a tree like params`.
-      params: a tree with floating leaves; others are held fixed.
+      loss: `(params, *args, **kwargs) -> []`; `[1]` and `[1, 1]` will do.
+      grad: `(params, *args, **kwargs) -> a tree like params`, or `(value, gradient)` as `jax.value_and_grad` returns
+        it. With `order=2` this or a Hessian-vector product `(params, vector, *args, **kwargs) -> a tree like params`.
+      params: a tree with floating or complex leaves; others are held fixed. The gradient by a complex `z = x + i y`
+        is `df/dx - i df/dy`, as `jax.grad` has it; for tensors of torch it is `df/dx + i df/dy`.
       args: trees: data, coefficients, labels. Floating leaves are upcast, others passed as they are.
       key: for the random directions and points, which are otherwise the same each time.
       order: 1, or 2 to check the derivative of `grad`, or a Hessian-vector product.
       seconds: how long the search for the cause of a wrong gradient may take; the report says if it was stopped.
         Whether the gradient is right does not depend on it.
+      argnums: as in `jax.grad`: the position of the parameters among `(params, *args)`, or several positions, for
+        which `grad` returns a tuple.
+      has_aux: as in `jax.grad`: whether `loss` returns `(value, auxiliary output)`; `grad` may return
+        `(gradient, auxiliary output)` then.
+      kwargs: further arguments of both functions by name. Bind those that are called like an argument of this function
+        with `functools.partial`.
 
     Returns:
       The report; `str()` of it is a table.
 
     Raises:
-      TypeError: `loss` or `grad` is not a function, or `params` has no real floating leaf.
+      TypeError: `loss` or `grad` is not a function, or `params` has no floating leaf.
       ValueError: the loss is not a scalar, raises, or is not finite at `params`; `params` hold NaN or infinity;
-        `order` is neither 1 nor 2; `seconds` is negative.
+        `order` is neither 1 nor 2; `seconds` is negative; `argnums` is not a position of `(params, *args)`.
     """
     for name, function in (("loss", loss), ("grad", grad)):
         if not callable(function):
@@ -68,11 +83,21 @@ def check_gradient(
         raise ValueError(f"`order` must be 1 or 2, got {order!r}.")
     if not seconds >= 0:
         raise ValueError(f"`seconds` must be a number that is at least 0, got {seconds!r}.")
+    positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    if not all(0 <= position <= len(args) for position in positions) or len(set(positions)) < len(positions):
+        raise ValueError(f"`argnums` must be positions among the {len(args) + 1} arguments, got {argnums!r}.")
+    argnums = argnums if isinstance(argnums, int) else positions
     if order == 2:
-        takes_vector = not _accepts(grad, params, *args) and _accepts(grad, params, params, *args)
+        if argnums != 0 or has_aux:
+            raise ValueError("with `order=2`, `argnums` must be 0 and `has_aux` False: bind the rest in a function.")
+        takes_vector = not _accepts(grad, params, *args, **kwargs) and _accepts(grad, params, params, *args, **kwargs)
         loss, grad = _second_order(loss, grad, takes_vector)
     seed = np.asarray(jax.random.key_data(key)).ravel().tolist() if key is not None else 0
-    return _check(pair_of(loss, grad, params, args), np.random.default_rng(seed), seconds)
+    try:
+        pair = pair_of(loss, grad, (params, *args), kwargs, argnums=argnums, has_aux=has_aux)
+    except GradientRaised as error:
+        return _not_comparable(error.names, Kind.RAISED, str(error))
+    return _check(pair, np.random.default_rng(seed), seconds)
 
 
 def assert_gradient(
@@ -83,6 +108,9 @@ def assert_gradient(
     key: jax.Array | None = None,
     order: int = 1,
     seconds: float = 5.0,
+    argnums: int | tuple[int, ...] = 0,
+    has_aux: bool = False,
+    **kwargs: Any,
 ) -> None:
     """`check_gradient` for test suites.
 
@@ -94,6 +122,9 @@ def assert_gradient(
       key: see `check_gradient`.
       order: see `check_gradient`.
       seconds: see `check_gradient`.
+      argnums: see `check_gradient`.
+      has_aux: see `check_gradient`.
+      kwargs: see `check_gradient`.
 
     Raises:
       AssertionError: the gradient is wrong; the message is the report.
@@ -101,14 +132,15 @@ def assert_gradient(
       ValueError: see `check_gradient`.
     """
     __tracebackhide__ = True
-    report = check_gradient(loss, grad, params, *args, key=key, order=order, seconds=seconds)
+    options: Any = {"key": key, "order": order, "seconds": seconds, "argnums": argnums, "has_aux": has_aux}
+    report = check_gradient(loss, grad, params, *args, **options, **kwargs)
     if not report.ok:
         raise AssertionError(str(report))
 
 
-def _accepts(function: Callable[..., Any], *args: Any) -> bool:
+def _accepts(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
     try:
-        inspect.signature(function).bind(*args)
+        inspect.signature(function).bind(*args, **kwargs)
     except TypeError:
         return False
     except ValueError:  # a builtin without a signature
@@ -116,7 +148,7 @@ def _accepts(function: Callable[..., Any], *args: Any) -> bool:
     return True
 
 
-@functools.lru_cache(maxsize=128)
+@functools.lru_cache(maxsize=8)
 def _second_order(
     loss: Callable[..., Any], grad: Callable[..., Any], takes_vector: bool
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -126,14 +158,14 @@ def _second_order(
         rng = np.random.default_rng(2)
         return jax.tree.map(lambda p: jnp.asarray(rng.choice([-1.0, 1.0], np.shape(p)), jnp.asarray(p).dtype), params)
 
-    def slope(params: Any, *args: Any) -> Any:
-        tangents = jax.tree.map(jnp.multiply, jax.grad(loss)(params, *args), vector_like(params))
+    def slope(params: Any, *args: Any, **kwargs: Any) -> Any:
+        tangents = jax.tree.map(jnp.multiply, jax.grad(loss)(params, *args, **kwargs), vector_like(params))
         return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(tangents))
 
-    def product(params: Any, *args: Any) -> Any:
+    def product(params: Any, *args: Any, **kwargs: Any) -> Any:
         if takes_vector:
-            return grad(params, vector_like(params), *args)
-        return jax.jvp(lambda q: grad(q, *args), (params,), (vector_like(params),))[1]
+            return grad(params, vector_like(params), *args, **kwargs)
+        return jax.jvp(lambda q: grad(q, *args, **kwargs), (params,), (vector_like(params),))[1]
 
     return slope, product
 
@@ -142,16 +174,13 @@ def _check(pair: Pair, rng: np.random.Generator, seconds: float) -> GradientRepo
     """From the form of the answer to the report."""
     loss = facts.loss_facts(pair)
     _require_a_finite_loss(pair)
-    try:
-        grad = facts.gradient_facts(pair)
-    except Exception as error:
-        return _not_comparable(pair, Kind.RAISED, f"`grad` raised {type(error).__name__}: {error}")
+    grad = facts.gradient_facts(pair)
     form = compare_form(
-        grad.tree, pair.params, pair.names, functools.partial(_values_of_leaf, pair), dtypes=pair.grad.traceable
+        grad.tree, pair.params, pair.layout, functools.partial(_values_of_leaf, pair), dtypes=pair.grad.traceable
     )
     if not any(form.comparable):
         return report_of(form.findings, tuple(map(not_checked, pair.names)), None, "its form only")
-    report = _check_numbers(pair.holding(form.comparable, grad.tree), rng, (loss, grad), seconds)
+    report = _check_numbers(pair.holding(form.comparable), rng, (loss, grad), seconds)
     by_leaf = {leaf.leaf: leaf for leaf in report.leaves}
     leaves = tuple(by_leaf.get(name, not_checked(name)) for name in pair.names)
     return report_of((*form.findings, *report.findings), leaves, report.taylor_order, report.reference)
@@ -163,14 +192,14 @@ def _check_numbers(
     """The report of the leaves that can be compared."""
     loss, grad = programs
     along = _loss_slopes(pair, rng, loss.unit)
-    if not pair.loss.traceable:
+    if not pair.loss.derivative:
         return _by_values(pair, rng, grad)
     both = pair.in_float64(pair.base)
     if not facts.repeats(pair, grad, both[0]):
-        return _not_comparable(pair, Kind.RANDOM, facts.STATEFUL)
+        return _not_comparable(pair.names, Kind.RANDOM, facts.STATEFUL)
     seen = _inside(pair, both, along, seconds)
     if seen is not None:
-        rest = pair.holding(seen.rest, grad.tree)._replace(loss=seen.pair.loss) if any(seen.rest) else None
+        rest = pair.holding(seen.rest)._replace(loss=seen.pair.loss) if any(seen.rest) else None
         return seen.report(_check_numbers(rest, rng, programs, seconds) if rest is not None else None)
     found = reference.measure(pair, rng, both, reference.unit_of(pair, loss, grad))
     outcome = compare(pair, found, loss, along)
@@ -198,14 +227,14 @@ def _inside(
     direction, slopes = along
     doubted = not slopes.kinked and not slopes.agrees(dot(declared, direction))
     agree = all(gap(a, b) <= 1e-9 * size(b) for a, b in zip(hand, declared, strict=True))
-    if agree and not doubted:
+    if (agree and not doubted) or not (pair.loss.way.wide and pair.loss.derivative == "reverse"):
         return None
     return inside.see_through(pair, both, functools.partial(check_gradient, seconds=seconds), doubted=doubted)
 
 
 def _values_of_leaf(pair: Pair, name: str) -> tuple[Any, Any] | None:
     """What the gradient function returns for a leaf, and the right gradient; None if they are not known."""
-    if not pair.loss.traceable:
+    if not pair.loss.derivative:
         return None
     right = pair.loss.reverse(pair.layout, pair.base, np.float64)[pair.names.index(name)]
     try:
@@ -236,9 +265,9 @@ def _leaf_report(pair: Pair, found: Gradients, leaf: int, status: Status) -> Lea
     return LeafReport(pair.names[leaf], ratio(error, largest), ratio(size(found.tolerance[leaf]), largest), status)
 
 
-def _not_comparable(pair: Pair, kind: Kind, message: str) -> GradientReport:
+def _not_comparable(names: list[str], kind: Kind, message: str) -> GradientReport:
     """The report if the gradient cannot be evaluated, or not twice."""
-    return report_of([Finding("", kind, message)], tuple(map(not_checked, pair.names)), None, "its form only")
+    return report_of([Finding("", kind, message)], tuple(map(not_checked, names)), None, "its form only")
 
 
 def _case(pair: Pair, rng: np.random.Generator, found: Gradients, outcome: Outcome) -> Case:
@@ -265,7 +294,7 @@ def _by_values(pair: Pair, rng: np.random.Generator, grad: facts.GradientFacts) 
     """The report for a loss that JAX cannot trace: each leaf along one random direction."""
     hand = [np.asarray(leaf, np.float64) for leaf in pair.hand(pair.base, np.float64)]
     if not facts.repeats(pair, grad, hand):
-        return _not_comparable(pair, Kind.RANDOM, facts.STATEFUL)
+        return _not_comparable(pair.names, Kind.RANDOM, facts.STATEFUL)
     native = pair.hand(pair.native, None)
     unit = max((reference.eps_of(leaf) for leaf in native), default=facts.EPS64)
     compared = [_leaf_by_values(pair, rng, hand, i, max(unit, facts.EPS64)) for i in range(len(pair.names))]

@@ -63,8 +63,8 @@ def compare(pair: Pair, found: Gradients, loss: LossFacts, along: tuple[Arrays, 
         kink = Finding("", Kind.KINK, "the loss has a kink at this point; both sides have a slope of their own.", False)
         return Outcome([Comparison(Status.RIGHT, leaf) for leaf in found.reference], (kink,) if slopes.kinked else ())
     if loss.rules:
-        through = reference.right_at(pair, pair.base, through=True)
-        if (seen := _see_through(pair, found, loss.rules, through)) is not None:
+        through = reference.without_rules(pair)
+        if through is not None and (seen := _see_through(pair, found, loss.rules, through)) is not None:
             return seen
     if not wrong:
         message = (

@@ -1,12 +1,14 @@
 """The form of a gradient: its tree, shapes and dtypes beside those of the parameters."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgd.gradcheck.answer import by_path
+from jaxgd.gradcheck.inputs import Layout, Leaf
 from jaxgd.gradcheck.report import Finding, Kind
 
 
@@ -15,41 +17,17 @@ class Form(NamedTuple):
 
     Attributes:
       findings: what does not fit.
-      comparable: one a floating leaf of the parameters: whether the tree has a leaf of its path and shape.
+      comparable: one a real leaf of the parameters: whether the tree has a leaf of its path and shape.
     """
 
     findings: tuple[Finding, ...]
     comparable: tuple[bool, ...]
 
 
-def paths(tree: Any) -> list[str]:
-    """The path of each leaf.
-
-    Args:
-      tree: any tree.
-
-    Returns:
-      Paths as `jax.tree_util.keystr` writes them, in the order of the leaves.
-    """
-    return [str(jax.tree_util.keystr(path)) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
-
-
-def by_path(tree: Any) -> dict[str, Any]:
-    """The leaves by their paths.
-
-    Args:
-      tree: any tree.
-
-    Returns:
-      A dictionary in the order of the leaves.
-    """
-    return dict(zip(paths(tree), jax.tree.leaves(tree), strict=True))
-
-
 def compare_form(
     answer: Any,
     params: Any,
-    names: Sequence[str],
+    layout: Layout,
     values: Callable[[str], tuple[Any, Any] | None],
     *,
     dtypes: bool,
@@ -59,41 +37,64 @@ def compare_form(
     Args:
       answer: what the gradient function returns, or its shapes.
       params: the parameters.
-      names: paths of the floating leaves of the parameters.
+      layout: what their leaves are.
       values: takes the path of a leaf of a wrong shape; returns what the gradient function returns for it and the
         right gradient, both in float64, or None where they are not known.
       dtypes: whether dtypes count.
 
     Returns:
-      The findings, and which leaves can be compared entry by entry.
+      The findings, and which real leaves can be compared entry by entry.
     """
     got, wanted = by_path(answer), by_path(params)
+    leaves = {leaf.path: leaf for leaf in layout.leaves if "param" in leaf.roles}
     extra = sorted(set(got) - set(wanted))
+    missing = [path for path in leaves if path not in got]
     also = f"; it has {', '.join(extra)}, which no parameter has" if extra else ""
-    missing = [name for name in names if name not in got]
+    if missing == [""] and isinstance(answer, (tuple, list)):
+        also = _about_a_sequence(answer, params, layout)
     findings = [
-        Finding(name, Kind.STRUCTURE, f"{name or 'params'} has no gradient: the tree returned lacks it{also}.")
-        for name in missing
+        Finding(path, Kind.STRUCTURE, f"{path or 'params'} has no gradient: the tree returned lacks it{also}.")
+        for path in missing
     ]
     if not missing:
         findings += [
-            Finding(name, Kind.STRUCTURE, f"{name} is in the tree returned, but no parameter has this path.")
-            for name in extra
+            Finding(path, Kind.STRUCTURE, f"{path} is in the tree returned, but no parameter has this path.")
+            for path in extra
         ]
-    present = [name for name in names if name in got]
+    present = [path for path in leaves if path in got]
     if not missing and not extra:
         findings += [Finding("", Kind.STRUCTURE, message) for message in _containers(answer, params, "")]
-    misshapen = [name for name in present if np.shape(got[name]) != np.shape(wanted[name])]
-    for name in misshapen:
-        kind, message = wrong_shape(name, np.shape(got[name]), np.shape(wanted[name]), values(name))
-        findings.append(Finding(name, kind, message))
-    for name in present if dtypes else ():
-        dtype = jnp.asarray(wanted[name]).dtype
-        got_dtype = getattr(got[name], "dtype", np.dtype(float))
-        if dtype != got_dtype and name not in misshapen:
-            message = f"{name or 'params'} has dtype {got_dtype}, its parameter {dtype}."
-            findings.append(Finding(name, Kind.DTYPE, message))
-    return Form(tuple(findings), tuple(name in present and name not in misshapen for name in names))
+    shapes = {path: (tuple(np.shape(got[path])), tuple(np.shape(wanted[path]))) for path in present}
+    misshapen = [path for path, (shape, right) in shapes.items() if shape != right]
+    for path in misshapen:
+        kind, message = wrong_shape(path, *shapes[path], values(path))
+        findings.append(Finding(path, kind, message))
+    for path in present if dtypes else ():
+        dtype, of_answer = _dtype_of(leaves[path]), getattr(got[path], "dtype", None)
+        if dtype and of_answer is not None and of_answer != dtype and path not in misshapen:
+            findings.append(
+                Finding(path, Kind.DTYPE, f"{path or 'params'} has dtype {of_answer}, its parameter {dtype}.")
+            )
+    comparable = [path in present and path not in misshapen for path, leaf in leaves.items() for _ in leaf.roles]
+    return Form(tuple(findings), tuple(comparable))
+
+
+def _dtype_of(leaf: Leaf) -> Any:
+    """The dtype that JAX gives a leaf; None for a Python number, which takes any."""
+    if leaf.family == "python":
+        return None
+    part = np.zeros(0, leaf.dtype)
+    return jnp.asarray(part + 1j * part if len(leaf.roles) == 2 else part).dtype
+
+
+def _about_a_sequence(answer: Any, params: Any, layout: Layout) -> str:
+    """What a tuple may be that is returned for parameters which are one array."""
+    count = len(answer)
+    fits = count and np.shape(answer[0]) == np.shape(params)
+    many = f"; it is a {type(answer).__name__} of {count}"
+    if fits and count > 1 and layout.argnums == 0:
+        return f"{many}: if it holds the gradients by several arguments, pass argnums={tuple(range(count))}"
+    return f"{many}: return its entry instead" if fits and count == 1 else many
 
 
 def _containers(answer: Any, params: Any, path: str) -> Iterator[str]:

@@ -1,15 +1,16 @@
 """A loss and a hand gradient at one point: everything that stays the same during a check."""
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jaxgd.gradcheck import points
-from jaxgd.gradcheck.form import paths
-from jaxgd.gradcheck.functions import Gradient, Loss, gradient_of, loss_of
-from jaxgd.gradcheck.inputs import Arrays, Layout, Point, take_apart
+from jaxgd.gradcheck.answer import by_path
+from jaxgd.gradcheck.functions import BadLoss, Gradient, Loss
+from jaxgd.gradcheck.inputs import Arrays, Layout, NoFloatingLeaf, Point, is_floating, take_apart
+from jaxgd.gradcheck.probe import gradient_of, loss_of
 
 
 class Pair(NamedTuple):
@@ -21,12 +22,10 @@ class Pair(NamedTuple):
       layout: how parameters and arguments are put together from their leaves.
       native: the leaves as they were given.
       base: the same leaves in float64.
-      names: the path of each floating leaf of the parameters.
-      labels: the path of each floating leaf of the arguments.
+      names: where each real floating leaf of the parameters is; a complex one has two, `.real` and `.imag`.
+      labels: where each real floating leaf of the arguments is.
       scales: how far each entry of the parameters may be moved.
       params: the parameters as they were given.
-      wanted: for each name the number of its leaf in the tree that the gradient function returns; empty if that tree
-        has one leaf for each name, or one for each leaf of the parameters.
     """
 
     loss: Loss
@@ -38,7 +37,6 @@ class Pair(NamedTuple):
     labels: list[str]
     scales: Arrays
     params: Any
-    wanted: tuple[int, ...] = ()
 
     def hand(self, point: Point, dtype: Any) -> Arrays:
         """The hand gradient.
@@ -50,44 +48,33 @@ class Pair(NamedTuple):
         Returns:
           One leaf for each name.
         """
-        leaves = self.grad.leaves(self.layout, point, dtype)
-        if self.wanted:
-            return [leaves[i] for i in self.wanted]
-        if len(leaves) == len(self.names):
-            return leaves
-        roles = self.layout.roles[: len(jax.tree.leaves(self.params))]
-        return [leaf for leaf, role in zip(leaves, roles, strict=True) if role == "param"]
+        return self.grad.leaves(self.layout, point, dtype)
 
-    def holding(self, comparable: Sequence[bool], answer: Any) -> "Pair":
+    def holding(self, comparable: Sequence[bool]) -> "Pair":
         """The same pair with some leaves of the parameters held fixed, as if they were arguments.
 
         Args:
           comparable: one for each name; false for those to hold.
-          answer: what the gradient function returns, or its shapes.
 
         Returns:
           The pair, whose names are those that are not held.
         """
-        if all(comparable) and paths(answer) == self.names:
+        if all(comparable):
             return self
-        number = {path: i for i, path in enumerate(paths(answer))}
         moving = [i for i, ok in enumerate(comparable) if ok]
         held = [i for i, ok in enumerate(comparable) if not ok]
-        flags = iter(comparable)
-        roles = tuple("float" if role == "param" and not next(flags) else role for role in self.layout.roles)
 
         def split(point: Point) -> Point:
             kept = [point.params[i] for i in moving]
             return point._replace(params=kept, floats=[*(point.params[i] for i in held), *point.floats])
 
         return self._replace(
-            layout=self.layout._replace(roles=roles),
+            layout=self.layout.holding([self.names[i] for i in held]),
             native=split(self.native),
             base=split(self.base),
             names=[self.names[i] for i in moving],
             labels=[*(self.names[i] for i in held), *self.labels],
             scales=[self.scales[i] for i in moving],
-            wanted=tuple(number[self.names[i]] for i in moving),
         )
 
     def both(self, point: Point, dtype: Any) -> tuple[Arrays, Arrays]:
@@ -155,34 +142,89 @@ class Pair(NamedTuple):
         return self.base._replace(params=moved, floats=floats)
 
 
-def pair_of(loss: Callable[..., Any], grad: Callable[..., Any], params: Any, args: Sequence[Any]) -> Pair:
+class GradientRaised(Exception):
+    """The gradient function raised when it was called as the caller would call it.
+
+    Attributes:
+      names: of the parameters.
+    """
+
+    def __init__(self, names: list[str], error: Exception) -> None:
+        super().__init__(f"`grad` raised {type(error).__name__}: {error}")
+        self.names = names
+
+
+def pair_of(
+    loss: Callable[..., Any],
+    grad: Callable[..., Any],
+    arguments: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    argnums: int | tuple[int, ...] = 0,
+    has_aux: bool = False,
+) -> Pair:
     """Bind a loss and a gradient to a point.
 
     Args:
-      loss: `(params, *args) -> []`.
-      grad: `(params, *args) -> a tree like params`.
-      params: a tree with floating leaves.
-      args: trees.
+      loss: `(*arguments, **kwargs) -> []`.
+      grad: `(*arguments, **kwargs) -> a tree like the parameters`.
+      arguments: the positional arguments of both.
+      kwargs: the keyword arguments of both.
+      argnums: which of the arguments are the parameters.
+      has_aux: whether the loss returns `(value, auxiliary output)`.
 
     Returns:
       The pair.
 
     Raises:
-      TypeError: `params` has no real floating leaf.
-      ValueError: `params` hold NaN or infinity.
+      TypeError: the parameters have no floating leaf.
+      ValueError: they hold NaN or infinity; the loss raises, or does not return one floating number.
+      GradientRaised: the gradient raises.
     """
-    layout, native, names = take_apart(params, args)
-    for name, leaf in zip(names, native.params, strict=True):
-        values = np.asarray(leaf, np.float64)
-        if not np.isfinite(values).all():
-            index = [int(i) for i in np.argwhere(~np.isfinite(values))[0]]
-            at = f" at {index}" if index else ""
-            raise ValueError(f"`params{name}` must be finite, got {values[tuple(index)]}{at}.")
-    base = native.cast(np.float64)
-    roles = layout.roles[len(jax.tree.leaves(params)) :]
-    labels = [f"args{path}" for path, role in zip(paths(tuple(args)), roles, strict=True) if role == "float"]
-    scales = [_scale(leaf) for leaf in base.params]
-    return Pair(loss_of(loss), gradient_of(grad), layout, native, base, names, labels, scales, params)
+
+    def bound(**how: bool) -> Pair:
+        inputs = take_apart(arguments, kwargs, argnums=argnums, **how)
+        base = inputs.point.cast(np.float64)
+        names = inputs.layout.names("param")
+        for name, values in zip(names, base.params, strict=True):
+            _require_finite(name, values)
+        of_loss = loss_of(loss, inputs, base, has_aux=has_aux)
+        try:
+            of_grad = gradient_of(grad, inputs, base, has_aux=has_aux)
+        except Exception as error:
+            raise GradientRaised(names, error) from error
+        scales = [_scale(leaf) for leaf in base.params]
+        labels = inputs.layout.names("float")
+        return Pair(of_loss, of_grad, inputs.layout, inputs.point, base, names, labels, scales, inputs.params)
+
+    try:
+        pair = bound()
+    except NoFloatingLeaf:
+        return bound(integers=True)  # Python integers are numbers to differentiate by if there is nothing else
+    if _has_integers(pair):
+        # Their gradient was returned, so they are meant as numbers, if the loss takes them as such.
+        with contextlib.suppress(BadLoss, GradientRaised):
+            pair = bound(integers=True)
+    if not (pair.loss.traceable and pair.grad.traceable) and (pair.native.floats or pair.native.arrays):
+        # Perhaps a trace has to see the numbers in the arguments: a flag, a length, a tolerance.
+        held = bound(hold=True)
+        if held.loss.traceable + held.grad.traceable > pair.loss.traceable + pair.grad.traceable:
+            return held
+    return pair
+
+
+def _has_integers(pair: Pair) -> bool:
+    """Whether a Python integer among the parameters has a floating gradient."""
+    got = by_path(pair.grad.answer)
+    return any(type(leaf) is int and is_floating(got.get(path)) for path, leaf in by_path(pair.params).items())
+
+
+def _require_finite(name: str, values: Any) -> None:
+    if not np.isfinite(values).all():
+        index = [int(i) for i in np.argwhere(~np.isfinite(values))[0]]
+        at = f" at {index}" if index else ""
+        label = name if name.startswith("params") else f"params{name}"
+        raise ValueError(f"`{label}` must be finite, got {values[tuple(index)]}{at}.")
 
 
 def _scale(leaf: Any) -> Any:

@@ -22,23 +22,19 @@ def precision(dtype: Any) -> Iterator[None]:
     """Evaluate in a floating dtype, whatever the settings of the process, which are restored.
 
     Args:
-      dtype: float64 or float32; None leaves the settings alone.
+      dtype: float64 or float32; None for the dtypes that inputs and process have.
 
     Returns:
       A context.
     """
-    if dtype is None:
-        yield
-        return
-    with (
-        _own_constants(),
-        jax.enable_x64(np.dtype(dtype) == np.float64),
-        jax.numpy_dtype_promotion("standard"),
-        jax.debug_nans(False),
-        jax.debug_infs(False),
-        warnings.catch_warnings(),
-        np.errstate(all="ignore"),
-    ):
+    with contextlib.ExitStack() as stack:
+        if dtype is not None:
+            stack.enter_context(_own_constants())
+            stack.enter_context(jax.enable_x64(np.dtype(dtype) == np.float64))
+        for setting in (jax.numpy_dtype_promotion("standard"), jax.debug_nans(False), jax.debug_infs(False)):
+            stack.enter_context(setting)
+        stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(np.errstate(all="ignore"))
         # Code that asks for float64 by name gets float32 when it is measured in float32, which is not its mistake.
         warnings.simplefilter("ignore")
         yield

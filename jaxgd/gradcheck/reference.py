@@ -130,6 +130,21 @@ def program(pair: Pair, point: Point) -> Any:
     return pair.loss.facts[known]
 
 
+def without_rules(pair: Pair) -> Arrays | None:
+    """The gradient of what the loss computes, without its own rules and stopped gradients.
+
+    Args:
+      pair: the loss and its inputs.
+
+    Returns:
+      Its leaves; None if what is behind a rule cannot be differentiated, such as a while_loop.
+    """
+    try:
+        return right_at(pair, pair.base, through=True)
+    except Exception:
+        return None
+
+
 def right_at(pair: Pair, point: Point, *, through: bool) -> Arrays:
     """The right gradient.
 

@@ -34,10 +34,10 @@ ERRORS = [
         "`params` must have a floating leaf to differentiate by, got none.",
     ),
     (
-        (loss, grad, {"w": np.array([1j])}),
+        (lambda p: jnp.sum(p["w"]), grad, {"w": np.array([1j])}),
         {},
-        TypeError,
-        "`params` and arguments must be real, got complex128 at ['w'].",
+        ValueError,
+        "`loss` must return a floating scalar [], got complex128[]. Return its real part.",
     ),
     (
         (loss, grad, {"w": np.array([1.0, np.nan]), "b": np.array(0.0)}),

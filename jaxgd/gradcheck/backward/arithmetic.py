@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
-from jaxgd.gradcheck.functions import QUICK
+from jaxgd.gradcheck.programs import QUICK
 
 Params = Mapping[str, Any]
 

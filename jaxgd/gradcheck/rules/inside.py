@@ -5,13 +5,13 @@ that is taken with it. Each function is judged by itself, with the arguments tha
 that were found wrong are taken out of the loss: a right one may be there because its body cannot be differentiated.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxgd.gradcheck.functions import Loss
 from jaxgd.gradcheck.inputs import Arrays
 from jaxgd.gradcheck.pair import Pair, all_finite, gap, ratio, size
 from jaxgd.gradcheck.precision import precision
@@ -100,7 +100,8 @@ def see_through(pair: Pair, both: tuple[Arrays, Arrays], check: Check, *, doubte
     wrong = wrong_rules(pair, check, libraries=doubted)
     if not wrong:
         return None
-    bare = pair._replace(loss=Loss(without(pair.loss.function, {_key(one.site) for one in wrong})))
+    function = without(pair.loss.function, {_key(one.site) for one in wrong})
+    bare = pair._replace(loss=dataclasses.replace(pair.loss, function=function, program=None, facts={}))
     hand, declared = both
     try:
         right = bare.loss.reverse(pair.layout, pair.base, np.float64)
@@ -223,7 +224,7 @@ def without(function: Callable[..., Any], keys: set[tuple[Any, ...]]) -> Callabl
       The same function for values; JAX differentiates the bodies of those functions.
     """
 
-    def bare(*args: Any) -> Any:
+    def bare(*args: Any, **kwargs: Any) -> Any:
         flat, tree = flatten(args)
         moving = [i for i, leaf in enumerate(flat) if isinstance(leaf, float) or hasattr(leaf, "dtype")]
 
@@ -231,7 +232,7 @@ def without(function: Callable[..., Any], keys: set[tuple[Any, ...]]) -> Callabl
             new = list(flat)
             for i, value in zip(moving, values, strict=True):
                 new[i] = value
-            return function(*tree.unflatten(new))
+            return function(*tree.unflatten(new), **kwargs)
 
         values = [flat[i] for i in moving]
         closed, shapes = jax.make_jaxpr(of_arrays, return_shape=True)(*values)

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.gradcheck.backward.program import coarsest
-from jaxgd.gradcheck.functions import QUICK, UNTRACEABLE
 from jaxgd.gradcheck.precision import precision
+from jaxgd.gradcheck.programs import QUICK, UNTRACEABLE
 from jaxgd.gradcheck.report import Finding, Kind
 from jaxgd.gradcheck.rules.forms import Rule, flatten
 

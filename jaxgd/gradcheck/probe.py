@@ -1,0 +1,194 @@
+"""Finding out in which way and precision a function can be evaluated, by the caller's own call first."""
+
+import collections
+import dataclasses
+import types
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgd.gradcheck.answer import find_part, pack, part_of, unpack
+from jaxgd.gradcheck.backward.program import same_program
+from jaxgd.gradcheck.functions import DERIVATIVES, BadLoss, Gradient, Loss, Way, value_of
+from jaxgd.gradcheck.inputs import Inputs, Layout, Point
+from jaxgd.gradcheck.precision import precision
+
+KEPT = 6
+"""Functions of each kind that are kept with what was compiled of them. Each holds megabytes."""
+
+_losses: "collections.OrderedDict[Any, Loss]" = collections.OrderedDict()
+_gradients: "collections.OrderedDict[Any, Gradient]" = collections.OrderedDict()
+
+
+def loss_of(function: Callable[..., Any], inputs: Inputs, base: Point, *, has_aux: bool) -> Loss:
+    """A loss, ready to be evaluated; the same object for the same function and form of the inputs.
+
+    It is traced in the dtypes given first, as the caller would. What only float64 raises is not the caller's mistake:
+    the loss then runs in the dtypes given.
+
+    Args:
+      function: takes the arguments of the call.
+      inputs: the arguments, in the dtypes given.
+      base: their leaves in float64.
+      has_aux: whether it returns `(value, auxiliary output)`.
+
+    Returns:
+      The loss.
+
+    Raises:
+      ValueError: it raises, or does not return one real floating number.
+    """
+    try:
+        return _kept(_losses, function, (inputs, has_aux), lambda: _probe_loss(function, inputs, base, has_aux))
+    except BadLoss:
+        raise
+    except Exception as error:
+        raise BadLoss(f"`loss` raised {type(error).__name__}: {error}") from error
+
+
+def gradient_of(function: Callable[..., Any], inputs: Inputs, base: Point, *, has_aux: bool) -> Gradient:
+    """A gradient function, ready to be evaluated; the same object for the same function and form of the inputs.
+
+    Args:
+      function: takes the arguments of the call.
+      inputs: the arguments, in the dtypes given.
+      base: their leaves in float64.
+      has_aux: whether the loss returns `(value, auxiliary output)`.
+
+    Returns:
+      The gradient.
+
+    Raises:
+      Exception: whatever the function raises when it is called with arrays.
+    """
+    return _kept(_gradients, function, (inputs, has_aux), lambda: _probe_gradient(function, inputs, base, has_aux))
+
+
+def _kept(table: Any, function: Callable[..., Any], form: tuple[Inputs, bool], make: Callable[[], Any]) -> Any:
+    """The entry of a function in a table that forgets what was not used for longest."""
+    inputs, has_aux = form
+    # A bound method is a new object at each access.
+    owner = (id(function.__self__), id(function.__func__)) if isinstance(function, types.MethodType) else id(function)
+    forms = tuple((np.shape(leaf), str(getattr(leaf, "dtype", type(leaf)))) for leaf in jax.tree.leaves(inputs.point))
+    key = owner, inputs.layout, forms, has_aux, jax.config.read("jax_enable_x64")
+    if key not in table:
+        table[key] = make()
+        if len(table) > KEPT:
+            table.popitem(last=False)
+    table.move_to_end(key)
+    return table[key]
+
+
+def _probe_loss(function: Callable[..., Any], inputs: Inputs, base: Point, has_aux: bool) -> Loss:
+    layout, native = inputs.layout, inputs.point
+    loss = Loss(function, has_aux, Way(True))
+    try:
+        with precision(None):
+            program = jax.make_jaxpr(lambda point: loss.scalar(layout, point))(native)
+    except BadLoss:
+        raise
+    except Exception:
+        return _untraced_loss(loss, inputs, base)
+    loss = dataclasses.replace(loss, derivative=_derivative(loss, layout, native))
+    try:
+        with precision(np.float64):
+            program = jax.make_jaxpr(lambda point: loss.scalar(layout, point))(base)
+        loss.values(layout, base, base.params, np.zeros(1))
+    except Exception as error:
+        way = Way(True, wide=False, why=_in_words(error))
+        return dataclasses.replace(loss, way=way, wide=False, program=program)
+    return dataclasses.replace(loss, program=program, wide=_runs_wide(loss, layout, base))
+
+
+def _untraced_loss(loss: Loss, inputs: Inputs, base: Point) -> Loss:
+    """A loss that JAX cannot trace, called with arrays of the caller's own kind."""
+    layout = inputs.layout
+
+    def call(point: Point, family: str) -> Any:
+        return value_of(layout.call(loss.function, point, family=family), loss.has_aux)
+
+    way = _untraced(call, inputs, base)
+    loss = dataclasses.replace(loss, way=way)
+    if any(leaf.family == "torch" and "param" in leaf.roles for leaf in layout.leaves):
+        with_torch = dataclasses.replace(loss, derivative="torch")
+        return dataclasses.replace(with_torch, wide=_runs_wide(with_torch, layout, base))
+    return loss
+
+
+def _derivative(loss: Loss, layout: Layout, native: Point) -> str:
+    """The first of reverse and forward mode that traces, "" if neither does."""
+    for mode in DERIVATIVES:
+        try:
+            with precision(None):
+                jax.make_jaxpr(lambda point, mode=mode: DERIVATIVES[mode](loss.scalar, layout, point))(native)
+        except Exception:  # a while_loop has no reverse mode, a callback neither
+            continue
+        return mode
+    return ""
+
+
+def _runs_wide(loss: Loss, layout: Layout, base: Point) -> bool:
+    """Whether the derivative can be evaluated in float64."""
+    if not loss.derivative:
+        return False
+    try:
+        loss.reverse(layout, base, np.float64)
+    except Exception:
+        return False
+    return True
+
+
+def _probe_gradient(function: Callable[..., Any], inputs: Inputs, base: Point, has_aux: bool) -> Gradient:
+    layout, native = inputs.layout, inputs.point
+    names = [leaf.path for leaf in layout.leaves if "param" in leaf.roles]
+
+    def packed(point: Point) -> Any:
+        return pack(layout.call(function, point))
+
+    try:
+        with precision(None):
+            first, shapes = jax.make_jaxpr(packed, return_shape=True)(native)
+            second = jax.make_jaxpr(lambda point: packed(point))(native)
+    except Exception:
+        way = _untraced(lambda point, family: layout.call(function, point, family=family), inputs, base)
+        answer = layout.call(function, native, family=way.family)
+        part = find_part(answer, names, has_aux=has_aux)
+        return Gradient(function, way, part, part_of(answer, part))
+    answer = unpack(shapes)
+    part = find_part(answer, names, has_aux=has_aux)
+    stateful = not same_program(first, second)
+    gradient = Gradient(function, Way(True), part, part_of(answer, part), first, stateful)
+    try:
+        with precision(np.float64):
+            program = jax.make_jaxpr(lambda point: pack(gradient.tree(layout, point)))(base)
+        gradient.leaves(layout, base, np.float64)
+    except Exception as error:
+        return dataclasses.replace(gradient, way=Way(True, wide=False, why=_in_words(error)))
+    return dataclasses.replace(gradient, program=program)
+
+
+def _untraced(call: Callable[[Point, str], Any], inputs: Inputs, base: Point) -> Way:
+    """How a function that JAX cannot trace is called: with the caller's arrays, otherwise with NumPy's."""
+    family = "given"
+    try:
+        call(inputs.point, family)
+    except Exception as error:
+        if not any(leaf.family == "jax" for leaf in inputs.layout.leaves):
+            raise
+        family = "numpy"
+        try:
+            call(inputs.point, family)
+        except Exception:
+            raise error from None  # what the caller would see
+    try:
+        with precision(np.float64):
+            call(base, family)
+    except Exception as error:
+        return Way(False, family, wide=False, why=_in_words(error))
+    return Way(False, family)
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}".rstrip(": ")
