@@ -1,6 +1,6 @@
 """Gradient descent that can be trusted: a functional reference implementation in JAX."""
 
-from jaxgd import gradcheck, plot, problems, theory
+from jaxgd import data, gradcheck, plot, problems, theory
 from jaxgd.descent import (
     History,
     Result,
@@ -40,6 +40,7 @@ __all__ = [
     "check_gradient",
     "check_rule",
     "compress",
+    "data",
     "descend",
     "fit",
     "gradcheck",

@@ -370,7 +370,8 @@ MISTAKES = [
     ),
     (
         (*FIT, "diabetes", "--loss", "mse"),
-        "jaxgd: --loss must be one of 'sum_squared_error', 'mean_squared_error', 'half_mean_squared_error', got 'mse'. "
+        "jaxgd: --loss must be one of 'sum_squared_error', 'half_sum_squared_error', 'mean_squared_error', "
+        "'half_mean_squared_error', got 'mse'. "
         "Did you mean 'mean_squared_error'?",
     ),
     ((*FIT, "diabetes", "--features", "bmi", "--problem", "line", "--l2", "1"), "jaxgd: --l2 does not belong to line."),

@@ -255,3 +255,34 @@ def test_to_batch_casts_once():
 def test_short_names():
     assert data.short_name("some/folder/satgpa.csv") == "satgpa"
     assert data.short_name("iris") == "iris"
+
+
+def test_standard_scores_of_your_own_inputs_and_the_way_back(rng):
+    inputs = rng.normal(size=(40, 3)) * [1.0, 50.0, 0.01] + [0.0, 1000.0, 5.0]
+    targets = inputs @ [2.0, 0.3, -7.0] + 4.0
+    scores, scaling = data.standardize(inputs)
+    np.testing.assert_allclose(scores.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(scores.std(axis=0), 1, rtol=1e-12)
+    found = scaling.in_data_units(problems.linear_regression().minimizer((scores, targets)))
+    np.testing.assert_allclose(found.weights, [2.0, 0.3, -7.0], rtol=1e-9)
+    np.testing.assert_allclose(found.bias, 4.0, rtol=1e-7)
+    np.testing.assert_array_equal(scaling.apply(inputs[:2].tolist()), scores[:2])
+    shared, scaling = data.standardize(inputs, shared_unit=True)
+    assert len(set(scaling.scale)) == 1
+    np.testing.assert_allclose(np.mean(shared**2), 1, rtol=1e-12)
+
+
+def test_standard_scores_of_a_frame():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"age": [20, 30, 40], "one": [1, 1, 1]})
+    scores, _ = data.standardize(frame[["age"]])
+    np.testing.assert_allclose(scores[:, 0], [-(1.5**0.5), 0, 1.5**0.5], rtol=1e-15)
+    with pytest.raises(ValueError, match=r"constant column .* got 1 in every row of column 'one'; leave it out\.$"):
+        data.standardize(frame)
+
+
+def test_probabilities_are_targets_of_a_table():
+    table = data.Dataset("shares", np.ones((3, 1)), np.array([0.0, 0.25, 1.0]), ("x",), ("y",))
+    assert data.are_probabilities(table)
+    assert not data.are_probabilities(table._replace(targets=np.array([0.0, 1.0, 1.0])))
+    assert not data.are_probabilities(table._replace(targets=np.array([0.0, 0.5, 1.5])))

@@ -200,7 +200,8 @@ def prepare(options: DataOptions) -> Job:
             raise data.DataError(f"{dataset.name}: {error}") from None
     params, rows_key, limit = _begin(problem, options.seed, batch)
     notes = [*dataset.notes, *_note_on_codes(name, dataset)]
-    if name == "logistic_regression" and not options.l2 and linearly_separable(batch.inputs, batch.targets):
+    unpenalised_labels = name == "logistic_regression" and not options.l2 and batch.targets.dtype.kind == "i"
+    if unpenalised_labels and linearly_separable(batch.inputs, batch.targets):
         notes.append(
             "The classes are linearly separable: without a penalty the loss has no minimum and the weights "
             "grow for ever; the run ends at its last step. Give --l2 for a fit that converges."
@@ -410,7 +411,7 @@ def _choose_problem(dataset: data.Dataset) -> str:
 def _prepare_targets(name: str, dataset: data.Dataset) -> data.Dataset:
     """Labels for classifiers, real numbers for regressions; a network takes either."""
     if name == "logistic_regression":
-        return data.as_labels(dataset, 2)
+        return dataset if data.are_probabilities(dataset) else data.as_labels(dataset, 2)
     if name == "softmax_regression" or (name == "mlp" and _choose_problem(dataset) != "linear_regression"):
         return data.as_labels(dataset)
     targets = np.asarray(dataset.targets, np.float64)

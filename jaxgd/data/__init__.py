@@ -5,9 +5,9 @@ data is a `DataError` of one line that names the file, the line and the column.
 """
 
 from jaxgd.data.dataset import Array as Array
-from jaxgd.data.dataset import DataError, Dataset, as_labels, short_name, split, to_batch
+from jaxgd.data.dataset import DataError, Dataset, are_probabilities, as_labels, short_name, split, to_batch
 from jaxgd.data.readers import BUNDLED, load
-from jaxgd.data.scaling import Standardization, standardization
+from jaxgd.data.scaling import Standardization, standardization, standardize
 from jaxgd.data.table import did_you_mean
 
 __all__ = [
@@ -15,11 +15,13 @@ __all__ = [
     "DataError",
     "Dataset",
     "Standardization",
+    "are_probabilities",
     "as_labels",
     "did_you_mean",
     "load",
     "short_name",
     "split",
     "standardization",
+    "standardize",
     "to_batch",
 ]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from jaxgd.data.arrays import not_whole
 from jaxgd.types import Batch
 
 Array = npt.NDArray[Any]
@@ -80,7 +81,7 @@ def as_labels(dataset: Dataset, num_classes: int | None = None) -> Dataset:
         listed = ", ".join(f"{name} -> {label}" for label, name in enumerate(names))
         note = f"{dataset.target_names[0]}: the codes were taken as classes, {listed}."
         return dataset._replace(targets=np.searchsorted(codes, labels), class_names=names, notes=(*dataset.notes, note))
-    wrong = (labels < 0) | (labels != np.floor(labels)) | (labels >= (num_classes or np.inf))
+    wrong = (labels < 0) | not_whole(labels) | (labels >= (num_classes or np.inf))
     if wrong.any():
         row = int(np.argmax(wrong))
         span = f"[0, {num_classes})" if num_classes else "[0, K)"
@@ -89,6 +90,19 @@ def as_labels(dataset: Dataset, num_classes: int | None = None) -> Dataset:
             f"labels must be integers in {span}, got {labels[row]:g}."
         )
     return dataset._replace(targets=labels.astype(np.int64))
+
+
+def are_probabilities(dataset: Dataset) -> bool:
+    """Whether the targets are probabilities of class 1 rather than labels: all in [0, 1], some not whole.
+
+    Args:
+      dataset: finite targets.
+
+    Returns:
+      True for one column of such numbers.
+    """
+    targets = np.asarray(dataset.targets, np.float64)
+    return targets.ndim == 1 and bool(((targets >= 0) & (targets <= 1)).all() and not_whole(targets).any())
 
 
 def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:

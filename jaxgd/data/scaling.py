@@ -4,8 +4,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxgd.data.arrays import floating
 from jaxgd.data.dataset import Array, DataError, Dataset
 from jaxgd.types import LinearMapParams, LinearParams, LineParams
+from jaxgd.validation import check_rank, check_shape
 
 
 class Standardization(NamedTuple):
@@ -19,16 +21,24 @@ class Standardization(NamedTuple):
     mean: Array
     scale: Array
 
-    def apply(self, inputs: Array) -> Array:
+    def apply(self, inputs: Any) -> Array:
         """Standardised inputs.
 
         Args:
-          inputs: `[N, D]`, in the units of the source.
+          inputs: `[N, D]`, in the units of the source; an array, nested lists or a frame.
 
         Returns:
-          `[N, D]`, without units.
+          `[N, D]` float64, without units.
+
+        Raises:
+          ValueError: the inputs are not `[N, D]` for the D columns that were standardised.
+          TypeError: they are not real numbers.
         """
-        return (inputs - self.mean) / self.scale
+        values = np.asarray(floating("inputs", inputs), np.float64)
+        check_rank("inputs", values, (2,), "[N, D]")
+        check_shape("inputs", values, (len(values), len(self.mean)), "the columns that were standardised")
+        scores: Array = (values - self.mean) / self.scale
+        return scores
 
     def in_data_units(self, params: Any) -> Any:
         """Parameters for the raw inputs from parameters for the standardised ones.
@@ -63,6 +73,50 @@ class Standardization(NamedTuple):
         return LinearParams(weights=raw, bias=bias.astype(np.float64) - self.mean @ raw)
 
 
+def standardize(inputs: Any, *, shared_unit: bool = False) -> tuple[Array, Standardization]:
+    """Standard scores of the inputs: mean 0 and standard deviation 1 in every column.
+
+    Descent on such inputs takes far fewer steps. Fit on the scores, and take the parameters back:
+    `scores, scaling = standardize(X)`, later `scaling.in_data_units(result.params)`; new rows are `scaling.apply(new)`.
+
+    Args:
+      inputs: `[N, D]`, in their own units; an array, nested lists or a frame.
+      shared_unit: whether all columns are of one kind, as pixels are, and so share one scale.
+
+    Returns:
+      `[N, D]` float64 without units, and the means and scales.
+
+    Raises:
+      ValueError: the inputs are not `[N, D]` with N of at least 1, not finite, or a column is constant.
+      TypeError: they are not real numbers.
+    """
+    names = [str(name) for name in getattr(inputs, "columns", ())]
+    values = np.asarray(floating("inputs", inputs), np.float64)
+    check_rank("inputs", values, (2,), "[N, D]")
+    if not len(values):
+        raise ValueError("`inputs` must have at least one row, got 0.")
+    if not np.isfinite(values).all():
+        row, column = (int(i) for i in np.argwhere(~np.isfinite(values))[0])
+        raise ValueError(f"`inputs` must be finite, got {values[row, column]} at row {row}, column {column}.")
+    scaling, constant = _scaling(values, shared_unit)
+    if constant is not None:
+        name = repr(names[constant]) if names else constant
+        raise ValueError(
+            f"`inputs` must not have a constant column to be standardised, got {values[0, constant]:g} in every row of "
+            f"column {name}; leave it out."
+        )
+    return scaling.apply(values), scaling
+
+
+def _scaling(inputs: Array, shared_unit: bool) -> tuple[Standardization, int | None]:
+    """Means and scales, and the first column that has no scale of its own."""
+    mean, scale = inputs.mean(axis=0), inputs.std(axis=0)
+    if shared_unit:
+        scale = np.full_like(mean, np.sqrt(np.mean(scale**2)))
+    constant = scale == 0 if shared_unit else np.ptp(inputs, axis=0) == 0
+    return Standardization(mean, scale), int(np.argmax(constant)) if constant.any() else None
+
+
 def standardization(dataset: Dataset) -> Standardization:
     """Means and standard deviations of the inputs; one deviation for all where they share a unit.
 
@@ -75,15 +129,11 @@ def standardization(dataset: Dataset) -> Standardization:
     Raises:
       DataError: a column is constant.
     """
-    mean, scale = dataset.inputs.mean(axis=0), dataset.inputs.std(axis=0)
-    if dataset.shared_unit:
-        scale = np.full_like(mean, np.sqrt(np.mean(scale**2)))
-    constant = (np.ptp(dataset.inputs, axis=0) == 0) & (not dataset.shared_unit)
-    if constant.any():
-        column = int(np.argmax(constant))
+    scaling, constant = _scaling(dataset.inputs, dataset.shared_unit)
+    if constant is not None:
         raise DataError(
-            f"{dataset.name}, column {dataset.input_names[column]!r}: constant "
-            f"({dataset.inputs[0, column]:g} in every row) and cannot be standardised; "
+            f"{dataset.name}, column {dataset.input_names[constant]!r}: constant "
+            f"({dataset.inputs[0, constant]:g} in every row) and cannot be standardised; "
             "leave it out with --features, or use --no-standardize."
         )
-    return Standardization(mean, scale)
+    return scaling

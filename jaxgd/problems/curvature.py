@@ -26,6 +26,21 @@ def hvp_sum_squared_error(predictions: jax.Array, vector: jax.Array, targets: ja
     return 2 * vector
 
 
+def hvp_half_sum_squared_error(predictions: jax.Array, vector: jax.Array, targets: jax.Array) -> jax.Array:
+    """Hessian of `half_sum_squared_error` by the predictions, times a vector: u itself.
+
+    Args:
+      predictions: `[N]` or `[N, K]`; the Hessian does not depend on them.
+      vector: u, the shape of `predictions`.
+      targets: as the loss takes them.
+
+    Returns:
+      The shape of `predictions`.
+    """
+    del predictions, targets
+    return vector
+
+
 def hvp_mean_squared_error(predictions: jax.Array, vector: jax.Array, targets: jax.Array) -> jax.Array:
     """Hessian of `mean_squared_error` by the predictions, times a vector: `2/N u`.
 
@@ -126,6 +141,7 @@ class LossCurvature(NamedTuple):
 
 LOSS_CURVATURES = {
     "sum_squared_error": LossCurvature(hvp_sum_squared_error, 2.0, 2.0),
+    "half_sum_squared_error": LossCurvature(hvp_half_sum_squared_error, 1.0, 1.0),
     "mean_squared_error": LossCurvature(hvp_mean_squared_error, 2.0, 2.0),
     "half_mean_squared_error": LossCurvature(hvp_half_mean_squared_error, 1.0, 1.0),
     "sum_sigmoid_cross_entropy": LossCurvature(hvp_sum_sigmoid_cross_entropy, 0.0, 0.25),

@@ -230,7 +230,7 @@ def linear_map() -> Problem:
         ),
         join=lambda params: jnp.concatenate([params.matrix.T, params.bias[None]]),
         split=lambda joined: LinearMapParams(matrix=joined[:-1].T, bias=joined[-1]),
-        scale=SQUARED_ERROR_SCALES["sum"],
+        scale=SQUARED_ERROR_SCALES["sum_squared_error"],
     )
     problem = Problem(
         name="linear_map",
@@ -297,7 +297,7 @@ def line() -> Problem:
         rows=lambda batch: (batch.inputs.reshape(-1, 1), batch.targets),
         join=lambda params: jnp.stack([params.slope, params.intercept]),
         split=lambda joined: LineParams(intercept=joined[1], slope=joined[0]),
-        scale=SQUARED_ERROR_SCALES["sum"],
+        scale=SQUARED_ERROR_SCALES["sum_squared_error"],
     )
     problem = Problem(
         name="line",
@@ -324,12 +324,14 @@ def linear_regression(*, loss: str = "mean_squared_error", l2: float = 0.0) -> P
         dL/dW = X^T dL/df + l2 W = 2/N X^T r + l2 W               [D, K]
         dL/db = sum_i dL/df_i    = mean of 2 r                    [K]
 
-    with 2 in the place of 2/N for the sum of squared errors, 1/N for its half mean. Along (V, v) the predictions move
-    by `U = X V + v`, so the Hessian takes (V, v) to `(2/N X^T U + l2 V, mean of 2 U)`: it is `2/N A^T A + l2 P` for
-    each column of W, with `A = [X, 1]` and P the identity on the weights, the same at all parameters.
+    with 2 in the place of 2/N for the sum of squared errors, 1/N and 1 for half of the mean and of the sum.
+
+    Along (V, v) the predictions move by `U = X V + v`, so the Hessian takes (V, v) to
+    `(2/N X^T U + l2 V, mean of 2 U)`: it is `2/N A^T A + l2 P` for each column of W, with `A = [X, 1]` and P the
+    identity on the weights, the same at all parameters.
 
     Args:
-      loss: "mean_squared_error", "sum_squared_error" or "half_mean_squared_error".
+      loss: "mean_squared_error", "half_mean_squared_error", "sum_squared_error" or "half_sum_squared_error".
       l2: lambda of the penalty `1/2 lambda |W|^2`, the bias free.
 
     Returns:
@@ -361,7 +363,7 @@ def _linear_regression(loss_name: str, l2: float) -> Problem:
         rows=lambda batch: (batch.inputs, batch.targets),
         join=lambda params: jnp.concatenate([params.weights, params.bias[None]]),
         split=lambda joined: LinearParams(weights=joined[:-1], bias=joined[-1]),
-        scale=SQUARED_ERROR_SCALES[loss_name.removesuffix("_squared_error")],
+        scale=SQUARED_ERROR_SCALES[loss_name],
     )
     problem = Problem(
         name=call_name("linear_regression", loss=(loss_name, "mean_squared_error")),

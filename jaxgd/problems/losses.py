@@ -1,6 +1,6 @@
 """Losses of predictions, each with its derivative by the predictions.
 
-The factor is in the name: for N rows, `sum_` adds them up, `mean_` divides by N, `half_mean_` by 2N.
+The factor is in the name: for N rows, `sum_` adds them up, `half_sum_` divides by 2, `mean_` by N, `half_mean_` by 2N.
 Outputs of one row always add up: targets `[N, K]` under the mean squared error give
 `1/N sum_i |f_i - y_i|^2`, so that the derivative stays `2/N (f - y)` for any K.
 """
@@ -47,6 +47,40 @@ def grad_sum_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Ar
       TypeError: the targets are not floating.
     """
     return 2 * _residuals(predictions, targets)
+
+
+def half_sum_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    """Half of the sum of squared errors, `1/2 sum_i |f_i - y_i|^2`, as textbooks write it.
+
+    Args:
+      predictions: `[N]` or `[N, K]`, floating.
+      targets: the shape of `predictions`. Not broadcast.
+
+    Returns:
+      Scalar `[]`, in squared units of the targets.
+
+    Raises:
+      ValueError: the two shapes differ.
+      TypeError: the targets are not floating.
+    """
+    return sum_squared_error(predictions, targets) / 2
+
+
+def grad_half_sum_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    """Derivative of `half_sum_squared_error` by the predictions, `f_i - y_i`.
+
+    Args:
+      predictions: `[N]` or `[N, K]`, floating.
+      targets: the shape of `predictions`. Not broadcast.
+
+    Returns:
+      The shape of `predictions`, in units of the targets.
+
+    Raises:
+      ValueError: the two shapes differ.
+      TypeError: the targets are not floating.
+    """
+    return _residuals(predictions, targets)
 
 
 def mean_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
@@ -267,6 +301,9 @@ class PredictionLoss(NamedTuple):
 
 SQUARED_ERRORS = {
     "sum_squared_error": PredictionLoss(sum_squared_error, grad_sum_squared_error, "sum", "sum r^2", "2 "),
+    "half_sum_squared_error": PredictionLoss(
+        half_sum_squared_error, grad_half_sum_squared_error, "sum", "1/2 sum r^2", ""
+    ),
     "mean_squared_error": PredictionLoss(mean_squared_error, grad_mean_squared_error, "mean", "1/N sum r^2", "2/N "),
     "half_mean_squared_error": PredictionLoss(
         half_mean_squared_error, grad_half_mean_squared_error, "mean", "1/2N sum r^2", "1/N "

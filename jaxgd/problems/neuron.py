@@ -57,7 +57,7 @@ def sigmoid_neuron(*, loss: str = "half_mean_squared_error", l2: float = 0.0) ->
     Where f is near 0 or 1 the factor f (1 - f) vanishes, however wrong f is: the surface is flat there.
 
     Args:
-      loss: "half_mean_squared_error", "mean_squared_error" or "sum_squared_error".
+      loss: "half_mean_squared_error", "mean_squared_error", "half_sum_squared_error" or "sum_squared_error".
       l2: lambda of the penalty `1/2 lambda |w|^2`, the bias free.
 
     Returns:

@@ -5,7 +5,8 @@ condition number: least squares goes through QR and the singular values of R (Go
 Computations, 4th ed., sections 5.3 and 5.5).
 """
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,13 @@ from jaxgd.validation import check_choice, check_count, check_nonnegative
 
 Float64Array = npt.NDArray[np.float64]
 
-SQUARED_ERROR_SCALES: dict[str, Any] = {
-    "sum": lambda num_rows: 1.0,
-    "mean": lambda num_rows: 1.0 / num_rows,
-    "half_mean": lambda num_rows: 0.5 / num_rows,
+SQUARED_ERROR_SCALES: dict[str, Callable[[int], float]] = {
+    "sum_squared_error": lambda num_rows: 1.0,
+    "half_sum_squared_error": lambda num_rows: 0.5,
+    "mean_squared_error": lambda num_rows: 1.0 / num_rows,
+    "half_mean_squared_error": lambda num_rows: 0.5 / num_rows,
 }
-"""What the plain sum of squares is multiplied by, for N rows."""
+"""What the plain sum of squares is multiplied by for N rows, by the name of the loss: the table of all such factors."""
 
 
 class LeastSquares(NamedTuple):
@@ -128,7 +130,7 @@ def trajectory(
     *,
     learning_rate: float,
     num_steps: int,
-    reduction: Literal["sum", "mean", "half_mean"] = "mean",
+    loss: str = "mean_squared_error",
     l2: float = 0.0,
 ) -> Any:
     """Every iterate of full-batch gradient descent on a quadratic problem, without running it.
@@ -148,7 +150,7 @@ def trajectory(
       batch: the data; None for `ScalarParams`.
       learning_rate: eta, `[]`.
       num_steps: T.
-      reduction: c is 1 for "sum", 1/N for "mean", 1/(2N) for "half_mean"; unused for `ScalarParams`.
+      loss: the squared error by name, a key of `SQUARED_ERROR_SCALES`, which gives c; unused for `ScalarParams`.
       l2: coefficient of the penalty `1/2 l2 |W|^2`.
 
     Returns:
@@ -159,9 +161,9 @@ def trajectory(
       TypeError: `params` belong to no quadratic problem.
       ValueError: an argument out of range.
     """
-    check_choice("reduction", reduction, SQUARED_ERROR_SCALES)
+    check_choice("loss", loss, SQUARED_ERROR_SCALES)
     num_steps = check_count("num_steps", num_steps, minimum=0)
-    quadratic = _quadratic(params, batch, reduction, check_nonnegative("l2", l2))
+    quadratic = _quadratic(params, batch, loss, check_nonnegative("l2", l2))
     eigenvalues, vectors = np.linalg.eigh(quadratic.hessian)
     sums = _geometric_sums(float(learning_rate) * eigenvalues, num_steps)  # [T + 1, P]
     moves = np.einsum("pq,tq,qk->tpk", vectors, sums, vectors.T @ quadratic.gradient, optimize=True)
@@ -178,7 +180,7 @@ def _geometric_sums(rates: Float64Array, num_steps: int) -> Float64Array:
     return np.where(rates == 0, steps, np.where(small, near, far))
 
 
-def _quadratic(params: Any, batch: Batch | None, reduction: str, l2: float) -> _Quadratic:
+def _quadratic(params: Any, batch: Batch | None, loss: str, l2: float) -> _Quadratic:
     if isinstance(params, ScalarParams):
         start = np.asarray(params.x, np.float64).reshape(1, 1)
         return _Quadratic(hessian=np.array([[2.0]]), gradient=2.0 * start - 4.0, start=start)
@@ -199,7 +201,7 @@ def _quadratic(params: Any, batch: Batch | None, reduction: str, l2: float) -> _
         )
     inputs = inputs.reshape(-1, len(start) - 1)
     design = np.column_stack([inputs, np.ones(len(inputs))])
-    scale = 2.0 * SQUARED_ERROR_SCALES[reduction](len(inputs))
+    scale = 2.0 * SQUARED_ERROR_SCALES[loss](len(inputs))
     penalty = l2 * np.diag(np.append(np.ones(len(start) - 1), 0.0))
     residuals = design @ start - np.asarray(batch.targets, np.float64).reshape(len(inputs), -1)
     return _Quadratic(

@@ -40,13 +40,11 @@ def test_full_batch_follows_the_closed_form(problem, make_batch):
     params, batch = setting(problem, make_batch)
     size = np.max(np.abs(flat(params)))
     largest = float(curvature.largest_eigenvalue(problem, params, batch).value)
-    reduction = "half_mean" if "half_mean" in problem.name else problem.reduction
+    loss = getattr(problem.call, "keywords", {}).get("loss", "sum_squared_error")
     for share in (0.2, 1.0, 1.9):
         rate = share / largest
         result = jaxgd.descend(problem, params, batch, learning_rate=rate, num_steps=100, record=("params",), **OFF)
-        exact = closed_form.trajectory(
-            params, batch, learning_rate=rate, num_steps=100, l2=problem.l2, reduction=reduction
-        )
+        exact = closed_form.trajectory(params, batch, learning_rate=rate, num_steps=100, l2=problem.l2, loss=loss)
         assert int(result.num_steps) == 100
         for path, entries in ((result.history.params, slice(0, -1)), (result.params, -1)):
             expected = jax.tree.map(lambda leaf, entries=entries: leaf[entries], exact)

@@ -9,6 +9,7 @@ from common import assert_trees_close, flat
 from jaxgd import problems
 from jaxgd.problems import linear, losses
 from jaxgd.problems.scalar import CubicParams
+from jaxgd.theory import closed_form
 from jaxgd.types import Batch, LinearMapParams, LinearParams, LineParams, ScalarParams
 
 
@@ -77,7 +78,13 @@ def test_the_line_by_its_normal_equations():
 
 @pytest.mark.parametrize("num_outputs", [None, 3])
 @pytest.mark.parametrize(
-    ("loss", "factor"), [("sum_squared_error", 2), ("mean_squared_error", 2 / 9), ("half_mean_squared_error", 1 / 9)]
+    ("loss", "factor"),
+    [
+        ("sum_squared_error", 2),
+        ("half_sum_squared_error", 1),
+        ("mean_squared_error", 2 / 9),
+        ("half_mean_squared_error", 1 / 9),
+    ],
 )
 def test_linear_regression_by_the_textbook(rng, loss, factor, num_outputs):
     shape = () if num_outputs is None else (num_outputs,)
@@ -90,6 +97,21 @@ def test_linear_regression_by_the_textbook(rng, loss, factor, num_outputs):
     grads = problem.grad(params, batch)
     np.testing.assert_allclose(grads.weights, factor * x.T @ residuals, rtol=1e-12)
     np.testing.assert_allclose(grads.bias, factor * residuals.sum(axis=0), rtol=1e-12)
+
+
+def test_one_name_for_one_factor_everywhere(rng):
+    assert set(losses.SQUARED_ERRORS) == set(closed_form.SQUARED_ERROR_SCALES)
+    batch = Batch(jnp.asarray(rng.normal(size=(9, 2))), jnp.asarray(rng.normal(size=9)))
+    for loss, scale in closed_form.SQUARED_ERROR_SCALES.items():
+        problem = problems.linear_regression(loss=loss)
+        start = problem.zeros(batch)
+        np.testing.assert_allclose(problem.loss(start, batch), scale(9) * np.sum(batch.targets**2), rtol=1e-14)
+        path = closed_form.trajectory(start, batch, learning_rate=0.01, num_steps=1, loss=loss)
+        step = jax.tree.map(lambda p, g: p - 0.01 * g, start, problem.grad(start, batch))
+        np.testing.assert_allclose(path.weights[1], step.weights, rtol=1e-12)
+        vector = jax.tree.map(jnp.ones_like, start)
+        moves = jax.jvp(lambda p: problem.grad(p, batch), (start,), (vector,))[1]  # noqa: B023
+        assert_trees_close(problem.second_order.hvp(start, vector, batch), moves, rtol=1e-12)
 
 
 def test_the_sigmoid_neuron_at_two_points():
@@ -276,7 +298,8 @@ REFUSED = [
         "an unknown loss",
         lambda: problems.linear_regression(loss="mse"),
         ValueError,
-        "`loss` must be one of 'sum_squared_error', 'mean_squared_error', 'half_mean_squared_error', got 'mse'.",
+        "`loss` must be one of 'sum_squared_error', 'half_sum_squared_error', 'mean_squared_error', "
+        "'half_mean_squared_error', got 'mse'.",
     ),
     (
         "a negative penalty",

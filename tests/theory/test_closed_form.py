@@ -93,18 +93,16 @@ def test_least_squares_refuses(inputs, targets, text):
 QUADRATIC = [s for s in SYSTEMS if s.values[0].minimizer is not None]
 
 
-def scale_of(problem):
-    return "half_mean" if "half_mean" in problem.name else problem.reduction
+def loss_of(problem):
+    return getattr(problem.call, "keywords", {}).get("loss", "sum_squared_error")
 
 
 @pytest.mark.parametrize("share", [0.3, 2.1])
 @pytest.mark.parametrize(("problem", "make_batch"), QUADRATIC)
 def test_trajectory_is_that_of_steps_taken_one_by_one(problem, make_batch, share):
     params, batch = setting(problem, make_batch)
-    rate = share / np.linalg.eigvalsh(closed_form._quadratic(params, batch, scale_of(problem), problem.l2).hessian)[-1]
-    path = closed_form.trajectory(
-        params, batch, learning_rate=rate, num_steps=30, reduction=scale_of(problem), l2=problem.l2
-    )
+    rate = share / np.linalg.eigvalsh(closed_form._quadratic(params, batch, loss_of(problem), problem.l2).hessian)[-1]
+    path = closed_form.trajectory(params, batch, learning_rate=rate, num_steps=30, loss=loss_of(problem), l2=problem.l2)
     grad = compiled(problem.grad)
     for t in range(31):
         at_t = jax.tree.map(lambda leaf, t=t: leaf[t], path)
@@ -130,8 +128,8 @@ def test_the_parabola_multiplies_its_error():
 def test_trajectory_refuses():
     with pytest.raises(TypeError, match="must be a LinearParams, LinearMapParams, LineParams or ScalarParams"):
         closed_form.trajectory((1.0,), Batch(jnp.ones((2, 1)), jnp.ones(2)), learning_rate=0.1, num_steps=1)
-    with pytest.raises(ValueError, match=r"`reduction` must be one of 'sum', 'mean', 'half_mean', got 'total'"):
-        closed_form.trajectory(ScalarParams(0.0), None, learning_rate=0.1, num_steps=1, reduction="total")
+    with pytest.raises(ValueError, match=r"`loss` must be one of 'sum_squared_error', .*, got 'total'"):
+        closed_form.trajectory(ScalarParams(0.0), None, learning_rate=0.1, num_steps=1, loss="total")
     with pytest.raises(ValueError, match="`batch` must hold the data"):
         closed_form.trajectory(LinearParams(jnp.ones(1), jnp.ones(())), None, learning_rate=0.1, num_steps=1)
 
