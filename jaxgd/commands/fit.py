@@ -19,6 +19,7 @@ from jaxgd.commands import job as jobs
 from jaxgd.commands.job import Job, UserError
 from jaxgd.descent import Result, StopReason, fit
 from jaxgd.descent.blocks import NUM_CHUNKS
+from jaxgd.theory.bounds import smoothness
 from jaxgd.theory.curvature import largest_stable_learning_rate
 
 WORK = 2e10
@@ -42,7 +43,8 @@ class FitOptions(jobs.DataOptions):
     """
 
     learning_rate: float | None = None
-    """Step size; half the largest stable one if not given."""
+    """Step size. If not given: half the largest stable one for squared errors, half of what is guaranteed where a bound
+    on the curvature is known, half the local limit at the start for networks."""
     num_steps: int | None = None
     """Largest number of steps; by default what 2e10 multiplications buy, between 1000 and 100000."""
     batch_size: int | None = None
@@ -133,7 +135,7 @@ def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
     except ValueError as error:
         raise UserError(str(error)) from None
     seconds = time.perf_counter() - started
-    summary = _summarise(job, result, float(first.result()[0]), learning_rate, seconds)
+    summary = _summarise(job, options, result, float(first.result()[0]), learning_rate, seconds)
     code = {"INTERRUPTED": 130, "DIVERGED": 1, "NONFINITE": 1}.get(summary["stop_reason"], 0)
     if jax.process_index():
         return code
@@ -182,23 +184,34 @@ def _check(options: FitOptions) -> None:
 
 
 def _choose_rate(job: Job, options: FitOptions) -> float:
-    """A rate below the largest stable one; of mini-batches the smallest of some, which each have their own."""
-    limit, num_rows = job.limit, len(job.batch.inputs)
-    if options.batch_size is not None and options.batch_size < num_rows:
-        num_batches = min(32, num_rows // options.batch_size)
-        order = np.random.default_rng(options.seed).permutation(num_rows)
-        rows = jnp.asarray(order[: num_batches * options.batch_size].reshape(num_batches, -1))
-        limits = jax.lax.map(
-            lambda r: largest_stable_learning_rate(job.problem, job.params, jax.tree.map(lambda a: a[r], job.batch)),
-            rows,
-        )
-        limit = float(jnp.min(limits))
+    """Half of the limit: 1/L where a bound on the curvature is known, for the batch size of the run."""
+    size, num_rows = options.batch_size, len(job.batch.inputs)
+    limit = job.facts.limit
+    if size is not None and size < num_rows:
+        bound = jax.jit(lambda batch: smoothness(job.problem, batch, batch_size=size))(job.batch)
+        limit = _smallest_local_limit(job, size, options.seed) if bound is None else 2 / float(bound)
     if not np.isfinite(limit):
         raise UserError("no stable learning rate is known here (no upward curvature); give --learning-rate.")
     return limit / 2
 
 
-def _summarise(job: Job, result: Result, first_loss: float, learning_rate: float, seconds: float) -> dict[str, Any]:
+def _smallest_local_limit(job: Job, batch_size: int, seed: int) -> float:
+    """The smallest local limit at the start of up to 32 mini-batches: each has its own."""
+    num_rows = len(job.batch.inputs)
+    num_batches = min(32, num_rows // batch_size)
+    order = np.random.default_rng(seed).permutation(num_rows)
+    rows = jnp.asarray(order[: num_batches * batch_size].reshape(num_batches, -1))
+    limits = jax.lax.map(
+        lambda r: largest_stable_learning_rate(job.problem, job.params, jax.tree.map(lambda a: a[r], job.batch)),
+        rows,
+    )
+    return float(jnp.min(limits))
+
+
+def _summarise(
+    job: Job, options: FitOptions, result: Result, first_loss: float, learning_rate: float, seconds: float
+) -> dict[str, Any]:
+    plain = options.optimizer == "gradient_descent" and options.batch_size in (None, len(job.batch.inputs))
     reason, num_steps = StopReason(int(result.stop_reason)), int(result.num_steps)
     last_loss, grad_norm, predictions = jobs.evaluate(job.problem, result.params, job.batch)
     assert job.problem.formulas is not None
@@ -215,27 +228,31 @@ def _summarise(job: Job, result: Result, first_loss: float, learning_rate: float
         "grad_norm": float(grad_norm),
         "num_steps": num_steps,
         "stop_reason": reason.name,
-        "ended": _describe_end(reason, num_steps, learning_rate, job.limit, job.scaling is None),
+        "ended": _describe_end(reason, num_steps, learning_rate, job, plain),
         "learning_rate": learning_rate,
-        "largest_stable_learning_rate": job.limit,
-        "stability": "exact" if job.problem.minimizer else "local, at the start",
+        **jobs.limits(job.facts),
         "seconds": seconds,
         "notes": job.notes,
     }
     return summary | _quality(job, result, predictions) | _parameters(job, result)
 
 
-def _describe_end(reason: StopReason, num_steps: int, rate: float, limit: float, raw: bool) -> str:
-    text = f"{reason.name} at step {num_steps}: {reason.describe()}"
-    if reason in (StopReason.DIVERGED, StopReason.NONFINITE):
-        if rate > limit:
-            advice = "Standardise the inputs or lower the rate" if raw else "Lower the rate"
-            return (
-                f"{text}. learning_rate {rate:.4g} is {rate / limit:.4g} times the largest stable one, {limit:.3g}. "
-                f"{advice}."
-            )
-        return f"{text}. learning_rate {rate:.4g} is below the largest stable one at the start, {limit:.3g}; lower it."
-    return f"{text}."
+def _describe_end(reason: StopReason, num_steps: int, rate: float, job: Job, plain: bool) -> str:
+    """How a run ended; of one that was lost also what was known about its rate, if it was full-batch descent."""
+    text, facts = f"{reason.name} at step {num_steps}: {reason.describe()}", job.facts
+    if reason not in (StopReason.DIVERGED, StopReason.NONFINITE):
+        return f"{text}."
+    if not plain:
+        return f"{text}. Lower the rate."
+    advice = "Standardise the inputs or lower the rate" if job.scaling is None else "Lower the rate"
+    over = f"learning_rate {rate:.4g} is {rate / facts.limit:.4g} times"
+    if facts.kind == "exact":
+        known = f"{over} the largest stable one, {facts.limit:.3g}"
+    elif facts.kind == "guaranteed from every start":
+        known = f"{over} the end of what is guaranteed, 2/L = {facts.limit:.3g}"
+    else:
+        known = f"{over} the limit at the start, {facts.limit:.3g}, which guarantees nothing further on"
+    return f"{text}. {known}. {advice}."
 
 
 def _quality(job: Job, result: Result, predictions: jax.Array) -> dict[str, float]:
@@ -291,7 +308,7 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
         "steps": f"{summary['num_steps']} in {summary['seconds']:.2f} s, compilation included",
         "ended": summary["ended"],
         "learning rate": f"{summary['learning_rate']:.4g}",
-        "largest stable": f"{summary['largest_stable_learning_rate']:.4g} ({summary['stability']})",
+        **jobs.describe_limits(summary),
     }
     for key, label in (("accuracy", "accuracy"), ("r_squared", "R^2")):
         if key in summary:

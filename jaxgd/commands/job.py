@@ -1,4 +1,4 @@
-"""What every command on data does first: options, data, problem, start, and the largest stable rate."""
+"""What every command on data does first: options, data, problem, start, and what is known about its rates."""
 
 import contextlib
 import dataclasses
@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jaxgd import data, problems
 from jaxgd.descent.rows import EVALUATIONS, SHARDED_FROM, fastest
 from jaxgd.theory.closed_form import linearly_separable
-from jaxgd.theory.curvature import largest_stable_learning_rate
+from jaxgd.theory.rates import RateFacts, rate_facts
 from jaxgd.types import Batch, Problem
 
 PROBLEMS = (
@@ -31,6 +32,9 @@ PROBLEMS = (
     "mlp",
 )
 """The systems that fit data."""
+
+EXACT_BYTES = 2**28
+"""Up to this many bytes of float64 inputs, rates are judged in float64 whatever the precision of the run."""
 
 
 LOSSES_BY_OTHER_NAMES = {
@@ -99,7 +103,7 @@ class Job(NamedTuple):
       batch: the rows to fit, on the device.
       params: the start.
       rows_key: orders the rows.
-      limit: the largest stable learning rate at the start.
+      facts: what is known about its learning rates, a `RateFacts`.
       notes: what the user should know.
     """
 
@@ -111,7 +115,7 @@ class Job(NamedTuple):
     batch: Batch
     params: Any
     rows_key: jax.Array
-    limit: float
+    facts: Any
     notes: list[str]
 
     def transform(self, inputs: data.Array) -> data.Array:
@@ -198,7 +202,7 @@ def prepare(options: DataOptions) -> Job:
             problem.check_batch(batch)
         except ValueError as error:
             raise data.DataError(f"{dataset.name}: {error}") from None
-    params, rows_key, limit = _begin(problem, options.seed, batch)
+    params, rows_key = begin(problem, options.seed, batch)
     notes = [*dataset.notes, *_note_on_codes(name, dataset)]
     unpenalised_labels = name == "logistic_regression" and not options.l2 and batch.targets.dtype.kind == "i"
     if unpenalised_labels and linearly_separable(batch.inputs, batch.targets):
@@ -206,7 +210,9 @@ def prepare(options: DataOptions) -> Job:
             "The classes are linearly separable: without a penalty the loss has no minimum and the weights "
             "grow for ever; the run ends at its last step. Give --l2 for a fit that converges."
         )
-    return Job(name, problem, dataset, test_set, scaling, batch, params, rows_key, float(limit), notes)
+    job = Job(name, problem, dataset, test_set, scaling, batch, params, rows_key, None, notes)
+    with judging(job) as exact:
+        return job._replace(facts=rate_facts(problem, *exact))
 
 
 def _note_on_codes(name: str, dataset: data.Dataset) -> list[str]:
@@ -229,12 +235,42 @@ def _use_all_cores() -> None:
 
 # Eager operations compile one by one: a start of 60 small programs takes longer than the fit.
 @functools.partial(jax.jit, static_argnums=0)
-def _begin(problem: Problem, seed: int, batch: Batch) -> tuple[Any, jax.Array, jax.Array]:
-    """The start, the key that orders the rows, and the largest stable learning rate."""
+def begin(problem: Problem, seed: int, batch: Batch) -> tuple[Any, jax.Array]:
+    """The start of a seed, drawn in float32 whatever the precision of the run, so that all commands start alike.
+
+    Args:
+      problem: static.
+      seed: of the draw.
+      batch: for the shapes and the dtype.
+
+    Returns:
+      The parameters in the dtype of the inputs, and the key that orders the rows.
+    """
     assert problem.init is not None
     init_key, rows_key = jax.random.split(jax.random.key(seed))
-    params = problem.init(init_key, batch)
-    return params, rows_key, largest_stable_learning_rate(problem, params, batch)
+    dtype = batch.inputs.dtype
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == dtype else leaf, batch)
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), problem.init(init_key, single)), rows_key
+
+
+@contextlib.contextmanager
+def judging(job: Job) -> Iterator[tuple[Any, Batch]]:
+    """The start and the data in float64, so that every command judges rates by the same numbers.
+
+    Data too large to hold twice stay in the precision of the run.
+
+    Args:
+      job: data and problem.
+
+    Returns:
+      A context in which float64 is enabled, with parameters and batch.
+    """
+    if job.dataset.inputs.nbytes > EXACT_BYTES:
+        yield job.params, job.batch
+        return
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), job.params)
+        yield params, data.to_batch(job.dataset, job.transform)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -252,6 +288,40 @@ def evaluate(problem: Problem, params: Any, batch: Batch) -> tuple[jax.Array, ja
     assert problem.predict is not None
     norm = optax.tree.norm(problem.grad(params, batch))
     return problem.loss(params, batch), norm, problem.predict(params, batch.inputs)
+
+
+def limits(facts: RateFacts) -> dict[str, Any]:
+    """What a summary says about rates of full-batch gradient descent.
+
+    Args:
+      facts: of the job.
+
+    Returns:
+      The kind of the statement, and the limits under names that say no more than is known.
+    """
+    found: dict[str, Any] = {"stability": facts.kind}
+    if facts.kind == "exact":
+        return found | {"largest_stable_learning_rate": facts.limit}
+    if facts.kind == "guaranteed from every start":
+        found |= {"guaranteed_below": facts.limit}
+    return found | {"local_limit": facts.local_limit}
+
+
+def describe_limits(summary: dict[str, Any]) -> dict[str, str]:
+    """The lines of a screen about the limits in a summary.
+
+    Args:
+      summary: with the entries of `limits`.
+
+    Returns:
+      Labels and texts.
+    """
+    lines = {
+        "largest_stable_learning_rate": ("largest stable", "(exact)"),
+        "guaranteed_below": ("guaranteed below", "from every start, 2/L: every full-batch step lowers the loss"),
+        "local_limit": ("local limit", "at this start, 2 / lambda_max there: no guarantee"),
+    }
+    return {label: f"{summary[key]:.4g} {text}" for key, (label, text) in lines.items() if key in summary}
 
 
 def check_positive(name: str, value: float | None) -> None:

@@ -1,33 +1,45 @@
-"""jaxgd rate: which learning rates are sound, before anything runs."""
+"""jaxgd rate: what is known about learning rates before anything runs, and how far each statement reaches."""
 
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 import rich.box
 import rich.table
 
-from jaxgd import data, reporting
+from jaxgd import reporting
 from jaxgd.commands import job as jobs
 from jaxgd.commands.job import Job, UserError
+from jaxgd.data import short_name
 from jaxgd.theory import curvature
+from jaxgd.theory.rates import RateFacts, comparison_points, guaranteed_loss, judge
 
 ACCURACY = 1e-6
 """Share of the error at the start that the predicted steps lead to."""
 
+BOUND_STEPS = 1000
+"""Steps after which the bound on the loss is shown."""
+
 SHARES = (0.001, 0.01, 0.1, 0.5, 0.99, 1.01, 2.0)
-"""Rates shown, as shares of the largest stable one."""
+"""Rates shown, as shares of the limit; half of a guaranteed limit 2/L is 1/L."""
 
 SLOW = 10
 """Times the steps of the best rate from which a rate is called slow."""
 
+COLUMNS = {
+    "contraction": "a step multiplies the\nerror by at most",
+    "steps": f"steps to {ACCURACY:g}\nof it, at most",
+    "loss_at_most": f"loss after {BOUND_STEPS:,}\nsteps, at most",
+}
+"""Columns that are shown where they are known for at least one rate."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RateOptions(jobs.DataOptions):
-    """Say which learning rates are sound on a data set: the largest stable one, the best, and a table.
+    """Say what is known about learning rates of full-batch descent on a data set, before anything runs.
 
-    Computed in float64. Exact for squared errors; for other losses local, at the start.
+    Exact for squared errors; guaranteed from every start where a bound on the curvature is known; else local, at the
+    start. Judged in float64.
     """
 
     learning_rate: tuple[float, ...] = ()
@@ -44,17 +56,15 @@ def run(options: RateOptions) -> int:
       The exit code, 0.
 
     Raises:
-      UserError: options out of range, or too many parameters.
+      UserError: options out of range, or nothing curves upwards at the start.
       DataError: a mistake in the data.
     """
     for rate in options.learning_rate:
         jobs.check_positive("learning-rate", rate)
-    job = jobs.prepare(dataclasses.replace(options, x64=True))
-    try:
-        eigenvalues = jax.jit(curvature.eigenvalues, static_argnums=0)(job.problem, job.params, job.batch)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    found = _judge(job, eigenvalues, options.learning_rate)
+    job = jobs.prepare(options)
+    if not np.isfinite(job.facts.limit):
+        raise UserError("no direction curves upwards here: every rate is as stable as any other.")
+    found = _summarise(job, options.learning_rate)
     if options.json:
         print(reporting.to_json(found))
     else:
@@ -62,37 +72,65 @@ def run(options: RateOptions) -> int:
     return 0
 
 
-def _judge(job: Job, eigenvalues: jax.Array, rates: tuple[float, ...]) -> dict[str, Any]:
-    best = curvature.best_learning_rate(eigenvalues)
-    if not (np.isfinite(best) and np.isfinite(job.limit)):
-        raise UserError("no direction curves upwards here: every rate is as stable as any other.")
-    fewest = curvature.steps_to_accuracy(curvature.contraction_factor(eigenvalues, best), ACCURACY)
-    curved = curvature.curved(eigenvalues)
-    rows = []
-    for rate in sorted({*(share * job.limit for share in SHARES), best, *rates}):
-        factor = curvature.contraction_factor(eigenvalues, rate)
-        steps = curvature.steps_to_accuracy(factor, ACCURACY)
-        if rate > job.limit:
-            verdict = f"diverges, {rate / job.limit:.3g} times the limit"
-        elif rate > best * (1 + 1e-12):
-            verdict = "overshooting"
-        else:
-            verdict = "slow" if steps > SLOW * fewest else "good"
-        rows.append({"learning_rate": rate, "contraction": factor, "steps": steps, "verdict": verdict})
-    return {
+def _summarise(job: Job, rates: tuple[float, ...]) -> dict[str, Any]:
+    facts = job.facts
+    found: dict[str, Any] = {
         "problem": job.problem.name,
-        "data": data.short_name(job.dataset.name),
+        "data": short_name(job.dataset.name),
         "rows": len(job.dataset.inputs),
+        "held_out_rows": len(job.test_set.inputs),
         "inputs": "standardised" if job.scaling else "raw",
-        "largest_eigenvalue": float(curved.max()),
-        "smallest_eigenvalue": float(curved.min()),
-        "condition_number": float(curved.max() / curved.min()) if curved.min() > 0 else float("inf"),
-        "largest_stable_learning_rate": job.limit,
-        "best_learning_rate": best,
-        "stability": "exact" if job.problem.minimizer else "local, at the start",
-        "rates": rows,
-        "notes": job.notes,
+        **jobs.limits(facts),
+        **_curvature(facts),
     }
+    shown = {*(share * facts.limit for share in SHARES), *rates}
+    if facts.kind == "exact" and facts.eigenvalues is not None:
+        found["best_learning_rate"] = curvature.best_learning_rate(facts.eigenvalues)
+        shown.add(found["best_learning_rate"])
+    points = _points(job)
+    if points:
+        found["least_loss_found"] = min(loss for loss, _ in points)
+    found["rates"] = [_row(facts, rate, points) for rate in sorted(shown)]
+    return found | {"notes": job.notes}
+
+
+def _curvature(facts: RateFacts) -> dict[str, Any]:
+    """Bounds over all parameters, and the curvatures at the start; None where they are not known."""
+    found: dict[str, Any] = {}
+    if facts.kind != "exact":
+        found = {"smoothness": facts.smoothness, "strong_convexity": facts.strong_convexity, "convex": facts.convex}
+        if facts.smoothness is None:
+            found["unbounded"] = facts.unbounded
+    found["largest_eigenvalue"] = 2 / facts.local_limit
+    curved = None if facts.eigenvalues is None else curvature.curved(facts.eigenvalues)
+    found["smallest_eigenvalue"] = None if curved is None else float(curved.min())
+    if facts.kind == "exact" and curved is not None:
+        found["condition_number"] = float(curved.max() / curved.min()) if curved.min() > 0 else float("inf")
+    return found
+
+
+def _points(job: Job) -> list[tuple[float, float]]:
+    """Points that bound the loss of a convex problem."""
+    if not (job.facts.kind == "guaranteed from every start" and job.facts.convex):
+        return []
+    with jobs.judging(job) as exact:
+        return comparison_points(job.problem, *exact)
+
+
+def _row(facts: RateFacts, rate: float, points: list[tuple[float, float]]) -> dict[str, Any]:
+    verdict = judge(facts, rate)
+    row: dict[str, Any] = {"learning_rate": rate, "contraction": verdict.contraction}
+    if verdict.contraction is not None:
+        row["steps"] = curvature.steps_to_accuracy(verdict.contraction, ACCURACY)
+    bound = guaranteed_loss(facts, rate, BOUND_STEPS, points)
+    if np.isfinite(bound):
+        row["loss_at_most"] = bound
+    words = verdict.words
+    if words == "converges":
+        assert facts.eigenvalues is not None
+        best = curvature.contraction_factor(facts.eigenvalues, curvature.best_learning_rate(facts.eigenvalues))
+        words = "slow" if row["steps"] > SLOW * curvature.steps_to_accuracy(best, ACCURACY) else "good"
+    return row | {"verdict": words, "guaranteed": verdict.guaranteed, "diverges": verdict.diverges}
 
 
 def _print(found: dict[str, Any]) -> None:
@@ -101,25 +139,49 @@ def _print(found: dict[str, Any]) -> None:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("problem", found["problem"])
-    table.add_row("data", f"{found['data']}, {found['rows']} rows, inputs {found['inputs']}, float64")
-    table.add_row(
-        "curvature",
-        f"{found['smallest_eigenvalue']:.4g} to {found['largest_eigenvalue']:.4g}, "
-        f"condition number {found['condition_number']:.4g} ({found['stability']})",
-    )
-    table.add_row("largest stable", f"{found['largest_stable_learning_rate']:.4g}, 2 / lambda_max")
-    table.add_row("best fixed", f"{found['best_learning_rate']:.4g}, 2 / (mu + L)")
+    table.add_row("data", f"{found['data']}, {found['rows']} rows, inputs {found['inputs']}, judged in float64")
+    for label, text in (_describe_curvature(found) | jobs.describe_limits(found)).items():
+        table.add_row(label, text)
+    if "best_learning_rate" in found:
+        table.add_row("best fixed", f"{found['best_learning_rate']:.4g}, 2 / (mu + L)")
+    if "least_loss_found" in found:
+        table.add_row("least loss found", f"{found['least_loss_found']:.6g}, by a Newton method")
     console.print(table)
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
-    for column in ("learning rate", "a step multiplies\nthe error by", f"steps to\n{ACCURACY:g} of it"):
-        table.add_column(column, justify="right")
+    columns = [name for name in COLUMNS if any(row.get(name) is not None for row in found["rates"])]
+    for heading in ("learning rate", *(COLUMNS[name] for name in columns)):
+        table.add_column(heading, justify="right")
     table.add_column("verdict")
     for row in found["rates"]:
-        steps = f"{row['steps']:,.0f}" if np.isfinite(row["steps"]) else "never"
-        colour = {"diverges": "red", "good": "green"}.get(row["verdict"].split(",")[0], "")
-        factor = f"1 - {1 - row['contraction']:.2e}" if row["contraction"] < 1 else f"{row['contraction']:.4g}"
-        cells = (f"{row['learning_rate']:.4g}", factor, steps, row["verdict"])
-        table.add_row(*cells, style=colour)
+        colour = "red" if row["diverges"] else "green" if row["verdict"] == "good" or "loss_at_most" in row else ""
+        cells = [_cell(name, row.get(name)) for name in columns]
+        table.add_row(f"{row['learning_rate']:.4g}", *cells, row["verdict"], style=colour)
     console.print(table)
     for note in found["notes"]:
         console.print(f"note: {note}", style="yellow", markup=False)
+
+
+def _describe_curvature(found: dict[str, Any]) -> dict[str, str]:
+    """The lines about curvatures; "-" where the smallest one is not known."""
+    smallest = found["smallest_eigenvalue"]
+    span = f"{'-' if smallest is None else format(smallest, '.4g')} to {found['largest_eigenvalue']:.4g}"
+    if found["stability"] == "exact":
+        number = found.get("condition_number")
+        tail = "" if number is None else f", condition number {number:.4g}"
+        return {"curvature": f"{span}{tail} (exact, the same everywhere)"}
+    if found["smoothness"] is None:
+        everywhere = f"no bound: {found['unbounded']}"
+    else:
+        low = f"at least mu = {found['strong_convexity']:.4g}, " if found["strong_convexity"] > 0 else ""
+        everywhere = f"{low}at most L = {found['smoothness']:.4g}" + (", convex" if found["convex"] else ", not convex")
+    return {"curvature, anywhere": everywhere, "at this start": span}
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    if name == "loss_at_most":
+        return f"{value:.4g}"
+    if name == "steps":
+        return f"{value:,.0f}" if np.isfinite(value) else "never"
+    return f"1 - {1 - value:.2e}" if value < 1 else f"{value:.4g}"

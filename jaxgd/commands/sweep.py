@@ -16,6 +16,13 @@ from jaxgd.commands import job as jobs
 from jaxgd.commands.job import Job, UserError
 from jaxgd.descent import Result, StopReason, sweep
 
+OVER = {
+    "exact": "over limit",
+    "guaranteed from every start": "over 2/L",
+    "local at this start": "over local limit",
+}
+"""What a rate is divided by, for each kind of limit."""
+
 BEST_ROWS = 5
 """Lanes that the screen shows."""
 
@@ -29,7 +36,7 @@ class SweepOptions(jobs.DataOptions):
 
     learning_rate: str = "auto"
     """FROM:TO:log:COUNT or FROM:TO:lin:COUNT, or numbers with commas; by default 50 rates from a thousandth
-    to ten times the largest stable one."""
+    to ten times the largest stable one, or to a hundred times the limit where it is not exact."""
     seeds: int = 1
     """Starts and row orders, each from a seed of its own."""
     num_steps: int = 1000
@@ -66,13 +73,12 @@ def run(options: SweepOptions) -> int:
     optimizer = jobs.find_optimizer(options.optimizer)
     jobs.check_new_folder(options.out)
     if options.learning_rate != "auto":
-        _parse_rates(options.learning_rate, 1.0)
+        _parse_rates(options.learning_rate, 1.0, 10)
     job = jobs.prepare(options)
-    rates = _parse_rates(options.learning_rate, job.limit)
-    init = job.problem.init
-    assert init is not None
-    keys = jax.random.split(jax.random.fold_in(job.rows_key, 1), options.seeds)
-    starts = jax.jit(jax.vmap(lambda key: init(key, job.batch)))(keys)
+    rates = _parse_rates(options.learning_rate, job.facts.limit, 10 if job.facts.kind == "exact" else 100)
+    # The lane of a seed starts as `jaxgd fit` with that seed does.
+    begun = [jobs.begin(job.problem, options.seed + i, job.batch) for i in range(options.seeds)]
+    starts, keys = jax.tree.map(lambda *leaves: jnp.stack(leaves), *begun)
     grid = np.stack(np.meshgrid(np.arange(len(rates)), np.arange(options.seeds), indexing="ij")).reshape(2, -1)
     lanes = {
         "learning_rate": jnp.asarray(rates[grid[0]], job.batch.inputs.dtype),
@@ -100,7 +106,7 @@ def run(options: SweepOptions) -> int:
     except ValueError as error:
         raise UserError(str(error)) from None
     seconds = time.perf_counter() - started
-    rows = _rows(job, result, lanes, grid[1])
+    rows = _rows(job, result, lanes, grid[1], options.seed)
     found = _summarise(job, rows, options.num_steps, seconds) | {"evaluation": evaluation}
     folder = options.out or jobs.new_folder(f"{found['data']}-{job.name}-sweep")
     with jobs.writing("out", folder):
@@ -108,7 +114,7 @@ def run(options: SweepOptions) -> int:
             result,
             {"learning_rate": rates[grid[0]]},
             start_loss=[row["first_loss"] for row in rows],
-            limits={"largest stable" if job.problem.minimizer else "largest stable at the start": job.limit},
+            limits=_lines(job),
             title=f"{found['problem']} on {found['data']}: {len(rows)} lanes of {options.num_steps} steps\n"
             + ", ".join(f"{count} {reason}" for reason, count in found["ended"].items()),
         )
@@ -120,12 +126,12 @@ def run(options: SweepOptions) -> int:
     return 0
 
 
-def _parse_rates(text: str, limit: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _parse_rates(text: str, limit: float, widest: float) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The rates that a --learning-rate asks for."""
     if text == "auto":
         if not np.isfinite(limit):
             raise UserError("no stable learning rate is known here (no upward curvature); give --learning-rate.")
-        return np.geomspace(1e-3 * limit, 10 * limit, 50)
+        return np.geomspace(1e-3 * limit, widest * limit, 50)
     parts = text.split(":")
     try:
         if len(parts) == 1:
@@ -145,7 +151,7 @@ def _parse_rates(text: str, limit: float) -> np.ndarray[Any, np.dtype[np.float64
     return rates
 
 
-def _rows(job: Job, result: Result, lanes: dict[str, Any], seeds: Any) -> list[dict[str, Any]]:
+def _rows(job: Job, result: Result, lanes: dict[str, Any], seeds: Any, first_seed: int) -> list[dict[str, Any]]:
     """One dict a lane: axes, first and final loss, steps, how it ended, rate over limit, gap to the closed form."""
     first = jax.jit(jax.vmap(lambda params: job.problem.loss(params, job.batch)))(lanes["params"])
     gaps = None
@@ -162,8 +168,8 @@ def _rows(job: Job, result: Result, lanes: dict[str, Any], seeds: Any) -> list[d
     for i, rate in enumerate(np.asarray(lanes["learning_rate"], np.float64)):
         row = {
             "learning_rate": float(rate),
-            "seed": int(seeds[i]),
-            "rate_over_limit": float(rate) / job.limit,
+            "seed": int(first_seed + seeds[i]),
+            "rate_over_limit": float(rate) / job.facts.limit,
             "first_loss": float(first[i]),
             "final_loss": float(result.loss[i]),
             "num_steps": int(result.num_steps[i]),
@@ -173,9 +179,34 @@ def _rows(job: Job, result: Result, lanes: dict[str, Any], seeds: Any) -> list[d
     return rows
 
 
+def _lines(job: Job) -> dict[str, float]:
+    """The limits that the picture shows."""
+    facts = job.facts
+    if facts.kind == "exact":
+        return {"largest stable": facts.limit}
+    local = {"local limit at the start": facts.local_limit}
+    return {"guaranteed below 2/L": facts.limit, **local} if facts.smoothness is not None else local
+
+
+def _at_the_edge(best: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[str]:
+    """A note where the best lane has the largest or smallest rate of several: the best rate may lie beyond."""
+    rates = [row["learning_rate"] for row in rows]
+    if not best or min(rates) == max(rates):
+        return []
+    rate = best[0]["learning_rate"]
+    for edge, more, value in (("upper", "larger", max(rates)), ("lower", "smaller", min(rates))):
+        if rate == value:
+            return [
+                f"The best lane is at the {edge} edge of the grid, {rate:.4g}: a {more} rate may do better; "
+                "widen --learning-rate."
+            ]
+    return []
+
+
 def _summarise(job: Job, rows: list[dict[str, Any]], num_steps: int, seconds: float) -> dict[str, Any]:
     sound = [row for row in rows if row["stop_reason"] not in ("DIVERGED", "NONFINITE")]
     reasons = [row["stop_reason"] for row in rows]
+    best = sorted(sound, key=lambda row: (row["final_loss"], row["num_steps"]))[:BEST_ROWS]
     assert job.problem.formulas is not None
     return {
         "problem": job.problem.name,
@@ -187,11 +218,10 @@ def _summarise(job: Job, rows: list[dict[str, Any]], num_steps: int, seconds: fl
         "lanes": len(rows),
         "num_steps": num_steps,
         "seconds": seconds,
-        "largest_stable_learning_rate": job.limit,
-        "stability": "exact" if job.problem.minimizer else "local, at the start",
+        **jobs.limits(job.facts),
         "ended": {reason.name: reasons.count(reason.name) for reason in StopReason if reason.name in reasons},
-        "best": sorted(sound, key=lambda row: (row["final_loss"], row["num_steps"]))[:BEST_ROWS],
-        "notes": job.notes,
+        "best": best,
+        "notes": [*job.notes, *_at_the_edge(best, rows)],
     }
 
 
@@ -208,12 +238,13 @@ def _print(found: dict[str, Any], folder: Path) -> None:
     if found["evaluation"] != "plain":
         table.add_row("evaluated", found["evaluation"])
     table.add_row("ended", ", ".join(f"{count} {reason}" for reason, count in found["ended"].items()))
-    table.add_row("largest stable", f"{found['largest_stable_learning_rate']:.4g} ({found['stability']})")
+    for label, text in jobs.describe_limits(found).items():
+        table.add_row(label, text)
     console.print(table)
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, title="best lanes", title_justify="left")
     formats = {
         "learning_rate": ("learning rate", ".4g"),
-        "rate_over_limit": ("over limit", ".4g"),
+        "rate_over_limit": (OVER[found["stability"]], ".4g"),
         "seed": ("seed", ""),
         "final_loss": ("final loss", ".6g"),
         "num_steps": ("steps", ""),

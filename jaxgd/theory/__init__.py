@@ -1,7 +1,16 @@
 """What to expect before running: closed forms, Taylor expansions, curvature, and the rates that are guaranteed."""
 
-from jaxgd.theory import closed_form, curvature, taylor
+from jaxgd.theory import closed_form, curvature, rates, taylor
 from jaxgd.theory.bounds import curvature_bounds, smoothness, strong_convexity
 from jaxgd.theory.curvature import hessian
 
-__all__ = ["closed_form", "curvature", "curvature_bounds", "hessian", "smoothness", "strong_convexity", "taylor"]
+__all__ = [
+    "closed_form",
+    "curvature",
+    "curvature_bounds",
+    "hessian",
+    "rates",
+    "smoothness",
+    "strong_convexity",
+    "taylor",
+]

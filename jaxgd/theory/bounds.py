@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from jaxgd.theory.lanczos import lanczos
 from jaxgd.types import Problem
@@ -172,6 +173,40 @@ def strong_convexity(problem: Problem, batch: Any) -> jax.Array:
     """
     bounds = curvature_bounds(problem, batch)
     return jnp.zeros(()) if bounds is None else bounds.strong_convexity
+
+
+def quadratic_eigenvalues(problem: Problem, params: Any, batch: Any) -> jax.Array | None:
+    """The eigenvalues of the Hessian of a quadratic loss, each at least once.
+
+    Args:
+      problem: one that `is_quadratic`.
+      params: any point; only its shapes matter.
+      batch: all rows.
+
+    Returns:
+      `[Q]`, ascending; None where there are more than `GRAM_LIMIT` parameters and rows.
+    """
+    second = problem.second_order
+    assert second is not None
+    if second.rows is None:
+        flat, unravel = ravel_pytree(params)
+        if flat.size > GRAM_LIMIT:
+            return None
+
+        def column(basis: jax.Array) -> jax.Array:
+            return ravel_pytree(second.hvp(params, unravel(basis), batch))[0]
+
+        return jnp.linalg.eigvalsh(jax.lax.map(column, jnp.eye(flat.size, dtype=flat.dtype)))
+    design = _floating(second.rows.design(batch))
+    if min(design.shape) > GRAM_LIMIT:
+        return None
+    scale = second.rows.high * (1.0 if problem.reduction == "sum" else 1.0 / len(design))
+    l2 = jnp.asarray(problem.l2, design.dtype)
+    matrix = _bounding_matrix(design, scale, l2, second.rows.intercept)
+    values = jnp.linalg.eigvalsh(matrix)
+    if len(matrix) < design.shape[1] + second.rows.intercept:  # along all other directions only the penalty curves
+        values = jnp.sort(jnp.append(values, l2))
+    return values
 
 
 def _traced(batch: Any) -> bool:

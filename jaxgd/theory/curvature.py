@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax.flatten_util import ravel_pytree
 
 from jaxgd.theory.bounds import GRAM_LIMIT, curvature_bounds, is_quadratic
@@ -153,7 +154,7 @@ def hessian(problem: Problem, params: Params, batch: Any) -> jax.Array:
     return (columns + columns.T) / 2
 
 
-def curved(eigenvalues: jax.Array) -> np.ndarray[Any, np.dtype[np.float64]]:
+def curved(eigenvalues: npt.ArrayLike) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The eigenvalues that rounding can tell from zero; along the others descent does not move. Host side.
 
     Args:
@@ -167,7 +168,7 @@ def curved(eigenvalues: jax.Array) -> np.ndarray[Any, np.dtype[np.float64]]:
     return values[np.abs(values) > floor].astype(np.float64)
 
 
-def contraction_factor(eigenvalues: jax.Array, learning_rate: float) -> float:
+def contraction_factor(eigenvalues: npt.ArrayLike, learning_rate: float) -> float:
     """What a step multiplies the slowest error by, `max_i |1 - eta lambda_i|` over directions that curve.
 
     Args:
@@ -180,7 +181,7 @@ def contraction_factor(eigenvalues: jax.Array, learning_rate: float) -> float:
     return float(np.max(np.abs(1 - learning_rate * curved(eigenvalues)), initial=0.0))
 
 
-def best_learning_rate(eigenvalues: jax.Array) -> float:
+def best_learning_rate(eigenvalues: npt.ArrayLike) -> float:
     """The fixed rate with the smallest contraction factor, `2 / (mu + L)`.
 
     There the slowest direction, `1 - eta mu`, and the fastest, `eta L - 1`, contract alike, by
