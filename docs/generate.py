@@ -15,7 +15,7 @@ from jaxgd import StopReason
 from jaxgd.gradcheck import Kind
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("fit", "sweep", "rate", "check", "problems")
+COMMANDS = ("fit", "sweep", "rate", "predict", "check", "problems")
 
 
 def write(folder: Path) -> None:

@@ -16,6 +16,7 @@ from jaxgd.descent import (
 from jaxgd.gradcheck import GradientReport, assert_gradient, assert_rule, check_gradient, check_rule
 from jaxgd.problems.mlp import MLPParams
 from jaxgd.problems.scalar import CubicParams
+from jaxgd.reporting.saved import Fitted, load, save
 from jaxgd.theory.curvature import largest_stable_learning_rate
 from jaxgd.types import Batch, LinearMapParams, LinearParams, LineParams, Problem, ScalarParams, autodiff
 
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Batch",
     "CubicParams",
+    "Fitted",
     "GradientReport",
     "History",
     "LineParams",
@@ -46,8 +48,10 @@ __all__ = [
     "gradcheck",
     "gradient_descent",
     "largest_stable_learning_rate",
+    "load",
     "plot",
     "problems",
+    "save",
     "sharded",
     "sweep",
     "theory",

@@ -1,4 +1,4 @@
-"""The command line: jaxgd fit | sweep | rate | check | problems."""
+"""The command line: jaxgd fit | sweep | rate | predict | check | problems."""
 
 import gc
 import json
@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 try:
     import tyro
 
-    from jaxgd.commands import check, fit, problems, rate, sweep
+    from jaxgd.commands import check, fit, predict, problems, rate, sweep
 except ModuleNotFoundError as error:
     sys.exit(f"jaxgd: the command needs {error.name}, which is not installed: pip install 'jaxgd[cli]'")
 
@@ -23,6 +23,7 @@ COMMANDS: dict[type, Callable[..., int]] = {
     fit.FitOptions: fit.run,
     sweep.SweepOptions: sweep.run,
     rate.RateOptions: rate.run,
+    predict.PredictOptions: predict.run,
     check.CheckOptions: check.run,
     problems.ProblemsOptions: problems.run,
 }
@@ -107,6 +108,7 @@ def _run(words: list[str]) -> int:
         Annotated[fit.FitOptions, tyro.conf.subcommand("fit")]
         | Annotated[sweep.SweepOptions, tyro.conf.subcommand("sweep")]
         | Annotated[rate.RateOptions, tyro.conf.subcommand("rate")]
+        | Annotated[predict.PredictOptions, tyro.conf.subcommand("predict")]
         | Annotated[check.CheckOptions, tyro.conf.subcommand("check")]
         | Annotated[problems.ProblemsOptions, tyro.conf.subcommand("problems")],
         args=words or ["--help"],

@@ -10,7 +10,10 @@ from jaxgd import cli
 DIABETES = ["fit", "--data", "diabetes"]
 
 MISTAKES = {
-    "command": (["fitt"], "no command 'fitt'; there are fit, sweep, rate, check, problems. Did you mean 'fit'?"),
+    "command": (
+        ["fitt"],
+        "no command 'fitt'; there are fit, sweep, rate, predict, check, problems. Did you mean 'fit'?",
+    ),
     "option": ([*DIABETES, "--num-step", "5"], "no option --num-step. Did you mean --num-steps?"),
     "another tool's option": ([*DIABETES, "--lr", "0.1"], "no option --lr. Did you mean --learning-rate?"),
     "an option that nothing is like": ([*DIABETES, "--zzz"], "no option --zzz."),

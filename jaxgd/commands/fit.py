@@ -143,12 +143,28 @@ def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
     folder = options.out or jobs.new_folder(f"{summary['data']}-{job.name}")
     config = {**dataclasses.asdict(options), "problem": job.problem.name, "num_steps": num_steps}
     with jobs.writing("out", folder):
-        reporting.write_run(folder, config=config, summary=summary, result=result, record_every=record_every)
+        reporting.write_run(
+            folder, config=config, summary=summary, fitted=_fitted(job, result), record_every=record_every
+        )
     if options.json:
         print(reporting.to_json({**summary, "folder": str(folder)}))
     else:
         _print_summary(summary, folder)
     return code
+
+
+def _fitted(job: Job, result: Result) -> reporting.Fitted:
+    """What `jaxgd predict` needs."""
+    dataset = job.dataset
+    return reporting.Fitted(
+        job.problem,
+        result,
+        job.scaling,
+        input_names=dataset.input_names,
+        target_names=dataset.target_names,
+        class_names=dataset.class_names,
+        one_hot=dataset.one_hot,
+    )
 
 
 def _join(words: str) -> None:

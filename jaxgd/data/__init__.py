@@ -6,7 +6,7 @@ data is a `DataError` of one line that names the file, the line and the column.
 
 from jaxgd.data.dataset import Array as Array
 from jaxgd.data.dataset import DataError, Dataset, are_probabilities, as_labels, short_name, split, to_batch
-from jaxgd.data.readers import BUNDLED, load
+from jaxgd.data.readers import BUNDLED, load, new_inputs
 from jaxgd.data.scaling import Standardization, standardization, standardize
 from jaxgd.data.table import did_you_mean
 
@@ -19,6 +19,7 @@ __all__ = [
     "as_labels",
     "did_you_mean",
     "load",
+    "new_inputs",
     "short_name",
     "split",
     "standardization",

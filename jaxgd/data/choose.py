@@ -63,6 +63,7 @@ def dataset_of(table: Table, choice: Choice) -> Dataset:
         )
     table, notes = without_missing(table, [*wanted, target], drop=choice.drop_missing)
     names, parts = [], []
+    levels = tuple((name, tuple(_levels(table, name))) for name in wanted if name in choice.one_hot)
     for name in wanted:
         coded, values = input_columns(table, name, one_hot=name in choice.one_hot)
         names += coded
@@ -76,7 +77,15 @@ def dataset_of(table: Table, choice: Choice) -> Dataset:
         notes.append(f"{target}: {listed}{more}.")
     inputs = np.stack(parts, axis=1) if parts else np.zeros((table.num_rows, 0))
     return Dataset(
-        table.name, inputs, targets, tuple(names), (target,), table.lines, class_names=class_names, notes=tuple(notes)
+        name=table.name,
+        inputs=inputs,
+        targets=targets,
+        input_names=tuple(names),
+        target_names=(target,),
+        lines=table.lines,
+        class_names=class_names,
+        notes=tuple(notes),
+        one_hot=levels,
     )
 
 
@@ -144,6 +153,58 @@ def without_missing(table: Table, names: Sequence[str], *, drop: bool) -> tuple[
     columns = {name: column[kept] for name, column in table.columns.items()}
     where = None if lines is None else lambda: lines()[kept]
     return Table(table.name, columns, where), [f"{count} of {total} rows were left out: a cell was empty or NaN."]
+
+
+def inputs_of(table: Table, names: Sequence[str], one_hot: Sequence[tuple[str, tuple[str, ...]]] = ()) -> Array:
+    """The inputs of a fitted model, from a table of new rows.
+
+    Args:
+      table: of new rows; other columns are passed over.
+      names: of the inputs that the model needs, in their order.
+      one_hot: for each column of categories its name and its values.
+
+    Returns:
+      `[N, D]` float64.
+
+    Raises:
+      DataError: columns are missing, a cell is not a finite number, or a category was not among those fitted.
+    """
+    levels = dict(one_hot)
+    coded = {f"{name}={level}": (name, level) for name in levels for level in levels[name][1:]}
+    needed = list(dict.fromkeys(coded[name][0] if name in coded else name for name in names))
+    lost = [name for name in needed if name not in table.columns]
+    if lost:
+        raise DataError(
+            f"{table.name}: the model needs the column{'s' if len(lost) > 1 else ''} {', '.join(lost)}, which "
+            f"{'are' if len(lost) > 1 else 'is'} missing; the columns are {', '.join(table.columns)}."
+        )
+    for name in needed:
+        if name not in levels:
+            check_numbers(table, name)
+    without_missing(table, needed, drop=False)
+    parts = []
+    for name in names:
+        if name not in coded:
+            parts.append(table.columns[name])
+            continue
+        column, level = coded[name]
+        words = np.array([_word(cell) for cell in table.columns[column]], dtype=object)
+        strange = ~np.isin(words.astype(str), levels[column])
+        if strange.any():
+            row = int(np.argmax(strange))
+            raise DataError(
+                f"{table.name}, {table.place(row)}, column {column!r}: the model knows {', '.join(levels[column])}, "
+                f"got {words[row]!r}."
+            )
+        parts.append((words == level).astype(np.float64))
+    inputs = np.stack(parts, axis=1)
+    if not np.isfinite(inputs).all():
+        row, place = (int(i) for i in np.argwhere(~np.isfinite(inputs))[0])
+        raise DataError(
+            f"{table.name}, {table.place(row)}, column {names[place]!r}: expected a finite number, "
+            f"got {inputs[row, place]}."
+        )
+    return inputs
 
 
 def _levels(table: Table, name: str) -> list[str]:

@@ -32,6 +32,7 @@ class Dataset(NamedTuple):
       shared_unit: whether all inputs are of one kind, as pixels are, and so share one scale.
       class_names: what the labels 0 .. K - 1 are called; empty where the targets are not classes with names.
       notes: what was done to the data on the way here, in sentences.
+      one_hot: for each column of categories that was coded its name and its values; the first has no input.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Dataset(NamedTuple):
     shared_unit: bool = False
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    one_hot: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def place(self, row: int) -> str:
         """Where a row stands, in words.
@@ -89,7 +91,8 @@ def as_labels(dataset: Dataset, num_classes: int | None = None) -> Dataset:
             f"{dataset.name}, {dataset.place(row)}, column {dataset.target_names[0]!r}: "
             f"labels must be integers in {span}, got {labels[row]:g}."
         )
-    return dataset._replace(targets=labels.astype(np.int64))
+    names = dataset.class_names or tuple(str(k) for k in range(num_classes or int(labels.max()) + 1))
+    return dataset._replace(targets=labels.astype(np.int64), class_names=names)
 
 
 def are_probabilities(dataset: Dataset) -> bool:

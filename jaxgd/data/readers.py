@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxgd.data import engines, text
-from jaxgd.data.choose import Choice, dataset_of
+from jaxgd.data.choose import Choice, dataset_of, inputs_of
 from jaxgd.data.dataset import Array, DataError, Dataset
 from jaxgd.data.table import Table, did_you_mean, of_values
 
@@ -48,25 +48,18 @@ def load(
       DataError: no such data set or file, or a mistake inside; the text says where, and what can be done.
     """
     choice = Choice(target, tuple(features), tuple(one_hot), drop_missing)
-    if hasattr(source, "columns") and hasattr(source, "__getitem__"):
-        columns = {str(name): of_values(source[name]) for name in source.columns}
-        return checked(dataset_of(Table(f"the {type(source).__name__}", columns), choice))
+    read = table(source)
+    if read is not None:
+        return checked(dataset_of(read, choice))
     source = str(source)
     if source in BUNDLED:
         return checked(selected(bundled(source, choice), choice))
-    read = next((read for endings, read in READERS.items() if source.endswith(endings)), None)
-    if read is None:
-        raise DataError(
-            f"--data must be one of {', '.join(BUNDLED)}, or a .csv, .tsv, .parquet or .npz file, got {source!r}."
-            f"{did_you_mean(source, BUNDLED)}"
-        )
-    try:
-        data = text.read_bytes(source)
-    except FileNotFoundError:
-        raise DataError(f"{source}: no such file.{_similar_file(source)}") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{source}: cannot be read ({engines.first_line(error)}).") from None
-    return checked(read(source, data, choice))
+    if source.endswith(".npz"):
+        return checked(npz_dataset(source, read_file(source), choice))
+    raise DataError(
+        f"--data must be one of {', '.join(BUNDLED)}, or a .csv, .tsv, .parquet or .npz file, got {source!r}."
+        f"{did_you_mean(source, BUNDLED)}"
+    )
 
 
 def _similar_file(path: str) -> str:
@@ -105,7 +98,7 @@ def _check_no_columns(name: str, choice: Choice, why: str) -> None:
             raise DataError(f"--{flag} belongs to tables with named columns; {why}.")
 
 
-def table_of_text(path: str, data: bytes, choice: Choice) -> Dataset:
+def text_table(path: str, data: bytes) -> Table:
     """A text table: the fast engine for a large one, the careful reader for a small one and for every mistake."""
     if len(data) >= engines.FAST_FROM and engines.installed("pyarrow"):
         dialect = text.dialect_of(path, text.decoded(path, text.beginning(data)))
@@ -118,18 +111,12 @@ def table_of_text(path: str, data: bytes, choice: Choice) -> Dataset:
 
         table = engines.read_text(path, data, dialect, lines)
         if table is not None:
-            return dataset_of(table, choice)
-    return dataset_of(text.careful(path, data), choice)
+            return table
+    return text.careful(path, data)
 
 
-def table_of_parquet(path: str, data: bytes, choice: Choice) -> Dataset:
-    """A Parquet file."""
-    return dataset_of(engines.read_parquet(path, data), choice)
-
-
-def arrays_of_npz(path: str, data: bytes, choice: Choice) -> Dataset:
-    """An NPZ file of two arrays."""
-    _check_no_columns(path, choice, f"{path} holds its targets by position")
+def npz_arrays(path: str, data: bytes) -> tuple[tuple[str, str], Array, Array]:
+    """The inputs and the targets of an NPZ file, and the names that it has for them."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             pair = next((pair for pair in NPZ_NAMES if set(pair) <= set(archive.files)), None)
@@ -137,13 +124,19 @@ def arrays_of_npz(path: str, data: bytes, choice: Choice) -> Dataset:
                 raise DataError(
                     f"{path}: expected arrays `inputs` and `targets`, got {', '.join(archive.files) or 'none'}."
                 )
-            inputs, targets = archive[pair[0]], archive[pair[1]]
+            return pair, archive[pair[0]], archive[pair[1]]
     except DataError:
         raise
     except (ValueError, OSError, EOFError, KeyError, NotImplementedError, RuntimeError, SyntaxError) as error:
         raise DataError(f"{path}: not an NPZ file of numbers ({engines.first_line(error)}).") from None
     except (zipfile.BadZipFile, zlib.error, AttributeError, MemoryError) as error:
         raise DataError(f"{path}: a damaged NPZ file ({engines.first_line(error)}).") from None
+
+
+def npz_dataset(path: str, data: bytes, choice: Choice) -> Dataset:
+    """An NPZ file of two arrays as a data set."""
+    _check_no_columns(path, choice, f"{path} holds its targets by position")
+    pair, inputs, targets = npz_arrays(path, data)
     if inputs.ndim == 1:
         inputs = inputs[:, None]
     if targets.ndim == 2 and targets.shape[1] == 1:
@@ -174,14 +167,62 @@ def _check_real(path: str, name: str, array: Array) -> None:
         raise DataError(f"{path}: `{name}` must be real numbers, got {array.dtype}.")
 
 
-Reader = Callable[[str, bytes, Choice], Dataset]
-
-READERS: dict[tuple[str, ...], Reader] = {
-    (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".txt", "-"): table_of_text,
-    (".parquet", ".pq"): table_of_parquet,
-    (".npz",): arrays_of_npz,
+TABLES: dict[tuple[str, ...], Callable[[str, bytes], Table]] = {
+    (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".txt", "-"): text_table,
+    (".parquet", ".pq"): engines.read_parquet,
 }
-"""The reader of each kind of file, by how the path ends. Adding a kind is adding a row."""
+"""The reader of each kind of table, by how the path ends. Adding a kind is adding a row."""
+
+
+def table(source: Any) -> Table | None:
+    """A file or a frame as a table; None where it is neither a frame nor a file of a kind in `TABLES`.
+
+    Raises:
+      DataError: no such file, or a mistake inside; the text says where.
+    """
+    if hasattr(source, "columns") and hasattr(source, "__getitem__"):
+        columns = {str(name): of_values(source[name]) for name in source.columns}
+        return Table(f"the {type(source).__name__}", columns)
+    path = str(source)
+    read = next((read for endings, read in TABLES.items() if path.endswith(endings)), None)
+    return None if read is None else read(path, read_file(path))
+
+
+def read_file(path: str) -> bytes:
+    """A whole file, unpacked if it is packed.
+
+    Raises:
+      DataError: it cannot be read.
+    """
+    try:
+        return text.read_bytes(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file.{_similar_file(path)}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({engines.first_line(error)}).") from None
+
+
+def new_inputs(source: Any, names: Sequence[str], one_hot: Sequence[tuple[str, tuple[str, ...]]] = ()) -> Array:
+    """The inputs of a fitted model from new data.
+
+    Args:
+      source: as `load` takes it; columns that the model does not need are passed over.
+      names: of the inputs that the model needs, in their order.
+      one_hot: for each column of categories its name and its values, see `Dataset.one_hot`.
+
+    Returns:
+      `[N, D]` float64.
+
+    Raises:
+      DataError: a column is missing, or a cell is not a finite number or not one of the values that were fitted.
+    """
+    read = table(source)
+    if read is None:
+        dataset = bundled(str(source), Choice()) if source in BUNDLED else None
+        inputs = npz_arrays(str(source), read_file(str(source)))[1] if dataset is None else dataset.inputs
+        known = tuple(f"x{i}" for i in range(np.shape(inputs)[-1])) if dataset is None else dataset.input_names
+        read = Table(str(source), {name: of_values(inputs[:, i]) for i, name in enumerate(known)})
+    return inputs_of(read, names, one_hot)
 
 
 def selected(dataset: Dataset, choice: Choice) -> Dataset:

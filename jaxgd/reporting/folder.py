@@ -1,8 +1,8 @@
 """Run folders, tables and plots.
 
-The folder of a run holds `config.json`, `environment.json`, `summary.json`, `history.npz` and `loss.png`;
-that of a sweep `summary.csv` and `losses.png` instead of the last two. It is written under a temporary name
-and renamed, so that a folder that is there is whole.
+The folder of a run holds `config.json`, `environment.json`, `summary.json`, `history.npz`, `loss.png` and the fitted
+model, `model.json` and `params.npz`; that of a sweep `summary.csv` and `losses.png` in the place of the last four. It
+is written under a temporary name and renamed, so that a folder that is there is whole.
 """
 
 import contextlib
@@ -26,7 +26,8 @@ import optax
 import rich.console
 
 from jaxgd import plot
-from jaxgd.descent import Result
+from jaxgd.reporting import saved
+from jaxgd.reporting.saved import Fitted
 
 
 def environment() -> dict[str, Any]:
@@ -67,7 +68,7 @@ def console() -> rich.console.Console:
 
 
 def write_run(
-    folder: Path, *, config: dict[str, Any], summary: dict[str, Any], result: Result, record_every: int
+    folder: Path, *, config: dict[str, Any], summary: dict[str, Any], fitted: Fitted, record_every: int
 ) -> None:
     """Write the folder of a run.
 
@@ -75,13 +76,15 @@ def write_run(
       folder: must not exist yet.
       config: what was asked for.
       summary: what came out.
-      result: the run's; what its history holds after the stop is left out.
+      fitted: the model, with the result of the run; what its history holds after the stop is left out.
       record_every: steps between the entries of the history.
 
     Raises:
       OSError: the folder exists or cannot be written.
     """
+    result = fitted.result
     with _whole(folder, config, summary) as temporary:
+        saved.write(temporary, fitted)
         num_shown = summary["num_steps"] // record_every + 1  # what follows repeats the entry at the stop
         arrays: dict[str, Any] = {
             jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf)[:num_shown]

@@ -1,0 +1,215 @@
+"""A fitted model in a folder: the call that builds its problem, its parameters, its scaling, its names.
+
+`model.json` holds what is text, `params.npz` every array under its path in the tree, in its own dtype.
+"""
+
+import functools
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgd import problems
+from jaxgd.data import DataError, Standardization
+from jaxgd.descent import History, Result
+from jaxgd.types import Params, Problem
+
+ARRAYS, WORDS, TRACE = "params.npz", "model.json", "history.npz"
+
+
+class Fitted(NamedTuple):
+    """A problem with the parameters that a run has found, and what new data need to be predicted from.
+
+    Attributes:
+      problem: that was minimised.
+      result: of the run.
+      scaling: of the inputs, or None where the problem saw them as they are.
+      input_names: of the D columns, in their order; empty where they have no names.
+      target_names: of the K targets.
+      class_names: of the labels 0 .. K - 1; empty for a regression.
+      one_hot: for each column of categories its name and its values, the first of which has no input of its own.
+    """
+
+    problem: Problem
+    result: Result
+    scaling: Standardization | None = None
+    input_names: tuple[str, ...] = ()
+    target_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    one_hot: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def params(self) -> Params:
+        """The parameters at the end of the run, for the scaled inputs."""
+        return self.result.params
+
+    def predict(self, inputs: Any) -> np.ndarray[Any, Any]:
+        """Predictions for new rows.
+
+        Args:
+          inputs: `[N, D]`, in the units of the data that were fitted.
+
+        Returns:
+          `[N]` or `[N, K]`: values of a regression, probabilities of a classifier.
+
+        Raises:
+          ValueError: the problem does not predict, or `inputs` have another number of columns.
+        """
+        if self.problem.predict is None:
+            raise ValueError(f"{self.problem.name} does not predict.")
+        rows = np.asarray(inputs, np.float64)
+        if self.input_names and rows.ndim == 2 and rows.shape[1] != len(self.input_names):
+            raise ValueError(
+                f"`inputs` must have {len(self.input_names)} columns ({', '.join(self.input_names)}), "
+                f"got {rows.shape[1]}."
+            )
+        scaled = rows if self.scaling is None else self.scaling.apply(rows)
+        dtype = jax.tree.leaves(self.params)[0].dtype
+        return np.asarray(self.problem.predict(self.params, jnp.asarray(scaled, dtype)))
+
+
+def save(folder: Path | str, fitted: Fitted) -> None:
+    """Write a fitted model into a folder.
+
+    Args:
+      folder: made if it is not there; files of an earlier model in it are replaced.
+      fitted: what to keep.
+
+    Raises:
+      OSError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder, fitted)
+    trace = {name: np.asarray(leaf) for name, leaf in _named(fitted.result.history).items()}
+    np.savez(folder / TRACE, allow_pickle=False, **trace)
+
+
+def write(folder: Path, fitted: Fitted) -> None:
+    """The two files of a model, without the trace of its run."""
+    kept = fitted.result._replace(history=History())
+    arrays = {name: np.asarray(leaf) for name, leaf in _named(kept).items()}
+    words = {
+        "problem": fitted.problem.name,
+        "call": _call(fitted.problem),
+        "scaled": fitted.scaling is not None,
+        "input_names": fitted.input_names,
+        "target_names": fitted.target_names,
+        "class_names": fitted.class_names,
+        "one_hot": fitted.one_hot,
+        # NumPy's files know only its own dtypes; others, such as bfloat16, are kept as bits.
+        "dtypes": {name: str(array.dtype) for name, array in arrays.items()},
+    }
+    (folder / WORDS).write_text(json.dumps(words, indent=2) + "\n", encoding="utf-8")
+    if fitted.scaling is not None:
+        arrays |= {"scaling.mean": fitted.scaling.mean, "scaling.scale": fitted.scaling.scale}
+    bits = {name: array if array.dtype.kind in "biuf" else array.view(np.uint16) for name, array in arrays.items()}
+    np.savez(folder / ARRAYS, allow_pickle=False, **bits)
+
+
+def load(folder: Path | str, *, problem: Problem | None = None, params: Params | None = None) -> Fitted:
+    """A fitted model from its folder.
+
+    Args:
+      folder: of `jaxgd fit` or of `save`.
+      problem: for a problem of your own, which the folder cannot build again.
+      params: for a problem of your own, a tree like its parameters.
+
+    Returns:
+      The model. Its arrays have the values and dtypes they had; float64 ones need `jax_enable_x64`.
+
+    Raises:
+      DataError: there is no model in the folder, a file is damaged, or it is of a problem of your own and `problem`
+        and `params` are not given.
+    """
+    folder = Path(folder)
+    try:
+        words = json.loads((folder / WORDS).read_text(encoding="utf-8"))
+        with np.load(folder / ARRAYS, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        history = _history(folder / TRACE)
+    except FileNotFoundError as error:
+        raise DataError(f"{folder}: no fitted model is here ({Path(error.filename).name} is missing).") from None
+    except Exception as error:  # damaged files raise whatever their readers meet first
+        raise DataError(f"{folder}: the model cannot be read ({type(error).__name__}: {error}).") from None
+    built = _build(words, problem, folder)
+    for name, dtype in words["dtypes"].items():
+        if name in arrays:
+            arrays[name] = arrays[name].view(jnp.dtype(dtype))
+    filled = {field: _tree(built, params, field, arrays, folder) for field in ("params", "best_params")}
+    scalars = {name: jnp.asarray(arrays[name]) for name in Result._fields if name in arrays}
+    result = Result(**filled, **scalars, history=history)
+    scaling = Standardization(arrays["scaling.mean"], arrays["scaling.scale"]) if words["scaled"] else None
+    names = {field: tuple(words[field]) for field in ("input_names", "target_names", "class_names")}
+    one_hot = tuple((name, tuple(levels)) for name, levels in words["one_hot"])
+    return Fitted(built, result, scaling, **names, one_hot=one_hot)
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """Leaves by their path: "params.weights", "params.layers[0].bias"."""
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path).lstrip("."): leaf for path, leaf in paths}
+
+
+def _call(problem: Problem) -> dict[str, Any] | None:
+    """The function of `jaxgd.problems` that builds a problem, and its arguments; None for a problem of your own."""
+    call = problem.call
+    function = call.func if isinstance(call, functools.partial) else call
+    name = getattr(function, "__name__", None)
+    if call is None or name not in problems.__all__ or getattr(problems, name) is not function:
+        return None
+    given = (list(call.args), dict(call.keywords)) if isinstance(call, functools.partial) else ([], {})
+    return {"function": name, "args": given[0], "kwargs": given[1]}
+
+
+def _build(words: dict[str, Any], problem: Problem | None, folder: Path) -> Problem:
+    if problem is not None:
+        return problem
+    call = words["call"]
+    if call is None:
+        raise DataError(
+            f"{folder}: {words['problem']} is not a problem of jaxgd; give `problem` and `params` to load it."
+        )
+    function = getattr(problems, call["function"])
+    arguments = {name: tuple(v) if isinstance(v, list) else v for name, v in call["kwargs"].items()}
+    return function(*(tuple(v) if isinstance(v, list) else v for v in call["args"]), **arguments)
+
+
+def _nested(arrays: dict[str, Any]) -> Any:
+    """Dicts and lists of arrays from names such as ".layers[0].weights", which a problem takes as its parameters."""
+    if "" in arrays:
+        return arrays[""]
+    groups: dict[str, dict[str, Any]] = {}
+    for name, array in arrays.items():
+        match = re.match(r"\.(\w+)|\[(\d+)\]", name)
+        assert match is not None
+        groups.setdefault(match[0], {})[name[match.end() :]] = array
+    parts = {name: _nested(group) for name, group in groups.items()}
+    if all(name.startswith("[") for name in parts):
+        return [parts[f"[{i}]"] for i in range(len(parts))]
+    return {name.lstrip("."): part for name, part in parts.items()}
+
+
+def _tree(problem: Problem, like: Params | None, field: str, arrays: dict[str, Any], folder: Path) -> Params:
+    """The tree of one field of the result: of the problem's own type, or of the structure of `like`."""
+    if like is None:
+        mine = {name.removeprefix(field): array for name, array in arrays.items() if name.startswith(field)}
+        return problem.accepts.params(jax.tree.map(jnp.asarray, _nested(mine)))
+    paths, structure = jax.tree_util.tree_flatten_with_path(like)
+    names = [f"{field}{jax.tree_util.keystr(path)}" for path, _ in paths]
+    lost = [name for name in names if name not in arrays]
+    if lost:
+        raise DataError(f"{folder}: {ARRAYS} has no array {lost[0]!r}; `params` must be a tree like the fitted ones.")
+    return jax.tree.unflatten(structure, [jnp.asarray(arrays[name]) for name in names])
+
+
+def _history(path: Path) -> History:
+    if not path.exists():
+        return History()
+    with np.load(path, allow_pickle=False) as archive:
+        known = {name: jnp.asarray(archive[name]) for name in archive.files if name in History._fields}
+    return History(**known)
