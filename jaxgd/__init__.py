@@ -19,8 +19,7 @@ from jaxgd.problems.scalar import CubicParams
 from jaxgd.reporting.saved import Fitted, load, save
 from jaxgd.theory.curvature import largest_stable_learning_rate
 from jaxgd.types import Batch, LinearMapParams, LinearParams, LineParams, Problem, ScalarParams, autodiff
-
-__version__ = "0.1.0"
+from jaxgd.version import __version__
 
 __all__ = [
     "Batch",
@@ -36,6 +35,7 @@ __all__ = [
     "Result",
     "ScalarParams",
     "StopReason",
+    "__version__",
     "assert_gradient",
     "assert_rule",
     "autodiff",

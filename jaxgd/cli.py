@@ -14,10 +14,10 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"jaxgd: the command needs {error.name}, which is not installed: pip install 'jaxgd[cli]'")
 
-import jaxgd
 from jaxgd.commands.job import UserError
 from jaxgd.commands.words import check_command, checked, in_flags
 from jaxgd.data import DataError
+from jaxgd.version import __version__
 
 COMMANDS: dict[type, Callable[..., int]] = {
     fit.FitOptions: fit.run,
@@ -98,7 +98,7 @@ def run(words: list[str]) -> int:
 def _run(words: list[str]) -> int:
     """The command itself; mistakes of its user are raised."""
     if words == ["--version"]:
-        print(f"jaxgd {jaxgd.__version__}")
+        print(f"jaxgd {__version__}")
         return 0
     by_name = {kind.__name__.removesuffix("Options").lower(): kind for kind in COMMANDS}
     if words and not words[0].startswith("-"):

@@ -12,6 +12,7 @@ ROOT = Path(jaxgd.__file__).parent
 LAYERS = {
     "jaxgd.types": 0,
     "jaxgd.validation": 0,
+    "jaxgd.version": 0,
     "jaxgd.penalty": 1,
     "jaxgd.theory": 1,
     "jaxgd.gradcheck": 1,
