@@ -15,7 +15,7 @@ import optax
 import jaxgd
 from experiments.benchmarks import peers
 from experiments.benchmarks.measure import OURS, Row, interleaved, measured, on_one_core
-from jaxgd.descent import rows
+from jaxgd.descent.fast import choose
 from jaxgd.types import Batch, LinearParams
 
 SCALES = ("smoke", "cpu", "gpu")
@@ -59,7 +59,9 @@ def full_batch(scale: str) -> list[Row]:
             batch = _data(*shape, labels=name == "logistic_regression")
             params = _start(batch)
             alone = "tiled" if scale != "gpu" else "plain"
-            plan = rows.plan(problem, batch, num_steps=steps, evaluation="sharded" if len(jax.devices()) > 1 else alone)
+            plan = choose.plan(
+                problem, batch, num_steps=steps, evaluation="sharded" if len(jax.devices()) > 1 else alone
+            )
             run = functools.partial(jaxgd.descend, learning_rate=0.1, num_steps=steps, record=("loss",))
             jobs: dict[str, Any] = {
                 OURS: (functools.partial(run, plan.problem, params, plan.batch), steps),
@@ -130,7 +132,6 @@ def stochastic(scale: str) -> list[Row]:
     """One shuffled epoch, a row a step, shuffling included on both sides; on a GPU in blocks, beside the loop."""
     found = []
     problem = jaxgd.problems.linear_regression()
-    one_by_one = problem._replace(name="row by row", row_sum=None)
     for shape in ((500, 5),) if scale == "smoke" else ((100_000, 20), (100_000, 200)):
         batch = _data(*shape)
         run = functools.partial(
@@ -138,7 +139,7 @@ def stochastic(scale: str) -> list[Row]:
         )
         jobs: dict[str, Any] = {OURS: (functools.partial(run, problem, _start(batch), batch), shape[0])}
         if scale != "cpu":
-            jobs["row by row"] = (functools.partial(run, one_by_one, _start(batch), batch), shape[0])
+            jobs["row by row"] = (functools.partial(run, problem, _start(batch), batch, fast=False), shape[0])
         if scale != "gpu":
             jobs["scikit-learn"] = (peers.scikit_learn_epoch(batch, 1e-4), shape[0])
         row = measured("one row a step, shuffled", _shape(batch), "row", jobs, _repeats(scale))
@@ -367,7 +368,7 @@ def growth(scale: str) -> list[Row]:
                 over = {"learning_rate": jnp.linspace(0.1, 0.2, size["lanes"])}
                 jobs[name] = (functools.partial(jaxgd.sweep, problem, _start(batch), batch, over=over, **options), 1)
             else:
-                plan = rows.plan(problem, batch, num_steps=size["steps"], evaluation="tiled")
+                plan = choose.plan(problem, batch, num_steps=size["steps"], evaluation="tiled")
                 run = functools.partial(jaxgd.descend, plan.problem, _start(batch), plan.batch, **options)
                 jobs[name] = (functools.partial(run, learning_rate=0.1), 1)
         seconds = interleaved(jobs, _repeats(scale))

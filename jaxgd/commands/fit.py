@@ -18,7 +18,7 @@ from jaxgd import data, reporting
 from jaxgd.commands import job as jobs
 from jaxgd.commands.job import Job, UserError
 from jaxgd.descent import Result, StopReason, fit
-from jaxgd.descent.blocks import NUM_CHUNKS
+from jaxgd.descent.fast.blocks import NUM_CHUNKS
 from jaxgd.theory.bounds import smoothness
 from jaxgd.theory.curvature import largest_stable_learning_rate
 

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from jaxgd import data, problems
-from jaxgd.descent.rows import EVALUATIONS, SHARDED_FROM, fastest
+from jaxgd.descent.fast.choose import EVALUATIONS, SHARDED_FROM, fastest
 from jaxgd.theory.closed_form import linearly_separable
 from jaxgd.theory.rates import RateFacts, rate_facts
 from jaxgd.types import Batch, Problem

@@ -1,10 +1,12 @@
-"""How a problem is minimised: the rule, the batches, the loop and the host's drive of it."""
+"""How a problem is minimised: the rule, the batches, the loop, and the host that drives it."""
 
+from jaxgd.descent.descend import descend
+from jaxgd.descent.fast.compressed import compress
+from jaxgd.descent.fast.sharded import sharded
+from jaxgd.descent.fast.tiled import tiled
 from jaxgd.descent.fit import fit
-from jaxgd.descent.loop import descend
-from jaxgd.descent.rows import compress, sharded, tiled
+from jaxgd.descent.result import History, Result, StopReason
 from jaxgd.descent.rule import gradient_descent
-from jaxgd.descent.state import History, Result, StopReason
 from jaxgd.descent.sweep import sweep
 
 __all__ = [

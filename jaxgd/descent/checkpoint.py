@@ -1,4 +1,4 @@
-"""Checkpoints of a run: one file each, whole or not there.
+"""Checkpoints of a run: one file each, which is complete or does not exist.
 
 A file is a magic word, the SHA-256 of what follows, and the payload: a JSON header with the settings, the
 position and the dtype and shape of every array, then the arrays' bytes. It is written under a temporary
@@ -36,8 +36,7 @@ def save(folder: Path, settings: dict[str, str], position: int, state: Any) -> N
       position: chunks done.
       state: a tree of arrays.
 
-    Of several processes that hold all of the state, the first writes it; of a state that is spread over them each
-    writes its part.
+    If several processes hold all of the state, the first writes it; if it is spread over them, each writes its part.
 
     Raises:
       OSError: the folder cannot be written.
@@ -69,7 +68,7 @@ def save(folder: Path, settings: dict[str, str], position: int, state: Any) -> N
         raise
     directory = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(directory)  # the rename itself
+        os.fsync(directory)  # makes the rename itself durable
     finally:
         os.close(directory)
     for old in _files(folder)[KEPT:]:
@@ -85,16 +84,16 @@ def load(folder: Path, settings: dict[str, str], like: Any) -> tuple[int, Any] |
       like: a state of that run, for its tree, shapes and dtypes.
 
     Returns:
-      Position and state; None where there is no checkpoint.
+      Position and state; None if there is no checkpoint.
 
     Raises:
-      ValueError: a checkpoint of other settings, or none that is sound; the text names the file.
+      ValueError: a checkpoint of other settings, or only damaged ones; the text names the file.
       ImportError: see `save`.
     """
     if is_spread(like):
         with _orbax(folder) as manager:
             return _load_parts(manager, folder, settings, like)
-    for abandoned in folder.glob(".checkpoint-*"):  # of a process that was killed while writing
+    for abandoned in folder.glob(".checkpoint-*"):  # left by a process that was killed while writing
         abandoned.unlink()
     damaged: list[str] = []
     for path in _files(folder):
@@ -108,7 +107,7 @@ def load(folder: Path, settings: dict[str, str], like: Any) -> tuple[int, Any] |
             warnings.warn(f"{' '.join(damaged)} Resuming from {path}.", stacklevel=3)
         return header["position"], _restored(header["arrays"], content, like)
     if damaged:
-        raise ValueError(f"{' '.join(damaged)} No sound checkpoint is left; remove the folder to start anew.")
+        raise ValueError(f"{' '.join(damaged)} No sound checkpoint is left; remove the folder to start again.")
     return None
 
 
@@ -167,7 +166,7 @@ def _load_parts(manager: Any, folder: Path, settings: dict[str, str], like: Any)
         )
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is damaged: {reason} Remove the folder to start anew.") from error
+        raise ValueError(f"{path} is damaged: {reason} Remove the folder to start again.") from error
     _compare(path, found.settings, settings)
     leaves = [_like(found.state[str(i)], leaf) for i, leaf in enumerate(jax.tree.leaves(like))]
     return position, jax.tree.unflatten(jax.tree.structure(like), leaves)
@@ -178,7 +177,7 @@ def _shape(leaf: jax.Array) -> jax.ShapeDtypeStruct:
 
 
 def digest(tree: Any) -> str:
-    """A fingerprint of arrays: equal for equal dtypes, shapes and bytes; of arrays spread over hosts the first two.
+    """A fingerprint of arrays: equal for equal dtypes, shapes and bytes; without the bytes if spread over hosts.
 
     Args:
       tree: arrays, keys and numbers.
@@ -230,7 +229,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _like(restored: jax.Array, leaf: Any) -> jax.Array:
-    """A key where the state has one."""
+    """The restored array, as a random key if the state has one there."""
     return jax.random.wrap_key_data(restored, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else restored
 
 

@@ -17,7 +17,7 @@ class GradientDescentState(NamedTuple):
     """State of the rule.
 
     Attributes:
-      step: `[]` int32, updates made so far; None where the rate does not depend on it.
+      step: `[]` int32, updates made so far; None if the rate does not depend on it.
     """
 
     step: jax.Array | None
@@ -26,8 +26,8 @@ class GradientDescentState(NamedTuple):
 def gradient_descent(learning_rate: Any) -> optax.GradientTransformation:
     """Gradient descent, `theta_{t+1} = theta_t - eta_t g_t`, interchangeable with optax's optimizers.
 
-    `update` returns `-eta g` in the dtype of g; `optax.apply_updates` adds it. A Taylor expansion says why
-    the sign: `L(theta + u) = L(theta) + u . g + O(|u|^2)`, and of all u of one length `u = -eta g` makes
+    `update` returns `-eta g` in the dtype of g; `optax.apply_updates` adds it. A Taylor expansion gives the reason
+    for the sign: `L(theta + u) = L(theta) + u . g + O(|u|^2)`, and of all u of one length `u = -eta g` makes
     `u . g` smallest.
 
     Args:
@@ -57,7 +57,7 @@ def rate_at(learning_rate: Any, step: jax.Array | None) -> Any:
 
     Args:
       learning_rate: a number, a scalar, or a function step -> rate.
-      step: `[]` integer, 0 at the first update; looked at by a function alone.
+      step: `[]` integer, 0 at the first update; only a function looks at it.
 
     Returns:
       A scalar.

@@ -1,13 +1,14 @@
-"""Lanes: learning rates x seeds x starting points in one compiled program.
+"""sweep(): learning rates x seeds x starting points in one compiled program.
 
 A lane is one run of `descend`. Lanes share one scan: a lane that has stopped is masked, and what differs
 between lanes is picked by index inside the program, so that new values never recompile it.
 """
 
 import functools
+import inspect
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,21 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgd.data.arguments import arguments, parameters, sweep_axis
-from jaxgd.descent import loop, rows
-from jaxgd.descent.state import Controls, Result, Settings
+from jaxgd.descent import loop
+from jaxgd.descent.descend import (
+    Controls,
+    Given,
+    Program,
+    as_rate,
+    bind,
+    check_history,
+    check_problem,
+    check_settings,
+    descend,
+)
+from jaxgd.descent.fast import choose
+from jaxgd.descent.fast.sharded import ROWS_AXIS, automatic
+from jaxgd.descent.result import Result
 from jaxgd.types import Params, Problem
 from jaxgd.validation import check_choice, check_count
 
@@ -41,9 +55,9 @@ def sweep(
     Compiled once for each problem, number of lanes and set of static arguments.
 
     Args:
-      problem: see `descend`.
-      params: see `descend`.
-      batch: see `descend`.
+      problem: as `descend`.
+      params: as `descend`.
+      batch: as `descend`.
       over: for each swept argument its values with a leading axis: `{"learning_rate": rates, "key": keys}`.
         Any of `SWEPT`; `l2` for problems that have a penalty.
       zipped: False runs every combination; True runs entry i of all axes together.
@@ -51,22 +65,22 @@ def sweep(
         is then on the host.
       mesh: lanes are spread over all its devices, each running its own; over an axis named "rows" it is the rows
         that are spread. The result is then on the host.
-      evaluation: how the sum over rows is evaluated, see `fit`.
+      evaluation: how the sum over rows is evaluated, as `fit`.
       **options: the other arguments of `descend`.
 
     Returns:
       The result of every lane, with one leading axis for each entry of `over` in its order, or one for all
-      where `zipped`.
+      if `zipped`.
 
     Raises:
-      ValueError: an axis unknown, empty, or of another length than the one it is zipped with; see `descend`.
-      TypeError: an argument given twice or unknown; see `descend`.
+      ValueError: an axis unknown, empty, or of another length than the one it is zipped with; as `descend`.
+      TypeError: an argument given twice or unknown; as `descend`.
     """
     for name in over:
         check_choice("over", name, SWEPT)
     over = {name: sweep_axis(problem, name, values) for name, values in over.items()}
     lengths = _check_over(problem, over, options)
-    mesh = None if mesh is None else rows.automatic(mesh)
+    mesh = None if mesh is None else automatic(mesh)
     if zipped and len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise ValueError(f"zipped axes of `over` must have one length, got {listed}.")
@@ -75,17 +89,32 @@ def sweep(
     num_devices = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in _lane_axes(mesh))
     at_once = num_lanes if lanes_per_chunk is None else check_count("lanes_per_chunk", lanes_per_chunk)
     at_once = -(-min(at_once, num_lanes) // num_devices) * num_devices
-    run = _prepare(problem, params, batch, dict(over), options, mesh, at_once, evaluation)
+    given = {"params": params, "batch": batch} | _with_defaults(options)
+    settings = _check_settings(problem, given, over)
+    given["params"] = parameters(problem, params)
+    check_history(settings, given["params"], at_once)
+    if "batch" not in over:
+        plan = choose.plan(
+            problem,
+            arguments(problem, params, batch)[1],
+            num_steps=settings.num_steps,
+            batch_size=settings.batch_size,
+            evaluation=evaluation,
+            fast=settings.fast,
+            num_lanes=at_once,
+            mesh=mesh,
+        )
+        problem, given["batch"] = plan.problem, plan.batch
+    values = _laid_out(given, over, mesh)
     chunks = []
     for first in range(0, num_lanes, at_once):
         # The last chunk is filled up with its last lane, so that one program serves all.
         lanes = np.minimum(np.arange(first, first + at_once), num_lanes - 1)
         indices = (lanes,) * len(lengths) if zipped else np.unravel_index(lanes, shape)
-        named = zip(lengths, indices, strict=True)
-        index = {name: jnp.asarray(values, jnp.int32) for name, values in named}
+        index = {name: jnp.asarray(entries, jnp.int32) for name, entries in zip(lengths, indices, strict=True)}
         if mesh is not None:
             index = jax.device_put(index, NamedSharding(mesh, PartitionSpec(_lane_axes(mesh))))
-        chunks.append(run(index))
+        chunks.append(_run_lanes(Program(problem, settings), mesh, values, index))
     if len(chunks) == 1 and mesh is None:
         return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), chunks[0])
 
@@ -94,6 +123,13 @@ def sweep(
         return lanes.reshape(*shape, *lanes.shape[1:])
 
     return jax.tree.map(joined, *chunks)
+
+
+class _Values(NamedTuple):
+    """The traced arguments of a sweep, by name."""
+
+    fixed: dict[str, Any]  # the same in all lanes
+    over: dict[str, Any]  # with a leading axis
 
 
 def _check_over(problem: Problem, over: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, int]:
@@ -119,93 +155,66 @@ def _shapes(values: Any) -> str:
     return ", ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(values)) or "nothing"
 
 
-def _prepare(
-    problem: Problem,
-    params: Params,
-    batch: Any,
-    over: dict[str, Any],
-    options: dict[str, Any],
-    mesh: Mesh | None,
-    at_once: int,
-    evaluation: str,
-) -> Callable[[dict[str, jax.Array]], Result]:
-    """A function: the index of each lane on each axis -> the results of these lanes."""
-    key = options.pop("key", None)
-    learning_rate = options.pop("learning_rate", None)
-    tolerances = {
-        name: options.pop(name, default)
-        for name, default in (("grad_tol", 0.0), ("param_tol", 0.0), ("divergence_factor", 1000.0))
-    }
-    static = {"batch_size": None, "optimizer": None, "record": loop.DEFAULT_RECORD, "record_every": 1}
-    unknown = set(options) - {*static, "num_steps"}
+def _with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of `descend`."""
+    known = {name: p.default for name, p in inspect.signature(descend).parameters.items() if p.kind == p.KEYWORD_ONLY}
+    unknown = set(options) - set(known)
     if unknown or "num_steps" not in options:
         what = f"got an unexpected argument {min(unknown)!r}" if unknown else "needs `num_steps`"
         raise TypeError(f"sweep() {what}.")
-    rate = 1.0 if "learning_rate" in over else learning_rate
-    settings = loop.check_settings(problem, rate, **(static | options))
-    params = parameters(problem, params)
-    loop.check_history(settings, params, at_once)
-    if "batch" not in over:
-        _, batch = arguments(problem, params, batch)
-        plan = rows.plan(
-            problem,
-            batch,
-            num_steps=settings.num_steps,
-            batch_size=settings.batch_size,
-            evaluation=evaluation,
-            num_lanes=at_once,
-            mesh=mesh,
-        )
-        problem, batch = plan.problem, plan.batch
-    fixed = {
-        "params": params,
-        "batch": batch,
-        "key": key,
-        "learning_rate": None if callable(rate) else rate,
-        **tolerances,
-    }
-    if mesh is not None:
-        everywhere = NamedSharding(mesh, PartitionSpec())
-        batch = fixed.pop("batch")
-        fixed, over = jax.device_put((fixed, over), everywhere)
-        fixed["batch"] = batch if rows.ROWS_AXIS in mesh.axis_names else jax.device_put(batch, everywhere)
-    return functools.partial(_run_lanes, problem, settings, mesh, fixed, over)
+    return known | dict(options)
+
+
+def _check_settings(problem: Problem, given: dict[str, Any], over: Mapping[str, Any]) -> Any:
+    """The settings; what is left in `given` is traced."""
+    rate = 1.0 if "learning_rate" in over else given["learning_rate"]
+    names = ("num_steps", "batch_size", "optimizer", "record", "record_every", "fast")
+    settings = check_settings(problem, rate, **{name: given.pop(name) for name in names})
+    given["learning_rate"] = as_rate(rate)
+    return settings
+
+
+def _laid_out(given: dict[str, Any], over: Mapping[str, Any], mesh: Mesh | None) -> _Values:
+    """Where the devices of the mesh want them."""
+    if mesh is None:
+        return _Values(given, dict(over))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    batch = given.pop("batch")
+    given, over = jax.device_put((given, dict(over)), everywhere)
+    given["batch"] = batch if ROWS_AXIS in mesh.axis_names else jax.device_put(batch, everywhere)
+    return _Values(given, dict(over))
 
 
 def _lane_axes(mesh: Mesh) -> tuple[str, ...]:
-    return tuple(name for name in mesh.axis_names if name != rows.ROWS_AXIS)
+    return tuple(name for name in mesh.axis_names if name != ROWS_AXIS)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _run_lanes(
-    problem: Problem,
-    settings: Settings,
-    mesh: Mesh | None,
-    fixed: dict[str, Any],
-    over: dict[str, Any],
-    indices: dict[str, jax.Array],
-) -> Result:
-    def run_lane(fixed: dict[str, Any], over: dict[str, Any], index: dict[str, jax.Array]) -> Result:
-        picked = {name: jax.tree.map(lambda leaf, i=i: leaf[i], over[name]) for name, i in index.items()}
-        chosen = fixed | picked
-        lane_problem = problem
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run_lanes(program: Program, mesh: Mesh | None, values: _Values, indices: dict[str, jax.Array]) -> Result:
+    """The lanes whose index on each axis is given."""
+
+    def run_lane(values: _Values, index: dict[str, jax.Array]) -> Result:
+        picked = {name: jax.tree.map(lambda leaf, i=i: leaf[i], values.over[name]) for name, i in index.items()}
+        chosen, lane = values.fixed | picked, program
         if "l2" in picked:
-            assert problem.penalty is not None
-            lane_problem = problem.penalty.with_l2(picked["l2"])
+            assert program.problem.penalty is not None
+            lane = program._replace(problem=program.problem.penalty.with_l2(picked["l2"]))
+        check_problem(lane.problem, chosen["params"], chosen["batch"])
         controls = Controls(**{name: chosen[name] for name in Controls._fields})
-        return loop.run(lane_problem, settings, chosen["params"], chosen["batch"], chosen["key"], controls)
+        given = Given(chosen["batch"], chosen["key"], controls)
+        return loop.run(bind(lane, given), chosen["params"], given.batch)
 
-    if mesh is not None and rows.ROWS_AXIS in mesh.axis_names:
-        return jax.vmap(run_lane, in_axes=(None, None, 0), spmd_axis_name=_lane_axes(mesh))(fixed, over, indices)
-    run_lanes = jax.vmap(run_lane, in_axes=(None, None, 0))
+    if mesh is not None and ROWS_AXIS in mesh.axis_names:
+        return jax.vmap(run_lane, in_axes=(None, 0), spmd_axis_name=_lane_axes(mesh))(values, indices)
+    run_lanes = jax.vmap(run_lane, in_axes=(None, 0))
     if mesh is None:
-        return run_lanes(fixed, over, indices)
+        return run_lanes(values, indices)
     lanes = PartitionSpec(mesh.axis_names)
     spread = jax.shard_map(
         run_lanes,
         mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(), lanes),
+        in_specs=(PartitionSpec(), lanes),
         out_specs=lanes,
         check_vma=False,  # lanes never meet: there is no collective whose replication could be wrong
     )
-    return spread(fixed, over, indices)
+    return spread(values, indices)

@@ -154,7 +154,7 @@ def test_200_damaged_files_are_told_and_never_used(tmp_path, interrupted):
         assert_trees_equal(job()(checkpoint=tmp_path), expected)
     for path in tmp_path.iterdir():
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match="No sound checkpoint is left; remove the folder to start anew"):
+    with pytest.raises(ValueError, match="No sound checkpoint is left; remove the folder to start again"):
         checkpoint.load(tmp_path, settings, None)
 
 

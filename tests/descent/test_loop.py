@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import SOME_SYSTEMS, SYSTEMS, assert_trees_close, assert_trees_equal, flat, setting, slow
+from common import SOME_SYSTEMS, SYSTEMS, assert_trees_close, assert_trees_equal, flat, setting
 
 import jaxgd
 from jaxgd import StopReason, problems
-from jaxgd.descent import blocks
 from jaxgd.problems.scalar import CubicParams
 from jaxgd.theory import closed_form, curvature
 from jaxgd.types import Batch, LinearParams, ScalarParams
@@ -627,32 +626,3 @@ def test_bad_input_gets_its_exact_error(run, args, options, error, text):
     with pytest.raises(error) as caught:
         run(*args, **options)
     assert str(caught.value) == text
-
-
-@pytest.mark.parametrize(
-    ("problem", "targets", "rate"),
-    [
-        (problems.linear_regression(), (), 0.4),
-        pytest.param(problems.linear_regression(loss="half_mean_squared_error"), (2,), 0.01, marks=slow),
-        pytest.param(problems.linear_map(), (2,), 0.01, marks=slow),
-    ],
-    ids=["diverging", "converging", "a sum"],
-)
-def test_steps_of_one_row_solved_for_at_once_are_those_of_the_loop(monkeypatch, rng, problem, targets, rate):
-    """What an accelerator runs, on this device; the diverging run must fall back to the loop to stop at its step."""
-    inputs = jnp.asarray(rng.normal(size=(1200, 4)))
-    batch = jaxgd.Batch(inputs, jnp.asarray(rng.normal(size=(1200, *targets))))
-    params = problem.init(jax.random.key(0), batch)
-    options = {"learning_rate": rate, "batch_size": 1, "key": jax.random.key(1), "record_every": 3}
-    expected = jaxgd.descend(problem, params, batch, num_steps=3000, **options)
-    monkeypatch.setattr(blocks, "SOLVING_BACKENDS", ("cpu",))
-    solved = []
-    solve = blocks.take_rows
-    monkeypatch.setattr(blocks, "take_rows", lambda *args: solved.append(None) or solve(*args))
-    found = jaxgd.descend(problem._replace(name="another program"), params, batch, num_steps=3000, **options)
-    assert solved
-    assert found.stop_reason == expected.stop_reason
-    assert found.num_steps == expected.num_steps
-    assert_trees_close(found.history, expected.history, rtol=1e-9)
-    assert_trees_close(found.params, expected.params, rtol=1e-9)
-    assert_trees_close(found.best_params, expected.best_params, rtol=1e-9)

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 import jaxgd
 from jaxgd import problems
-from jaxgd.descent import rows
+from jaxgd.descent.fast import choose
 from jaxgd.types import Batch, LinearParams, evaluate
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -144,7 +144,7 @@ def test_every_evaluation_gives_the_same_run(evaluation, rng):
 )
 def test_the_evaluation_is_chosen_by_size(problem, shape, num_steps, expected):
     batch = Batch(jnp.zeros(shape, jnp.float32), jnp.zeros(shape[:1], jnp.float32))
-    assert rows.plan(problem, batch, num_steps=num_steps).evaluation == expected
+    assert choose.plan(problem, batch, num_steps=num_steps).evaluation == expected
 
 
 def test_rows_that_are_not_finite_end_the_run_as_ever():
@@ -191,12 +191,12 @@ REFUSED = [
         "`batch` must be finite to be compressed, got NaN or infinity, or values whose squares are.",
     ),
     (
-        lambda: rows.plan(problems.line(), BATCH, num_steps=3, evaluation="fast"),
+        lambda: choose.plan(problems.line(), BATCH, num_steps=3, evaluation="fast"),
         ValueError,
         "`evaluation` must be one of 'auto', 'plain', 'tiled', 'sharded', 'compressed', got 'fast'.",
     ),
     (
-        lambda: rows.plan(problems.line(), BATCH, num_steps=3, batch_size=2, evaluation="tiled"),
+        lambda: choose.plan(problems.line(), BATCH, num_steps=3, batch_size=2, evaluation="tiled"),
         ValueError,
         "`evaluation` must be 'auto' or 'plain' with a `batch_size`, got 'tiled'.",
     ),
@@ -216,7 +216,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import jaxgd
-from jaxgd.descent import rows
+from jaxgd.descent.fast import choose
 from jaxgd.types import Batch, evaluate
 from common import SYSTEMS, flat, setting
 
@@ -240,7 +240,7 @@ for num_rows in (64, 67):
         found = flat(jaxgd.sweep(problem, params, batch, **options, **where))
         gaps[f"sweep, {name}, {num_rows} rows"] = [float(np.max(np.abs(found - alone)))]
 large = Batch(jnp.ones((2**20, 4), jnp.float32), jnp.ones(2**20, jnp.float32))
-gaps["plan"] = rows.plan(problem, large, num_steps=10).evaluation
+gaps["plan"] = choose.plan(problem, large, num_steps=10).evaluation
 print(json.dumps([len(devices), gaps]))
 """
 

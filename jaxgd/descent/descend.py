@@ -1,0 +1,319 @@
+"""descend(): checks its arguments, chooses the plain loop or a faster one, and compiles."""
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxgd.data.arguments import arguments
+from jaxgd.descent import batches, loop
+from jaxgd.descent.fast import choose
+from jaxgd.descent.result import History, Result
+from jaxgd.descent.rule import gradient_descent
+from jaxgd.descent.run import Run
+from jaxgd.descent.stopping import Limits
+from jaxgd.types import Params, Problem, evaluate
+from jaxgd.validation import check_choice, check_count, check_same_tree
+
+DEFAULT_RECORD = ("loss", "grad_norm", "learning_rate")
+"""The fields of the history that are kept if not told otherwise."""
+
+
+class Settings(NamedTuple):
+    """The static arguments of a run, see `descend`: one compiled program each."""
+
+    num_steps: int
+    batch_size: int | None
+    optimizer: Any
+    record: tuple[str, ...]
+    record_every: int
+    fast: bool
+
+
+class Controls(NamedTuple):
+    """The arguments of a run that may change without compiling again, see `descend`; a schedule is static."""
+
+    learning_rate: Any
+    grad_tol: Any
+    param_tol: Any
+    divergence_factor: Any
+
+
+class Program(NamedTuple):
+    """All that is static."""
+
+    problem: Problem
+    settings: Settings
+
+
+class Given(NamedTuple):
+    """All that is traced, but for the parameters."""
+
+    batch: Any
+    key: jax.Array | None
+    controls: Controls
+
+
+def descend(
+    problem: Problem,
+    params: Params,
+    batch: Any,
+    *,
+    learning_rate: Any = None,
+    num_steps: int,
+    batch_size: int | None = None,
+    key: jax.Array | None = None,
+    optimizer: Any = None,
+    grad_tol: Any = 0.0,
+    param_tol: Any = 0.0,
+    divergence_factor: Any = 1000.0,
+    record: Sequence[str] = DEFAULT_RECORD,
+    record_every: int = 1,
+    fast: bool = True,
+) -> Result:
+    """Minimise a problem by gradient descent; pure, and safe under jit, vmap and grad.
+
+    Compiled once for each problem, shape and set of static arguments; new parameters, data, learning
+    rates, tolerances and keys run the same program.
+
+    How a run ends:
+      NO_CHANGE: it has converged. No parameter moved by more than `param_tol` in a whole epoch; updates that are
+        exactly zero under a gradient that is not (a warm-up from rate 0, gradient accumulation) do not count. Or the
+        parameters alternate between neighbouring values: they came back to where they were before, or after 1024
+        epochs without a better loss to within 32 units of rounding. This is found out for rates that are numbers and
+        rows that are not shuffled.
+      GRADIENT_SMALL: the gradient norm was at most `grad_tol` in a whole epoch.
+      DIVERGED: the mean loss of an epoch exceeded both the first loss and the best by more than
+        `divergence_factor` times the size of the best, three epochs in a row or once by a further factor; or a
+        negative loss and its gradient both grew by that factor over their start.
+      NONFINITE: the loss or the gradient was NaN or infinite.
+      MAX_STEPS: none of these.
+
+    Args:
+      problem: what to minimise. Static.
+      params: theta_0, a tree of floating arrays; their dtypes are kept.
+      batch: the data, as the problem takes it.
+      learning_rate: eta, a number or traced scalar `[]`, or a function step -> rate (static), so that optax's
+        schedules fit. A ready `optimizer` holds its own rate, and this one is only recorded.
+      num_steps: the largest number of updates. Static.
+      batch_size: rows in a batch; None is the full batch, 1 stochastic descent. Static.
+      key: shuffles the rows in every epoch; None visits them in their order.
+      optimizer: an optax GradientTransformation, or a function learning_rate -> GradientTransformation such
+        as `optax.adam` (then the rate stays traced). None is `gradient_descent`. Static.
+      grad_tol: `[]`, in units of the gradient; negative never stops.
+      param_tol: `[]`, largest absolute change of a parameter, in its units; negative never stops.
+      divergence_factor: `[]`, above 1; `inf` never calls a run diverged, so that it goes on until its last step or
+        until its numbers overflow.
+      record: fields of `History` to keep. Static.
+      record_every: keep every so many steps. Static.
+      fast: whether accelerations may be used (`jaxgd.descent.fast`); False runs the plain loop, `loop.py`. Static.
+
+    Returns:
+      The result.
+
+    Raises:
+      ValueError: an argument out of range, trees or shapes that do not fit.
+      TypeError: parameters that are not floating, a count that is not an integer, a gradient of another dtype.
+    """
+    settings = check_settings(
+        problem,
+        learning_rate,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        record=record,
+        record_every=record_every,
+        fast=fast,
+    )
+    controls = Controls(as_rate(learning_rate), grad_tol, param_tol, divergence_factor)
+    params, batch = arguments(problem, params, batch)
+    return _descend(Program(problem, settings), params, Given(batch, key, controls))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _descend(program: Program, params: Params, given: Given) -> Result:
+    check_problem(program.problem, params, given.batch)
+    return loop.run(bind(program, given), params, given.batch)
+
+
+def bind(program: Program, given: Given) -> Run:
+    """What does not change during a run, in the form in which the loop takes it.
+
+    Args:
+      program: the static part.
+      given: the traced part.
+
+    Returns:
+      The run.
+    """
+    (problem, settings), (batch, key, controls) = program, given
+
+    def evaluate_apart(params: Params, part: Any) -> tuple[jax.Array, Params]:
+        # Without the barrier the compiler merges it with what follows, and rounds it differently in every program.
+        apart: tuple[jax.Array, Params] = lax.optimization_barrier(evaluate(problem, params, part))
+        return apart
+
+    epochs = batches.cut(batch, settings.batch_size)
+    limits = Limits(controls.grad_tol, controls.param_tol, controls.divergence_factor, epochs.steps_per_epoch)
+    run = Run(
+        loss=problem.loss,
+        evaluate=evaluate_apart,
+        reduction=problem.reduction,
+        rule=_rule(settings.optimizer, controls.learning_rate),
+        learning_rate=controls.learning_rate,
+        limits=limits,
+        epochs=epochs,
+        key=key,
+        num_steps=settings.num_steps,
+        record=settings.record,
+        record_every=settings.record_every,
+        take_steps=loop.take_steps,
+    )
+    if settings.fast:
+        run = run._replace(take_steps=choose.how_to_step(problem, run, batch, settings.optimizer is None))
+    return run
+
+
+def _rule(optimizer: Any, learning_rate: Any) -> Callable[[Any], optax.GradientTransformationExtraArgs]:
+    """The rule of a step by its rate. Only ours is built of it; an optax optimizer keeps its rate in its state."""
+    if optimizer is None:
+        return lambda rate: optax.with_extra_args_support(gradient_descent(rate))
+    ready = optimizer if isinstance(optimizer, optax.GradientTransformation) else optimizer(learning_rate)
+    return lambda rate: optax.with_extra_args_support(ready)
+
+
+def check_settings(
+    problem: Problem,
+    learning_rate: Any,
+    *,
+    num_steps: Any,
+    batch_size: Any = None,
+    optimizer: Any = None,
+    record: Sequence[str] = DEFAULT_RECORD,
+    record_every: Any = 1,
+    fast: Any = True,
+) -> Settings:
+    """The static arguments of `descend`, checked.
+
+    Args:
+      problem: as `descend`, like all others.
+      learning_rate: it is only checked.
+      num_steps: as `descend`.
+      batch_size: as `descend`; it is checked where the batch is known, by `batches.cut`.
+      optimizer: as `descend`.
+      record: as `descend`.
+      record_every: as `descend`.
+      fast: as `descend`.
+
+    Returns:
+      The settings.
+
+    Raises:
+      ValueError: an argument out of range.
+      TypeError: `problem` is not a Problem, a count is not an integer, `optimizer` is not an optax
+        GradientTransformation or a function, there is no learning rate, `fast` is not True or False.
+    """
+    if not isinstance(problem, Problem):
+        raise TypeError(
+            f"`problem` must be a jaxgd.Problem, got {type(problem).__name__}; wrap a loss by jaxgd.autodiff(loss)."
+        )
+    ready = isinstance(optimizer, optax.GradientTransformation)
+    if optimizer is not None and not ready and not callable(optimizer):
+        raise TypeError(
+            "`optimizer` must be an optax GradientTransformation or a function learning_rate -> "
+            f"GradientTransformation, got {type(optimizer).__name__}."
+        )
+    if learning_rate is None and not ready:
+        raise TypeError("`learning_rate` must be a number or a function step -> rate, got None.")
+    if learning_rate is not None and not callable(learning_rate):
+        if isinstance(learning_rate, str):
+            raise TypeError(f"`learning_rate` must be a number or a function step -> rate, got {learning_rate!r}.")
+        if jnp.shape(learning_rate) != ():
+            raise ValueError(
+                f"`learning_rate` must be a scalar, got shape {jnp.shape(learning_rate)}; "
+                "jax.vmap over it for several runs."
+            )
+    if not isinstance(fast, bool):
+        raise TypeError(f"`fast` must be True or False, got {type(fast).__name__}.")
+    if isinstance(record, str):
+        raise TypeError(f"`record` must be a sequence of field names, got the string {record!r}.")
+    for field in record:
+        check_choice("record", field, History._fields)
+    fields = tuple(field for field in History._fields if field in record)
+    if learning_rate is None:
+        fields = tuple(field for field in fields if field != "learning_rate")
+    return Settings(
+        num_steps=check_count("num_steps", num_steps, maximum=2**31 - 1),  # steps are counted in int32
+        batch_size=batch_size,
+        optimizer=optimizer,
+        record=fields,
+        record_every=check_count("record_every", record_every),
+        fast=fast,
+    )
+
+
+def as_rate(learning_rate: Any) -> Any:
+    """A learning rate that jit takes: a function is wrapped so that it is a static part of a traced value.
+
+    Args:
+      learning_rate: a number or a function step -> rate.
+
+    Returns:
+      The number, or a function.
+    """
+    return jax.tree_util.Partial(learning_rate) if callable(learning_rate) else learning_rate
+
+
+def check_problem(problem: Problem, params: Params, batch: Any) -> None:
+    """Check the structure of a problem on its parameters. Only shapes are traced, nothing is computed.
+
+    Args:
+      problem: its loss and gradient are traced.
+      params: theta_0.
+      batch: the data.
+
+    Raises:
+      ValueError: trees or shapes that do not fit, a loss that is not a floating scalar.
+      TypeError: a gradient of another dtype.
+    """
+    loss = jax.eval_shape(problem.loss, params, batch)
+    if getattr(loss, "shape", None) != () or not jnp.issubdtype(loss.dtype, jnp.floating):
+        raise ValueError(f"the loss of `problem` must return one floating scalar [], got {loss}.")
+    check_same_tree("the gradient", jax.eval_shape(problem.grad, params, batch), "`params`", params)
+
+
+def check_history(settings: Settings, params: Params, num_lanes: int = 1) -> None:
+    """Refuse a history that the device cannot hold, before anything is compiled.
+
+    Args:
+      settings: what is recorded and how often.
+      params: theta_0.
+      num_lanes: runs at a time.
+
+    Raises:
+      ValueError: the history is larger than the device's memory; the text gives both, and what to do.
+    """
+    leaves = jax.tree.leaves(params)
+    scalar = max(leaf.dtype.itemsize for leaf in leaves)
+    sizes = {"params": sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)}
+    num_records = -(-settings.num_steps // settings.record_every)
+    needed = num_lanes * num_records * sum(sizes.get(field, scalar) for field in settings.record)
+    limit = _device_memory()
+    if needed > limit:
+        raise ValueError(
+            f"the history would take {needed / 2**30:,.1f} GiB, the device has {limit / 2**30:,.1f}: "
+            "raise `record_every`, record fewer fields, or run fewer lanes at a time."
+        )
+
+
+def _device_memory() -> int:
+    """Bytes; the machine's, if the device does not say."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

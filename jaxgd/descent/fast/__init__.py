@@ -1,0 +1,69 @@
+"""What makes a run faster, and in what sense the result stays that of the plain loop.
+
+Two kinds: other ways to take steps, functions like `loop.take_steps`, `(run, state, batch, rows) -> state`; and other
+ways to evaluate a sum over rows, functions that take a problem to one with the same loss and gradient. `choose` picks
+both. `descend(..., fast=False)`, `fit` and `sweep` use none.
+
+`tests/descent/test_fast.py` holds every row of the table against the plain loop over one table of runs. An
+acceleration is added by adding its row there first.
+"""
+
+from typing import NamedTuple
+
+
+class Acceleration(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+      file: the module of this folder.
+      does: what it does instead.
+      equal: in what sense its runs are those of the plain loop.
+      taken: when `choose` takes it.
+    """
+
+    file: str
+    does: str
+    equal: str
+    taken: str
+
+
+ACCELERATIONS = (
+    Acceleration(
+        "blocks",
+        does="takes steps unjudged, and judges them by the last of a block if nothing can have happened before it",
+        equal="the same decisions at the same steps, numbers within 1e-12; only the step at which parameters that "
+        "alternate between neighbouring values are found to do so depends on their last digits, and so may differ",
+        taken="gradient_descent at a fixed rate on less than 1 MiB a step, at least 2000 steps a block",
+    ),
+    Acceleration(
+        "blocks (gathered)",
+        does="fetches the rows of many mini-batches together",
+        equal="the same bits",
+        taken="mini-batches that are not taken unjudged",
+    ),
+    Acceleration(
+        "row_steps",
+        does="solves a triangular system for many steps of one row of least squares",
+        equal="the same decisions at the same steps, numbers within 1e-9",
+        taken="single rows of least squares without a penalty on a GPU or TPU",
+    ),
+    Acceleration(
+        "tiled",
+        does="evaluates loss and gradient tile by tile, so that a row is read from memory once a step",
+        equal="loss and gradient within rounding of the sum",
+        taken="full batches from 4 MiB on a CPU",
+    ),
+    Acceleration(
+        "sharded",
+        does="evaluates the rows of each device there, and adds up the sums",
+        equal="loss and gradient within rounding of the sum",
+        taken="full batches from 16 MiB on several devices, and all on several processes",
+    ),
+    Acceleration(
+        "compressed",
+        does="replaces the rows of least squares by D + 2 rows with the same sum of squares",
+        equal="loss and gradient within rounding of the sum of squared targets",
+        taken="least squares from 1 MiB, for at least as many steps as a row has numbers",
+    ),
+)
+"""The table of accelerations."""

@@ -1,0 +1,154 @@
+"""Least squares by its sufficient statistics, which are as many numbers for any number of rows."""
+
+import functools
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgd.descent.fast.parts import unpenalised
+from jaxgd.penalty import penalisable
+from jaxgd.types import Batch, Params, Problem
+
+CHUNK_BYTES = 2**23
+"""Bytes of a chunk of rows in float64 while statistics are gathered."""
+
+
+def compress(problem: Problem, batch: Batch | Iterable[Batch]) -> tuple[Problem, Batch]:
+    """A squared error of a linear model by its sufficient statistics: a step then costs O(D^2), whatever N.
+
+    With the means `m` of the N rows of `[X, Y]`, and `G = sum_i (x_i - m_x)(x_i - m_x)^T = V diag(e) V^T`, for
+    any parameters (W, b)
+
+        |X W + b - Y|^2 = |diag(sqrt e) V^T W - T|^2 + N |m_x W + b - m_y|^2 + R,
+        T = diag(1 / sqrt e) V^T sum_i (x_i - m_x)(y_i - m_y)^T,   R = sum_i |y_i - m_y|^2 - |T|^2.
+
+    So D + 2 rows have the same sum of squared errors as all N: those of `diag(sqrt e) V^T`, the mean times
+    `sqrt N`, and one for the rest R, which no parameter changes. Statistics are centred, so that columns far from 0
+    keep their digits, and added up in float64 over chunks (Chan, Golub and LeVeque 1983); the rows of one chunk
+    are all that is held in memory. The loss near 0 is known to 1e-16 of `sum_i |y_i - m_y|^2`.
+
+    Args:
+      problem: one with a `linear_form`: `linear_map`, `line`, `linear_regression`.
+      batch: all rows, or an iterable of batches that are read once, one at a time: chunks of a file that does
+        not fit into memory.
+
+    Returns:
+      The problem of the small batch, with the penalty, and the batch: inputs `[D + 2, D + 1]` (the last column
+      multiplies the bias), targets `[D + 2]` or `[D + 2, K]`, in the dtype of the inputs.
+
+    Raises:
+      ValueError: another problem; no rows; rows that are not finite, or differ in their columns.
+    """
+    form = problem.linear_form
+    if form is None:
+        raise ValueError(f"`problem` must be a squared error of a linear model to be compressed, got {problem.name}.")
+    statistics, dtype, vector = _Statistics(0, 0.0, 0.0), None, False
+    num_inputs, buffer = 0, np.zeros((0, 0))
+    for inputs, targets, given in _chunks(form, batch):
+        columns = [inputs, targets.reshape(len(targets), -1)]
+        width = sum(part.shape[1] for part in columns) + 1
+        if statistics.num_rows and (inputs.shape[1], width) != (num_inputs, buffer.shape[1]):
+            raise ValueError(f"`batch` must have {num_inputs} columns of inputs in every chunk, got {inputs.shape}.")
+        if len(inputs) > len(buffer):
+            buffer = np.ones((len(inputs), width))  # the last column stays: its products are sums
+        statistics = statistics.with_rows(columns, buffer[: len(inputs)])
+        num_inputs, dtype, vector = inputs.shape[1], given, targets.ndim == 1
+    if not statistics.num_rows:
+        raise ValueError("`batch` must have at least one row, got 0.")
+    if not np.isfinite(statistics.scatter).all():
+        raise ValueError("`batch` must be finite to be compressed, got NaN or infinity, or values whose squares are.")
+    inputs, targets = statistics.rows(num_inputs)
+    scale = math.sqrt(form.scale(statistics.num_rows))
+    targets = scale * (targets[:, 0] if vector else targets)
+    return _compressed(problem), Batch(jnp.asarray(scale * inputs, dtype), jnp.asarray(targets, dtype))
+
+
+class _Statistics(NamedTuple):
+    """Sufficient statistics of the rows of `[X, Y]` so far, `[P]` columns together, float64.
+
+    Attributes:
+      num_rows: N.
+      mean: `[P]`.
+      scatter: `[P, P]`, `sum_i (row_i - mean)(row_i - mean)^T`.
+    """
+
+    num_rows: int
+    mean: Any
+    scatter: Any
+
+    def with_rows(self, columns: list[Any], buffer: Any) -> "_Statistics":
+        """Take in more rows, written to a buffer as differences from the mean so far; its last column is 1."""
+        if not len(buffer):
+            return self
+        with np.errstate(all="ignore"):  # what is not finite is refused at the end
+            known = self.mean if self.num_rows else np.concatenate([part[:1000].mean(axis=0) for part in columns])
+            first = 0
+            for part in columns:
+                last = first + part.shape[1]
+                np.subtract(part, known[first:last], out=buffer[:, first:last])
+                first = last
+            products = buffer.T @ buffer
+            apart = products[-1, :-1] / len(buffer)
+            scatter = products[:-1, :-1] - len(buffer) * np.outer(apart, apart)
+            mean = known + apart
+            if not self.num_rows:
+                return _Statistics(len(buffer), mean, scatter)
+            num_rows, step = self.num_rows + len(buffer), mean - self.mean
+            between = self.num_rows * len(buffer) / num_rows * np.outer(step, step)
+            return _Statistics(num_rows, self.mean + step * (len(buffer) / num_rows), self.scatter + scatter + between)
+
+    def rows(self, num_inputs: int) -> tuple[Any, Any]:
+        """Inputs `[D + 2, D + 1]` and targets `[D + 2, K]` with the same sum of squared errors."""
+        x, y = slice(num_inputs), slice(num_inputs, None)
+        eigenvalues, vectors = np.linalg.eigh(self.scatter[x, x])
+        eigenvalues = np.maximum(eigenvalues, 0.0)
+        roots = np.sqrt(eigenvalues)
+        seen = eigenvalues > np.finfo(np.float64).eps * num_inputs * np.max(eigenvalues, initial=0.0)
+        along = np.where(seen, 1.0 / np.where(seen, roots, 1.0), 0.0)[:, None] * (vectors.T @ self.scatter[x, y])
+        rest = np.maximum(np.diag(self.scatter[y, y]) - np.sum(along**2, axis=0), 0.0)
+        inputs = np.zeros((num_inputs + 2, num_inputs + 1))
+        inputs[:num_inputs, :num_inputs] = np.where(seen, roots, 0.0)[:, None] * vectors.T
+        inputs[num_inputs] = math.sqrt(self.num_rows) * np.append(self.mean[x], 1.0)
+        return inputs, np.concatenate([along, [math.sqrt(self.num_rows) * self.mean[y]], [np.sqrt(rest)]])
+
+
+def _chunks(form: Any, batch: Batch | Iterable[Batch]) -> Iterable[tuple[Any, Any, Any]]:
+    """Inputs, targets and the dtype of the inputs, few rows at a time."""
+    for part in [batch] if isinstance(batch, Batch) else batch:
+        inputs, targets = map(np.asarray, form.rows(part))
+        if len(inputs) != len(targets):
+            raise ValueError(f"`targets` must have {len(inputs)} rows (those of the inputs), got {len(targets)}.")
+        size = max(CHUNK_BYTES // (8 * max(inputs.shape[1], 1)), 1)
+        for first in range(0, len(inputs), size):
+            yield inputs[first : first + size], targets[first : first + size], inputs.dtype
+
+
+@functools.lru_cache(maxsize=256)
+def _compressed(problem: Problem) -> Problem:
+    form = problem.linear_form
+    assert form is not None
+
+    def residuals(params: Params, batch: Batch) -> jax.Array:
+        joined: jax.Array = batch.inputs @ form.join(params) - batch.targets
+        return joined
+
+    def loss(params: Params, batch: Batch) -> jax.Array:
+        return jnp.sum(jnp.square(residuals(params, batch)))
+
+    def grad(params: Params, batch: Batch) -> Params:
+        """`2 X^T (X Theta - T)`, as of any squared error."""
+        return form.split(2 * (residuals(params, batch).T @ batch.inputs).T)
+
+    small = Problem(
+        name=f"compressed({unpenalised(problem).name})",
+        loss=loss,
+        grad=grad,
+        predict=problem.predict,
+        reduction="sum",
+        formulas=problem.formulas,
+    )
+    return penalisable(small, problem.l2) if problem.penalty is not None else small

@@ -1,0 +1,129 @@
+"""A sum over rows that are spread over devices."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxgd.descent.fast.parts import count_rows, evaluated_by, reduce_sum, sum_over, unpenalised
+from jaxgd.types import Params, Problem, evaluate
+from jaxgd.validation import check_rows
+
+ROWS_AXIS = "rows"
+"""The axis of a mesh over which rows are spread, if the mesh has others too."""
+
+
+def sharded(problem: Problem, mesh: Mesh) -> Problem:
+    """Spread the rows over devices: each evaluates its own, and the sums meet by `psum`.
+
+    Rows that the devices cannot share out evenly are evaluated by all of them, once in the sum. Composes with
+    `tiled`, as `sharded(tiled(problem), mesh)`, and with the lanes of a sweep on another axis of the mesh.
+
+    Args:
+      problem: see `tiled`.
+      mesh: rows are spread over its axis "rows", or over all axes if none has this name.
+
+    Returns:
+      The problem; the same arguments give the same object.
+
+    Raises:
+      TypeError: `mesh` is not a mesh.
+    """
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"`mesh` must be a jax.sharding.Mesh, got {type(mesh).__name__}.")
+    return _sharded(problem, automatic(mesh))
+
+
+@functools.lru_cache(maxsize=256)
+def _sharded(problem: Problem, mesh: Mesh) -> Problem:
+    base = unpenalised(problem)
+    axes, num_shards = _shards(mesh)
+
+    def value_and_grad(params: Params, batch: Any) -> tuple[jax.Array, Params]:
+        num_rows = count_rows(base, batch)
+        each = num_rows // num_shards
+        if not each:
+            return evaluate(base, params, batch)
+        shared = each * num_shards
+
+        def add_shards(params: Params, shard: Any) -> Any:
+            return lax.psum(sum_over(base, params, shard, each), axes)
+
+        spread_sum = jax.shard_map(
+            add_shards,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), PartitionSpec(axes)),
+            out_specs=PartitionSpec(),
+            check_vma=False,  # the loop over tiles starts from zeros that belong to no device
+        )
+        head = batch if shared == num_rows else jax.tree.map(lambda array: array[:shared], batch)
+        total = spread_sum(params, head)
+        if shared < num_rows:
+            rest = jax.tree.map(lambda array: array[shared:], batch)
+            total = jax.tree.map(jnp.add, total, sum_over(base, params, rest, num_rows - shared))
+        return reduce_sum(base, total, num_rows)
+
+    return evaluated_by(problem, f"sharded({base.name}, {num_shards} devices)", value_and_grad)
+
+
+def spread(batch: Any, mesh: Mesh) -> Any:
+    """Put the rows where a problem `sharded` over the mesh wants them; processes give the same rows each.
+
+    Args:
+      batch: a tree of arrays that share their leading axis N.
+      mesh: see `sharded`.
+
+    Returns:
+      The tree of global arrays: shares of the rows, or all rows everywhere if they cannot be shared out evenly.
+    """
+    axes, num_shards = _shards(mesh)
+    even = check_rows(batch) % num_shards == 0
+    return _placed(batch, NamedSharding(mesh, PartitionSpec(axes) if even else PartitionSpec()))
+
+
+def everywhere(tree: Any) -> Any:
+    """What every process holds in the same way, as global arrays.
+
+    Args:
+      tree: of arrays, with the same values in each process.
+
+    Returns:
+      The tree, on all devices of all processes.
+    """
+    return _placed(tree, NamedSharding(Mesh(np.asarray(jax.devices()), (ROWS_AXIS,)), PartitionSpec()))
+
+
+def automatic(mesh: Mesh) -> Mesh:
+    """The mesh with axes whose sharding jax works out; those of `jax.make_mesh` want it spelled out at every product.
+
+    Args:
+      mesh: any.
+
+    Returns:
+      A mesh of the same devices and names.
+    """
+    return Mesh(mesh.devices, mesh.axis_names)
+
+
+def _shards(mesh: Mesh) -> tuple[tuple[str, ...], int]:
+    """The axes over which rows are spread, and into how many parts."""
+    axes = (ROWS_AXIS,) if ROWS_AXIS in mesh.axis_names else mesh.axis_names
+    return axes, math.prod(mesh.shape[axis] for axis in axes)
+
+
+def _placed(tree: Any, sharding: NamedSharding) -> Any:
+    """Global arrays; those that span several processes were laid out by the caller, and stay as they are."""
+
+    def place(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(place(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        return jax.make_array_from_callback(leaf.shape, sharding, np.asarray(leaf).__getitem__)
+
+    return jax.tree.map(place, tree)

@@ -1,0 +1,85 @@
+"""A sum over rows, tile by tile: each row is read from memory once a step."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxgd.descent.fast.parts import count_rows, evaluated_by, reduce_sum, sum_over, unpenalised
+from jaxgd.types import Params, Problem, evaluate
+from jaxgd.validation import check_count
+
+TILE_BYTES = 2**20
+"""Bytes of one tile: the L2 cache of a core, so that the second use of a row does not read memory again."""
+
+
+def tiled(problem: Problem, rows: int | None = None) -> Problem:
+    """Evaluate a loss and its gradient tile by tile: each row is read from memory once a step.
+
+    With tiles T of the rows, `L = sum_T L_T` for a sum and `L = sum_T n_T / N L_T` for a mean, and the gradient
+    likewise; a tile's gradient is taken while the tile is in cache. The last tile holds the rows that are left.
+    Under vmap all lanes share each tile. The inputs are not copied.
+
+    Args:
+      problem: one whose loss is the mean or the sum, as its `reduction` says, of terms of single rows, and its
+        penalty. The rows are the leading axis of every array in the batch.
+      rows: of a tile; None for tiles of `TILE_BYTES`.
+
+    Returns:
+      The problem; the same arguments give the same object. A batch of no more rows than a tile is evaluated whole.
+
+    Raises:
+      ValueError: `rows` is below 1.
+      TypeError: `rows` is not an integer.
+    """
+    return _tiled(problem, None if rows is None else check_count("rows", rows))
+
+
+@functools.lru_cache(maxsize=256)
+def _tiled(problem: Problem, rows: int | None) -> Problem:
+    base = unpenalised(problem)
+
+    def value_and_grad(params: Params, batch: Any) -> tuple[jax.Array, Params]:
+        num_rows = count_rows(base, batch)
+        size = rows or tile_rows(batch)
+        if num_rows <= size:
+            return evaluate(base, params, batch)
+        num_tiles = num_rows // size
+
+        def add_tile(index: Any, total: Any) -> Any:
+            tile = jax.tree.map(lambda array: lax.dynamic_slice_in_dim(array, index * size, size), batch)
+            return jax.tree.map(jnp.add, total, sum_over(base, params, tile, size))
+
+        shapes = jax.eval_shape(functools.partial(evaluate, base), params, batch)
+        total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        total = lax.fori_loop(0, num_tiles, add_tile, total)
+        left = num_rows - num_tiles * size
+        if left:
+            rest = jax.tree.map(lambda array: array[num_tiles * size :], batch)
+            total = jax.tree.map(jnp.add, total, sum_over(base, params, rest, left))
+        return reduce_sum(base, total, num_rows)
+
+    arguments = "" if rows is None else f", rows={rows}"
+    return evaluated_by(problem, f"tiled({base.name}{arguments})", value_and_grad)
+
+
+def tile_rows(batch: Any, num_lanes: int = 1) -> int:
+    """Rows of a tile that fits the cache, with the predictions of all lanes.
+
+    Args:
+      batch: all rows.
+      num_lanes: runs that share each tile.
+
+    Returns:
+      A power of two, so that tiles start where vectors do.
+    """
+    leaves = jax.tree.leaves(batch)
+    row_bytes = sum(leaf.dtype.itemsize * math.prod(leaf.shape[1:]) for leaf in leaves)
+    row_bytes += sum(leaf.dtype.itemsize for leaf in leaves[:1]) * (num_lanes - 1)
+    # A matrix product reuses what it reads, so that lanes gain more from larger tiles than from the nearest cache.
+    budget = TILE_BYTES if num_lanes == 1 else 4 * TILE_BYTES
+    return int(2 ** np.clip(int(np.log2(budget / max(row_bytes, 1))), 6, 14))

@@ -1,0 +1,58 @@
+"""How a run is recorded, step by step."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxgd.descent.result import History
+from jaxgd.descent.stopping import Step, norm
+
+
+def entry_of(fields: Sequence[str], step: Step, rate: Any, loss: Callable[..., jax.Array]) -> History:
+    """What a step adds to the history.
+
+    Args:
+      fields: of the history that are kept. Static.
+      step: the step.
+      rate: its learning rate.
+      loss: params -> `[]`, on the rows of the step.
+
+    Returns:
+      The entry, of scalars and one set of parameters.
+    """
+    moves = optax.tree.sub(step.after.params, step.before.params)
+    makers: dict[str, Callable[[], Any]] = {
+        "loss": lambda: step.loss,
+        "grad_norm": lambda: lax.stop_gradient(step.grad_norm),
+        "learning_rate": lambda: jnp.asarray(rate).astype(step.grad_norm.dtype),
+        "update_norm": lambda: lax.stop_gradient(norm(moves)),
+        "predicted_decrease": lambda: -optax.tree.vdot(step.grads, moves).astype(step.loss.dtype),
+        "actual_decrease": lambda: step.loss - loss(step.after.params),
+        "params": lambda: step.before.params,
+    }
+    return History(**{field: makers[field]() for field in fields})
+
+
+def write(history: History, entry: History, number: jax.Array, every: int) -> History:
+    """Write the entry of a step, if it is one of those to be kept.
+
+    Args:
+      history: with one entry more than is kept if `every` is above 1; that one takes all the others.
+      entry: of the step.
+      number: `[]` int32, t.
+      every: steps between two entries that are kept. Static.
+
+    Returns:
+      The history.
+    """
+    index = lax.div(number, jnp.full_like(number, every))
+
+    def put(values: jax.Array, value: jax.Array) -> jax.Array:
+        at = index if every == 1 else jnp.where(index * every == number, index, len(values) - 1)
+        return lax.dynamic_update_index_in_dim(values, value, at, 0)
+
+    return jax.tree.map(put, history, entry)

@@ -1,0 +1,105 @@
+"""A run: what is bound before it, what it carries from step to step, how it starts and how it ends."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxgd.descent.batches import Epochs
+from jaxgd.descent.history import entry_of
+from jaxgd.descent.result import History, Result, StopReason
+from jaxgd.descent.rule import rate_at
+from jaxgd.descent.stopping import Limits, Point, Step, Watch, begin
+from jaxgd.types import Params
+
+
+class Run(NamedTuple):
+    """What does not change during a run."""
+
+    loss: Callable[..., jax.Array]  # (params, part) -> []; a part is the rows of one step
+    evaluate: Callable[..., tuple[jax.Array, Params]]  # (params, part) -> loss and gradient
+    reduction: str  # whether the loss is the "mean" or the "sum" over rows; static
+    rule: Callable[[Any], optax.GradientTransformationExtraArgs]  # rate of the step -> (init, update)
+    learning_rate: Any  # eta, [], or a function step -> eta
+    limits: Limits  # when to stop
+    epochs: Epochs  # how rows are cut into batches; static
+    key: jax.Array | None  # shuffles the rows; None visits them in order
+    num_steps: int  # at most; static
+    record: tuple[str, ...]  # fields of the history; static
+    record_every: int  # steps between two of its entries; static
+    take_steps: Callable[..., "State"]  # `loop.take_steps`, or a faster one
+
+
+class State(NamedTuple):
+    """The carry of the loop."""
+
+    params: Params  # theta_t
+    previous: Params  # theta_{t-1}, at which loss and gradient were finite
+    rule_state: Any
+    step: jax.Array  # [] int32, t; goes on after a stop, so that it is the same in all lanes
+    last_step: jax.Array  # [] int32, the last step before the stop
+    num_steps: jax.Array  # [] int32, updates that led to params
+    stop_reason: jax.Array  # [] int32; MAX_STEPS while running
+    watch: Watch  # what the stop rules remember
+    history: History  # of the recorded steps
+    pace: jax.Array  # [2] int32, zeros; for an acceleration to note how its attempts fared
+
+
+def start(run: Run, params: Params, batch: Any) -> State:
+    """The state before the first step.
+
+    Args:
+      run: what does not change.
+      params: theta_0.
+      batch: all rows.
+
+    Returns:
+      The state.
+    """
+    zero = jnp.zeros((), jnp.int32)
+    rate = rate_at(run.learning_rate, zero)
+    point = Point(params, run.rule(rate).init(params))
+    loss = lax.stop_gradient(run.loss(params, batch))
+    first_loss = loss / run.epochs.steps_per_epoch if run.reduction == "sum" else loss
+    in_order, scheduled = run.key is None or not run.epochs.batch_size, callable(run.learning_rate)
+    may_wait = scheduled or bool(jax.tree.leaves(point.rule_state))
+    watch = begin(point, first_loss, may_wait=may_wait, may_repeat=in_order and not scheduled)
+    step = Step(zero, zero, None, loss, params, watch.first_grad_norm, params, point, point)
+    entry = entry_of(run.record, step, rate, lambda params: loss)
+    num_entries = -(-run.num_steps // run.record_every) + (run.record_every > 1)
+    trace = jax.tree.map(lambda value: jnp.zeros((num_entries, *value.shape), value.dtype), entry)
+    return State(params, params, point.rule_state, zero, zero, zero, zero, watch, trace, jnp.zeros(2, jnp.int32))
+
+
+def finish(run: Run, state: State, batch: Any) -> Result:
+    """The result of a run: the last parameters judged on all rows.
+
+    Args:
+      run: what does not change.
+      state: after the last step.
+      batch: all rows.
+
+    Returns:
+      The result.
+    """
+    running = state.stop_reason == StopReason.MAX_STEPS
+    finite = jnp.isfinite(run.loss(state.params, batch))
+    broken = running & ~finite & (state.num_steps > 0)
+    params = optax.tree.where(broken, state.previous, state.params)
+    loss, best_loss = run.loss(params, batch), state.watch.best_loss
+    # The last parameters of a run on the full batch were not judged in a step; those of an epoch are never compared.
+    last_is_best = jnp.isinf(best_loss) if run.epochs.batch_size else loss < best_loss
+    # Entries after the stop repeat the one at the stop; the entry that took what is not kept is left out.
+    kept = jnp.arange(-(-run.num_steps // run.record_every), dtype=jnp.int32)
+    kept = jnp.minimum(kept, lax.div(state.last_step, jnp.int32(run.record_every)))
+    return Result(
+        params=params,
+        best_params=optax.tree.where(last_is_best, params, state.watch.best_params),
+        loss=loss,
+        num_steps=state.num_steps - broken.astype(jnp.int32),
+        stop_reason=jnp.where(running & ~finite, StopReason.NONFINITE, state.stop_reason),
+        history=jax.tree.map(lambda values: values[kept], state.history),
+    )

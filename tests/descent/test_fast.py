@@ -1,0 +1,317 @@
+"""Every acceleration against the plain loop, over one table of runs.
+
+An acceleration of steps is put in the place of `loop.take_steps` with blocks so short that the runs of the table have
+many; an acceleration of the evaluation is a problem of its own, run by the plain loop.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from common import SOME_SYSTEMS, assert_trees_close, assert_trees_equal, cast, setting
+from jax.sharding import Mesh
+
+import jaxgd
+from jaxgd import StopReason, problems
+from jaxgd.descent import fast, loop
+from jaxgd.descent.descend import Controls, Given, Program, as_rate, bind, check_settings
+from jaxgd.descent.fast import blocks, choose, row_steps
+from jaxgd.types import Batch, ScalarParams
+
+
+def rows(num_rows=120):
+    rng = np.random.default_rng(0)
+    return Batch(jnp.asarray(rng.normal(size=(num_rows, 3))), jnp.asarray(rng.normal(size=num_rows)))
+
+
+def own(name, loss, grad):
+    return jaxgd.Problem(name=name, loss=loss, grad=grad)
+
+
+QUADRATIC = (problems.quadratic(), ScalarParams(jnp.asarray(7.0)), None)
+REGRESSION = (problems.linear_regression(), problems.linear_regression().init(jax.random.key(0), rows()), rows())
+FALLING = (own("falling", lambda p, _: -(p**2), lambda p, _: -2 * p), jnp.asarray(1e-3), None)
+EDGE = (own("edge", lambda p, _: jnp.log(p), lambda p, _: 1 / p), jnp.asarray(1.0), None)
+START = jnp.asarray(0.0)
+# The best of fifty steps is in the middle, and at the end of the run far back.
+JUMPING = own("jumping", lambda p, _: jnp.where(p % 50 < 25, 1.0, 3.0) / (1 + p), lambda p, _: -jnp.ones_like(p))
+HILL = own("hill", lambda p, _: jnp.where(jnp.abs(p - 24) < 5, 1e7, 1.0) / (1 + p), lambda p, _: -jnp.ones_like(p))
+# One gradient, and with it the parameter after it, is infinite.
+POLE = own("pole", lambda p, _: 2 - 1 / (1 + p), lambda p, _: jnp.where(jnp.abs(p - 74) < 0.5, -jnp.inf, -1.0))
+# One step in the middle of a block is half as long.
+PAUSING = own("pausing", lambda p, _: 1 / (1 + p), lambda p, _: jnp.where(jnp.abs(p - 24.2) < 0.3, -0.5, -1.0))
+# Two moves are longer than the rest: at step 5, and at step 88, the last of a block.
+TICKING = own(
+    "ticking", lambda p, rows: 1 / (2 + p) + jnp.mean(rows), lambda p, _: jnp.where((p == 5) | (p == 107), -20.0, -1.0)
+)
+SINGLE_PRECISION = (REGRESSION[0], *cast(REGRESSION[1:], jnp.float32))
+IN_ORDER, SHUFFLED = {"batch_size": 1}, {"batch_size": 1, "key": jax.random.key(3)}
+LIMIT = float(jaxgd.largest_stable_learning_rate(*REGRESSION))
+
+RUNS = {
+    "at rest": (QUADRATIC, {"learning_rate": 0.3}, StopReason.GRADIENT_SMALL),
+    "no change": (QUADRATIC, {"learning_rate": 0.3, "grad_tol": -1.0}, StopReason.NO_CHANGE),
+    "small gradient": (QUADRATIC, {"learning_rate": 0.003, "grad_tol": 1.0}, StopReason.GRADIENT_SMALL),
+    "small change": (QUADRATIC, {"learning_rate": 0.003, "param_tol": 1e-3}, StopReason.NO_CHANGE),
+    "diverged": (QUADRATIC, {"learning_rate": 1.01}, StopReason.DIVERGED),
+    "never diverged": (QUADRATIC, {"learning_rate": 1.01, "divergence_factor": jnp.inf}, StopReason.MAX_STEPS),
+    "fell without bound": (FALLING, {"learning_rate": 0.01}, StopReason.DIVERGED),
+    "left the domain": (EDGE, {"learning_rate": 0.003}, StopReason.NONFINITE),
+    "best long ago": ((JUMPING, START, None), {"learning_rate": 1.0, "num_steps": 990}, StopReason.MAX_STEPS),
+    "a small change": ((PAUSING, START, None), {"learning_rate": 1.0, "param_tol": 0.6}, StopReason.NO_CHANGE),
+    "over a hill": ((HILL, START, None), {"learning_rate": 1.0}, StopReason.DIVERGED),
+    "through infinity": ((POLE, START, None), {"learning_rate": 1.0}, StopReason.NONFINITE),
+    "a small gradient": ((PAUSING, START, None), {"learning_rate": 1.0, "grad_tol": 0.6}, StopReason.GRADIENT_SMALL),
+    "all steps": (REGRESSION, {"learning_rate": 1e-3}, StopReason.MAX_STEPS),
+    "alternating": (REGRESSION, {"learning_rate": 0.9 * LIMIT, "num_steps": 6000}, StopReason.NO_CHANGE),
+    "all steps, recorded": (REGRESSION, {"learning_rate": 1e-3, "record": ("loss",)}, StopReason.MAX_STEPS),
+    "some steps recorded": (
+        REGRESSION,
+        {"learning_rate": 1e-3, "record": ("loss", "grad_norm", "learning_rate"), "record_every": 3},
+        StopReason.MAX_STEPS,
+    ),
+    "through infinity, recorded": (
+        (POLE, START, None),
+        {"learning_rate": 1.0, "record": ("loss", "grad_norm")},
+        StopReason.NONFINITE,
+    ),
+    "float32": (SINGLE_PRECISION, {"learning_rate": 1e-3}, StopReason.MAX_STEPS),
+    "single rows": (REGRESSION, {"learning_rate": 1e-3, **SHUFFLED}, StopReason.MAX_STEPS),
+    "single rows, recorded": (
+        REGRESSION,
+        {"learning_rate": 1e-3, **SHUFFLED, "record": ("loss", "grad_norm"), "record_every": 7},
+        StopReason.MAX_STEPS,
+    ),
+    "single rows, in order": (REGRESSION, {"learning_rate": 1e-3, **IN_ORDER}, StopReason.MAX_STEPS),
+    "single rows, diverged": (REGRESSION, {"learning_rate": 0.6, **SHUFFLED}, StopReason.DIVERGED),
+    "single rows, no change": (REGRESSION, {"learning_rate": 1e-3, "param_tol": 1.0, **SHUFFLED}, StopReason.NO_CHANGE),
+    "an epoch of small changes": (
+        (TICKING, START, jnp.zeros(60)),
+        {"learning_rate": 1.0, "param_tol": 10.0, "batch_size": 1},
+        StopReason.NO_CHANGE,
+    ),
+    "pairs of rows": (REGRESSION, {"learning_rate": 1e-3, **SHUFFLED, "batch_size": 2}, StopReason.MAX_STEPS),
+    "adam on pairs of rows": (
+        REGRESSION,
+        {"learning_rate": 1e-3, **SHUFFLED, "batch_size": 2, "optimizer": optax.adam},
+        StopReason.MAX_STEPS,
+    ),
+    "a schedule on pairs of rows": (
+        REGRESSION,
+        {"learning_rate": optax.linear_schedule(0.0, 0.01, 500), **SHUFFLED, "batch_size": 2},
+        StopReason.MAX_STEPS,
+    ),
+}
+
+
+def steps_of(acceleration, problem):
+    """The acceleration in place of `loop.take_steps`, with blocks of 20 steps, or of 15."""
+    return {
+        "plain": loop.take_steps,
+        "blocks": blocks.steps_in_blocks(20, blocks.move),
+        "blocks (gathered)": blocks.steps_in_blocks(15, None),
+        "row_steps": problem.linear_form and blocks.steps_in_blocks(20, row_steps.solved(problem.linear_form)),
+    }[acceleration]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _descend(program, acceleration, params, given):
+    run = bind(program, given)._replace(take_steps=steps_of(acceleration, program.problem))
+    return loop.run(run, params, given.batch)
+
+
+def descend(acceleration, problem, params, batch, **options):
+    """`jaxgd.descend`, with its steps taken by one acceleration."""
+    options = {"num_steps": 1000, "record": ()} | options
+    tolerances = {"grad_tol": 0.0, "param_tol": 0.0, "divergence_factor": 1000.0}
+    controls = {name: options.pop(name, value) for name, value in tolerances.items()}
+    rate, key = options.pop("learning_rate"), options.pop("key", None)
+    program = Program(problem, check_settings(problem, rate, **options, fast=False))
+    return _descend(program, acceleration, params, Given(batch, key, Controls(as_rate(rate), **controls)))
+
+
+def is_plain(options):
+    return "optimizer" not in options and not callable(options["learning_rate"])
+
+
+APPLIES = {
+    "blocks": lambda problem, options: is_plain(options),
+    "blocks (gathered)": lambda problem, options: "batch_size" in options,
+    "row_steps": lambda problem, options: problem.linear_form is not None and options.get("batch_size") == 1,
+}
+TOLERANCE = {"blocks": 1e-12, "blocks (gathered)": 0.0, "row_steps": 1e-9}
+
+
+def assert_same_run(found, expected, rtol):
+    """The same decisions at the same steps, numbers to the rounding of another program.
+
+    A bounded run beyond its largest stable rate would amplify rounding to all digits; there is none in the table.
+    """
+    assert StopReason(int(found.stop_reason)) == StopReason(int(expected.stop_reason))
+    assert int(found.num_steps) == int(expected.num_steps)
+    assert_trees_close(found, expected, rtol=rtol, atol=1e-300 if rtol else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("acceleration", "name"),
+    [(one, name) for one in APPLIES for name, (run, options, _) in RUNS.items() if APPLIES[one](run[0], options)],
+)
+def test_steps(acceleration, name):
+    run, options, reason = RUNS[name]
+    with jax.numpy_dtype_promotion("standard"):
+        expected, found = (descend(one, *run, **options) for one in ("plain", acceleration))
+    assert StopReason(int(expected.stop_reason)) == reason
+    if name == "alternating":  # the last digit decides when the parameters come back to where they were
+        found, expected = (result._replace(num_steps=0) for result in (found, expected))
+    assert_same_run(found, expected, TOLERANCE[acceleration])
+
+
+def test_every_way_to_end_is_in_the_table():
+    """But for Ctrl-C, which the host notices between two chunks."""
+    assert {reason for _, _, reason in RUNS.values()} == set(StopReason) - {StopReason.INTERRUPTED}
+
+
+@pytest.mark.parametrize("options", [{}, SHUFFLED], ids=["full batch", "single rows"])
+@pytest.mark.parametrize("acceleration", ["blocks", "row_steps"])
+def test_lanes_share_the_branch_and_nothing_else(acceleration, options):
+    """One lane of five diverges: it ends as it would on its own, and so do the others."""
+    if not APPLIES[acceleration](REGRESSION[0], options | {"learning_rate": 0.0}):
+        pytest.skip("takes single rows only")
+    rates = jnp.asarray([1e-4, 1e-3, 0.01, 0.02, 3.0])
+    plain, lanes = (
+        jax.vmap(lambda rate, one=one: descend(one, *REGRESSION, learning_rate=rate, num_steps=800, **options))(rates)
+        for one in ("plain", acceleration)
+    )
+    assert StopReason(int(lanes.stop_reason[-1])) == StopReason.DIVERGED
+    np.testing.assert_array_equal(lanes.stop_reason, plain.stop_reason)
+    np.testing.assert_array_equal(lanes.num_steps, plain.num_steps)
+    assert_trees_close(lanes, plain, rtol=1e-9, atol=1e-12)
+
+
+EVALUATIONS = {
+    "tiled": lambda problem, batch: (jaxgd.tiled(problem, rows=7), batch),
+    "sharded": lambda problem, batch: (jaxgd.sharded(problem, Mesh(np.asarray(jax.devices()[:1]), ("rows",))), batch),
+    "compressed": lambda problem, batch: jaxgd.compress(problem, batch),
+}
+
+
+@pytest.mark.parametrize("name", ["all steps", "float32", "diverging"])
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+def test_evaluations(evaluation, name):
+    (problem, params, batch), options, reason = RUNS[name.replace("diverging", "all steps")]
+    if name == "diverging":
+        options, reason = {"learning_rate": 1.5 * LIMIT}, StopReason.DIVERGED
+    options = {"num_steps": 200, "fast": False} | options
+    expected = jaxgd.descend(problem, params, batch, **options)
+    changed, rows = EVALUATIONS[evaluation](problem, batch)
+    found = jaxgd.descend(changed, params, rows, **options)
+    assert StopReason(int(expected.stop_reason)) == reason
+    eps = float(jnp.finfo(params.weights.dtype).eps)
+    assert_same_run(found, expected, 1e4 * eps)
+
+
+def test_the_table_names_what_is_tested_here():
+    assert {row.file for row in fast.ACCELERATIONS} == {*APPLIES, *EVALUATIONS}
+    assert all(row.does and row.equal and row.taken for row in fast.ACCELERATIONS)
+
+
+@pytest.mark.parametrize(("problem", "make_batch"), SOME_SYSTEMS)
+def test_systems_in_blocks_that_are_chosen(problem, make_batch):
+    """As users get them: 40,000 steps are blocks of 2000."""
+    params, batch = setting(problem, make_batch)
+    options = {"learning_rate": 0.01, "num_steps": 40_000, "record_every": 3}
+    found, plain = (jaxgd.descend(problem, params, batch, fast=fast, **options) for fast in (True, False))
+    assert_same_run(found, plain, 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "expected"),
+    [
+        ({"num_steps": 39_999}, (5, 1), "plain"),
+        ({"num_steps": 40_000}, (5, 1), "blocks"),
+        ({"num_steps": 40_000, "fast": False}, (5, 1), "plain"),
+        ({"num_steps": 40_000, "record": ("params",)}, (5, 1), "plain"),
+        ({"num_steps": 40_000, "optimizer": optax.sgd}, (5, 1), "plain"),
+        ({"num_steps": 40_000}, (100_000, 4), "plain"),
+        ({"num_steps": 40_000, "batch_size": 1}, (4001, 4), "blocks"),
+        ({"num_steps": 40_000, "batch_size": 50}, (5000, 4), "gathered"),
+        ({"num_steps": 40_000, "batch_size": 1, "optimizer": optax.adam}, (5000, 4), "gathered"),
+    ],
+)
+def test_steps_are_chosen_by_size_and_rule(monkeypatch, options, shape, expected):
+    problem, batch = problems.linear_regression(), Batch(jnp.zeros(shape), jnp.zeros(shape[0]))
+    chosen = []
+    monkeypatch.setattr(blocks, "steps_in_blocks", lambda size, move: chosen.append("blocks" if move else "gathered"))
+    program = Program(problem, check_settings(problem, 0.1, **options))
+    run = bind(program, Given(batch, None, Controls(0.1, 0.0, 0.0, 1000.0)))
+    assert (chosen or ["plain"]) == [expected]
+    assert (run.take_steps is loop.take_steps) == (expected == "plain")
+
+
+def test_single_rows_are_solved_for_on_devices_whose_launches_are_slow(monkeypatch):
+    monkeypatch.setattr(choose.jax, "default_backend", lambda: "gpu")
+    sizes = []
+    monkeypatch.setattr(blocks, "steps_in_blocks", lambda size, move: sizes.append((size, move)))
+    for problem in (problems.linear_regression(), problems.linear_regression(l2=0.1)):
+        program = Program(problem, check_settings(problem, 0.1, num_steps=40_000, batch_size=1))
+        bind(program, Given(Batch(jnp.zeros((4001, 4)), jnp.zeros(4001)), None, Controls(0.1, 0.0, 0.0, 1000.0)))
+    (solved, move), (stepped, other) = sizes
+    assert solved <= row_steps.SOLVED_STEPS < stepped
+    assert move.__qualname__.startswith("solved")
+    assert other is blocks.move
+
+
+@pytest.mark.parametrize("options", [{}, SHUFFLED], ids=["full batch", "single rows"])
+def test_a_run_in_chunks_goes_through_the_same_bits(options):
+    problem, (params, batch) = REGRESSION[0], cast(REGRESSION[1:], jnp.float32)
+    options = {"learning_rate": 1e-3, "num_steps": 1007} | options
+    whole = jaxgd.descend(problem, params, batch, **options)
+    assert_trees_equal(jaxgd.fit(problem, params, batch, progress=False, **options), whole)
+
+
+def counted(calls):
+    def loss(params, batch):
+        jax.debug.callback(lambda: calls.append(None))
+        return (params - 2) ** 2
+
+    return jaxgd.Problem(name="counted", loss=loss, grad=lambda p, b: 2 * (p - 2))
+
+
+def test_steps_after_the_last_lane_ended_cost_nothing():
+    calls, rates = [], jnp.asarray([0.3, 0.4])
+    options = {"learning_rate": 0.3, "num_steps": 10_000}
+    problem = counted(calls)
+    run = jax.vmap(lambda rate: descend("blocks", problem, jnp.asarray(5.0), None, **options | {"learning_rate": rate}))
+    assert set(run(rates).stop_reason.tolist()) == {int(StopReason.GRADIENT_SMALL)}
+    jax.effects_barrier()
+    assert len(calls) < 2000
+
+
+def test_after_failures_blocks_are_tried_less_and_less_often():
+    """Every block of this run holds an event: blocks 0, 2, 5, 10 and 19 of 20 are tried, and no more."""
+    tried = []
+
+    def move(*args):
+        jax.debug.callback(lambda: tried.append(None))
+        return blocks.move(*args)
+
+    program = Program(JUMPING, check_settings(JUMPING, 1.0, num_steps=1000, record=()))
+    run = bind(program, Given(None, None, Controls(1.0, 0.0, 0.0, 1000.0)))
+    jax.jit(lambda: loop.run(run._replace(take_steps=blocks.steps_in_blocks(50, move)), START, None))()
+    jax.effects_barrier()
+    assert len(tried) == 5
+
+
+def test_runs_can_be_differentiated():
+    """The derivative of the end by the rate, theta_n = 2 + (1 - 2 eta)^n (theta_0 - 2)."""
+
+    def end(rate):
+        return descend("blocks", *QUADRATIC, learning_rate=rate, num_steps=300).params.x
+
+    rate, n = 1e-3, 300
+    expected = -2 * n * (1 - 2 * rate) ** (n - 1) * (7.0 - 2)
+    assert float(jax.grad(end)(rate)) == pytest.approx(expected, rel=1e-9)
+    assert float(jax.jvp(end, (rate,), (1.0,))[1]) == pytest.approx(expected, rel=1e-9)
