@@ -39,15 +39,23 @@ NAMES = (
 """In the order of the lecture."""
 
 PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>jaxgd experiments</title>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>jaxgd experiments</title>
 <style>
 body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 58rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }}
 table {{ border-collapse: collapse; margin: .6rem 0 }} td, th {{ padding: .15rem .9rem .15rem 0; text-align: left;
 vertical-align: top; border-bottom: 1px solid #ddd; font-size: 14px }} img {{ max-width: 100% }}
+.wide {{ overflow-x: auto; border-right: 2px dashed #bbb }}
+.smoke {{ background: #fff3cd; padding: .4rem .8rem; border-left: 4px solid #c44e00 }}
 .true {{ color: #2e7d32 }} .false {{ color: #c44e00; font-weight: bold }} section {{ margin-bottom: 3rem }}
 </style>
-<h1>jaxgd experiments</h1><p>{summary}</p><ol>{contents}</ol>{sections}</html>
+<h1>jaxgd experiments</h1>{notice}<p>{summary}</p><ol>{contents}</ol>{sections}</html>
 """
+
+SMOKE_NOTICE = (
+    '<p class="smoke">This is a smoke run: small sizes, to see that everything runs. Its pictures are not those \
+of the full run.</p>'
+)
 
 
 def main() -> None:
@@ -98,17 +106,18 @@ def main() -> None:
                 console.print(
                     f"{experiment.name}: {check.what}: expected {check.expected}, got {check.got}", style="red"
                 )
-    (options.out / "index.html").write_text(page(done, options.out))
+    (options.out / "index.html").write_text(page(done, options.out, smoke=options.smoke))
     console.print(f"written to {options.out / 'index.html'}")
     sys.exit(not all(outcome.ok for _, outcome in done))
 
 
-def page(done: list[tuple[Experiment, Outcome]], folder: Path) -> str:
+def page(done: list[tuple[Experiment, Outcome]], folder: Path, *, smoke: bool = False) -> str:
     """The self-contained page of all outcomes.
 
     Args:
       done: experiments with what they found.
       folder: where their pictures are.
+      smoke: whether they ran at small sizes.
 
     Returns:
       HTML.
@@ -129,12 +138,15 @@ def page(done: list[tuple[Experiment, Outcome]], folder: Path) -> str:
             f'<section id="{experiment.name}"><h2>{experiment.name}</h2>'
             f"<p><b>{html.escape(experiment.question)}</b></p>"
             f"<p>Expected: {html.escape(experiment.expected)}</p>"
-            f"<table><tr><th>check<th>expected<th>got<th>verdict</tr>{rows}</table>"
+            f'<div class="wide"><table><tr><th>check<th>expected<th>got<th>verdict</tr>{rows}</table></div>'
             f'<img alt="{experiment.name}" src="data:image/png;base64,{picture}"></section>'
         )
     good = sum(outcome.ok for _, outcome in done)
     return PAGE.format(
-        summary=f"{good} of {len(done)} verdicts are true.", contents="".join(contents), sections="".join(sections)
+        notice=SMOKE_NOTICE if smoke else "",
+        summary=f"{good} of {len(done)} verdicts are true.",
+        contents="".join(contents),
+        sections="".join(sections),
     )
 
 

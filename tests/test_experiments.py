@@ -35,6 +35,7 @@ def test_the_smoke_run_ends_with_all_verdicts_true(tmp_path, chosen):
     assert done.returncode == 0, done.stdout + done.stderr
     page = (tmp_path / "index.html").read_text()
     assert f"{len(chosen)} of {len(chosen)} verdicts are true." in page
+    assert "This is a smoke run" in page
     for name in chosen:
         record = json.loads((tmp_path / f"{name}.json").read_text())
         assert record["verdict"] is True
