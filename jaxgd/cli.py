@@ -14,7 +14,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"jaxgd: the command needs {error.name}, which is not installed: pip install 'jaxgd[cli]'")
 
-from jaxgd.commands.job import UserError
+from jaxgd.commands.job import UserError, WritingError
 from jaxgd.commands.words import check_command, checked, in_flags
 from jaxgd.data import DataError
 from jaxgd.version import __version__
@@ -82,11 +82,12 @@ def run(words: list[str]) -> int:
     try:
         return _run(words)
     except (UserError, DataError) as error:
-        if as_json:
-            print(json.dumps({"error": str(error), "exit_code": 2}))
+        code = error.exit_code if isinstance(error, UserError) else 2
+        if as_json and not isinstance(error, WritingError):  # there the result is what was printed
+            print(json.dumps({"error": str(error), "exit_code": code}))
         else:
             print(f"jaxgd: {error}", file=sys.stderr)
-        return 2
+        return code
     except KeyboardInterrupt:
         if as_json:
             print(json.dumps({"error": "interrupted", "exit_code": 130}))
@@ -119,4 +120,4 @@ def _run(words: list[str]) -> int:
     try:
         return COMMANDS[type(options)](options)
     except UserError as error:
-        raise UserError(in_flags(str(error), type(options))) from None
+        raise type(error)(in_flags(str(error), type(options))) from None

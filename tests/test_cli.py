@@ -6,14 +6,18 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from common import slow
 
+import jaxgd
 from jaxgd import cli
 from jaxgd.problems import ALL_PROBLEMS
+
+ROOT = str(Path(jaxgd.__file__).parents[1])
 
 HEIGHTS = "height,weight\n" + "\n".join(f"{150 + i},{50 + i + i % 3}" for i in range(20)) + "\n"
 
@@ -184,6 +188,8 @@ def test_the_run_folder(command, tmp_path):
         "environment.json",
         "history.npz",
         "loss.png",
+        "model.json",
+        "params.npz",
         "summary.json",
     ]
     config, environment, saved = (
@@ -488,7 +494,7 @@ MISTAKES = [
     ),
     (
         (*FIT, "diabetes", "--out", "people.csv/run", "--num-steps", "5"),
-        "jaxgd: --out people.csv/run: cannot be written (File exists).",
+        "jaxgd: --out people.csv/run: cannot be written (people.csv is a file).",
     ),
 ]
 
@@ -671,3 +677,42 @@ def test_mistakes_in_check_get_one_line(command, tmp_path, words, error):
     (tmp_path / "number.py").write_text("loss = 3\n")
     (tmp_path / "alone.py").write_text("def loss(params): return params @ params\n")
     assert command("check", *words) == (2, "", f"{error}\n")
+
+
+FULL_DISK = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # no file may be larger
+import jaxgd
+from jaxgd import cli
+sys.exit(cli.run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("json_asked", [False, True], ids=["screen", "json"])
+def test_a_full_disk_loses_no_result(tmp_path, json_asked):
+    """The numbers are printed before anything is written, and the exit code tells."""
+    words = ["fit", "--data", "diabetes", "--num-steps", "20", *(["--json"] if json_asked else [])]
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, *words],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": ROOT, "JAX_ENABLE_COMPILATION_CACHE": "0"},
+    )
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.endswith("cannot be written (File too large); the result was printed above.\n")
+    assert len(done.stderr.splitlines()) == 1
+    if json_asked:
+        assert json.loads(done.stdout)["num_steps"] == 20
+    else:
+        assert "steps           20 in" in done.stdout
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_tables_name_classes_and_targets(command, capsys):
+    code, found = summary_of(command, "--data", "iris", "--num-steps", "3")
+    assert code == 0
+    assert "sepal length (cm) [setosa]" in found["parameters"]
+    assert "intercept [virginica]" in found["parameters"]
+    code, found = summary_of(command, "--data", "linnerud", "--num-steps", "3")
+    assert "Chins [Waist]" in found["parameters"]

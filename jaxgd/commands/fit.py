@@ -142,14 +142,17 @@ def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
     summary["evaluation"] = evaluation
     folder = options.out or jobs.new_folder(f"{summary['data']}-{job.name}")
     config = {**dataclasses.asdict(options), "problem": job.problem.name, "num_steps": num_steps}
-    with jobs.writing("out", folder):
+    # Printed first: if the disk is full, the numbers are on the screen.
+    if options.json:
+        print(reporting.to_json({**summary, "folder": str(folder)}), flush=True)
+    else:
+        _print_summary(summary, folder)
+    with jobs.kept("out", folder):
         reporting.write_run(
             folder, config=config, summary=summary, fitted=_fitted(job, result), record_every=record_every
         )
-    if options.json:
-        print(reporting.to_json({**summary, "folder": str(folder)}))
-    else:
-        _print_summary(summary, folder)
+    if not options.json:
+        reporting.console().print(f"written to {folder}", style="dim", soft_wrap=True)
     return code
 
 
@@ -358,4 +361,3 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
         console.print(f"{len(parameters)} parameters: in {folder}/summary.json", style="dim", soft_wrap=True)
     for note in summary["notes"]:
         console.print(f"note: {note}", style="yellow", markup=False)
-    console.print(f"written to {folder}", style="dim", soft_wrap=True)

@@ -53,6 +53,14 @@ LOSSES_BY_OTHER_NAMES = {
 class UserError(Exception):
     """A mistake in the command line: one line, exit code 2."""
 
+    exit_code = 2
+
+
+class WritingError(UserError):
+    """A result that is there and cannot be written, such as to a full disk: one line, exit code 3."""
+
+    exit_code = 3
+
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
@@ -141,7 +149,7 @@ class Job(NamedTuple):
         return self.scaling.in_data_units(params) if self.scaling else params
 
     def named(self, params: Any) -> dict[str, float]:
-        """Every parameter by name: the input's for a weight, with the output's where there are several.
+        """Every parameter by name: the input's for a weight, with the output's or class's where there are several.
 
         Args:
           params: of the problem.
@@ -150,18 +158,21 @@ class Job(NamedTuple):
           Names and values.
         """
         named: dict[str, float] = {}
+        outputs = self.dataset.class_names or self.dataset.target_names
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             field, values = path[-1].name, np.asarray(leaf, np.float64)
             prefix = f"layer {path[1].idx} " if len(path) > 2 else ""
             if prefix or field not in ("weights", "matrix", "slope"):
                 label = "intercept" if field == "bias" and not prefix else f"{prefix}{field}"
+                by_output = label == "intercept" and values.shape == (len(outputs),)
                 for index in np.ndindex(values.shape):
-                    named[label + (str(list(index)) if index else "")] = float(values[index])
+                    place = f" [{outputs[index[0]]}]" if by_output else str(list(index)) if index else ""
+                    named[label + place] = float(values[index])
                 continue
             values = (values.T if field == "matrix" else values).reshape(len(self.dataset.input_names), -1)
             for row, column in np.ndindex(values.shape):
                 name = self.dataset.input_names[row]
-                named[name if values.shape[1] == 1 else f"{name} [{column}]"] = float(values[row, column])
+                named[name if values.shape[1] == 1 else f"{name} [{outputs[column]}]"] = float(values[row, column])
         return named
 
 
@@ -390,10 +401,17 @@ def check_new_folder(out: Path | None) -> None:
       out: what came; None passes.
 
     Raises:
-      UserError: it exists.
+      UserError: it exists, or cannot be made where it is wanted.
     """
-    if out is not None and out.exists():
+    if out is None:
+        return
+    if out.exists():
         raise UserError(f"--out {out} exists already; name a new folder.")
+    above = next(folder for folder in (*out.absolute().parents,) if folder.exists())
+    if not above.is_dir():
+        raise UserError(f"--out {out}: cannot be written ({above.name} is a file).")
+    if not os.access(above, os.W_OK):
+        raise UserError(f"--out {out}: cannot be written (no permission to write in {above}).")
 
 
 def new_folder(name: str) -> Path:
@@ -428,6 +446,28 @@ def writing(flag: str, folder: Path | None) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"--{flag} {folder}: cannot be written ({error.strerror or error}).") from None
+
+
+@contextlib.contextmanager
+def kept(flag: str, folder: Path) -> Iterator[None]:
+    """As `writing`, after the result was printed: the error says so.
+
+    Args:
+      flag: that named the folder.
+      folder: where the block writes.
+
+    Returns:
+      A context to write in.
+
+    Raises:
+      WritingError: the folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WritingError(
+            f"--{flag} {folder}: cannot be written ({error.strerror or error}); the result was printed above."
+        ) from None
 
 
 def _check(options: DataOptions) -> None:

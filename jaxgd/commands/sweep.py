@@ -109,7 +109,12 @@ def run(options: SweepOptions) -> int:
     rows = _rows(job, result, lanes, grid[1], options.seed)
     found = _summarise(job, rows, options.num_steps, seconds) | {"evaluation": evaluation}
     folder = options.out or jobs.new_folder(f"{found['data']}-{job.name}-sweep")
-    with jobs.writing("out", folder):
+    # Printed first: if the disk is full, the numbers are on the screen.
+    if options.json:
+        print(reporting.to_json({**found, "folder": str(folder)}))
+    else:
+        _print(found)
+    with jobs.kept("out", folder):
         figure = plot.sweep(
             result,
             {"learning_rate": rates[grid[0]]},
@@ -119,10 +124,9 @@ def run(options: SweepOptions) -> int:
             + ", ".join(f"{count} {reason}" for reason, count in found["ended"].items()),
         )
         reporting.write_sweep(folder, config=dataclasses.asdict(options), summary=found, rows=rows, figure=figure)
-    if options.json:
-        print(reporting.to_json({**found, "folder": str(folder)}))
-    else:
-        _print(found, folder)
+    if not options.json:
+        written = f"written to {folder}: summary.csv, one row a lane; losses.png"
+        reporting.console().print(written, style="dim", soft_wrap=True)
     return 0
 
 
@@ -225,7 +229,7 @@ def _summarise(job: Job, rows: list[dict[str, Any]], num_steps: int, seconds: fl
     }
 
 
-def _print(found: dict[str, Any], folder: Path) -> None:
+def _print(found: dict[str, Any]) -> None:
     console = reporting.console()
     table = rich.table.Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
@@ -260,4 +264,3 @@ def _print(found: dict[str, Any], folder: Path) -> None:
         console.print(table)
     for note in found["notes"]:
         console.print(f"note: {note}", style="yellow", markup=False)
-    console.print(f"written to {folder}: summary.csv, one row a lane; losses.png", style="dim", soft_wrap=True)
