@@ -99,7 +99,10 @@ def _probe_loss(function: Callable[..., Any], inputs: Inputs, base: Point, has_a
     except Exception as error:
         way = Way(True, wide=False, why=_in_words(error))
         return dataclasses.replace(loss, way=way, wide=False, program=program)
-    return dataclasses.replace(loss, program=program, wide=_runs_wide(loss, layout, base))
+    wide = _runs_in(loss, layout, base, np.float64)
+    if not wide and not _runs_in(loss, layout, native, None):  # a derivative that traces and does not run
+        loss = dataclasses.replace(loss, derivative="")
+    return dataclasses.replace(loss, program=program, wide=wide)
 
 
 def _untraced_loss(loss: Loss, inputs: Inputs, base: Point) -> Loss:
@@ -113,7 +116,7 @@ def _untraced_loss(loss: Loss, inputs: Inputs, base: Point) -> Loss:
     loss = dataclasses.replace(loss, way=way)
     if any(leaf.family == "torch" and "param" in leaf.roles for leaf in layout.leaves):
         with_torch = dataclasses.replace(loss, derivative="torch")
-        return dataclasses.replace(with_torch, wide=_runs_wide(with_torch, layout, base))
+        return dataclasses.replace(with_torch, wide=_runs_in(with_torch, layout, base, np.float64))
     return loss
 
 
@@ -129,12 +132,12 @@ def _derivative(loss: Loss, layout: Layout, native: Point) -> str:
     return ""
 
 
-def _runs_wide(loss: Loss, layout: Layout, base: Point) -> bool:
-    """Whether the derivative can be evaluated in float64."""
+def _runs_in(loss: Loss, layout: Layout, point: Point, dtype: Any) -> bool:
+    """Whether the derivative can be evaluated in a dtype."""
     if not loss.derivative:
         return False
     try:
-        loss.reverse(layout, base, np.float64)
+        loss.reverse(layout, point, dtype)
     except Exception:
         return False
     return True

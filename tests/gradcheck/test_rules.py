@@ -57,6 +57,14 @@ def cut(x: Any) -> Any:
     return jnp.where(x > 0.5, x * x, 0)
 
 
+def swish(x: Any) -> Any:
+    return x * jax.nn.sigmoid(x)
+
+
+def turned(x: Any) -> Any:
+    return jnp.concatenate([0.6 * x[:2] - 0.8 * x[2:], 0.8 * x[:2] + 0.6 * x[2:]])
+
+
 def square_and_sine(x: Any) -> Any:
     return jnp.sin(x) + x * x
 
@@ -190,7 +198,7 @@ WRONG: dict[str, Wrong] = {
     ),
     "sign of one argument": Wrong(
         with_vjp(sub, lambda a, b: (a - b, None), lambda _, g: (g, g)), (X, Y), {"b"}, Kind.SIGN,
-        r"b is -1 times the gradient in all 4 entries: the sign is wrong\n.*`return a - b` \(test_rules.py",
+        r"b is -1 times the gradient in all 4 entries: the sign is wrong",
     ),
     "factor": Wrong(
         with_vjp(lambda x: x * x, lambda x: (x * x, x), lambda x, g: (g * x,)), (X,), {"x"}, Kind.FACTOR,
@@ -229,14 +237,23 @@ WRONG: dict[str, Wrong] = {
     ),
     "residual of another call": Wrong(
         with_vjp(lambda x: jnp.exp(x), lambda x: (jnp.exp(x), None), lambda _, g: (g * jnp.exp(X),)),
-        (X,), {"x"}, Kind.STALE, "does not change with the parameters",
+        (X,), {"x"}, Kind.STALE, "x is the same at other arguments",
     ),
     "value saved in place of the argument": Wrong(
         sine(lambda x, g: (g * jnp.cos(jnp.sin(x)),)), (X,), {"x"}, Kind.DERIVATIVE, "at its value instead",
     ),
-    "softmax with its diagonal only": Wrong(
+    "output saved in place of the argument": Wrong(
+        with_vjp(swish, lambda x: (swish(x), swish(x)), lambda y, g: (jax.vjp(swish, y)[1](g)[0],)),
+        (X,), {"x"}, Kind.OPERAND, "x is the derivative with the output in place of x",
+    ),
+    "Jacobian not transposed": Wrong(
+        with_vjp(turned, lambda x: (turned(x), None), lambda _, g: (turned(g),)),
+        (X,), {"x"}, Kind.TRANSPOSED,
+        "x is the Jacobian by x times the incoming gradient, where its transpose is meant",
+    ),
+    "local derivative left out": Wrong(
         with_vjp(lambda x: jnp.tanh(x) ** 3, lambda x: (jnp.tanh(x) ** 3, x), lambda x, g: (3 * g * jnp.tanh(x) ** 2,)),
-        (X,), {"x"}, Kind.DERIVATIVE, "the derivative of tanh is left out",
+        (X,), {"x"}, Kind.DERIVATIVE, r"the derivative of the tanh `jnp.tanh\(x\)` \(test_rules.py:\d+\) is left out",
     ),
     "too few cotangents": Wrong(
         with_vjp(sub, lambda a, b: (a - b, None), lambda _, g: (g,)), (X, Y), {"a", "b"}, Kind.STRUCTURE,
@@ -274,7 +291,8 @@ WRONG: dict[str, Wrong] = {
         "the tangent of x is multiplied in twice",
     ),
     "pair, power left out": Wrong(
-        (lambda x: (x**3, x), lambda saved, g: 3 * saved * g), (X,), {"x"}, Kind.DERIVATIVE, "lacks a power",
+        (lambda x: (x**3, x), lambda saved, g: 3 * saved * g), (X,), {"x"}, Kind.DERIVATIVE,
+        "lacks a factor x, its argument",
     ),
     "pair in NumPy, incoming gradient not used": Wrong(
         (lambda x, w: (np.tanh(x * w), (x, w)), lambda dout, cache: (

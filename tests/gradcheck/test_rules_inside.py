@@ -175,7 +175,8 @@ def test_program_keeps_the_arguments_that_rules_meet() -> None:
         return jax.lax.while_loop(lambda v: v[0] < 10, lambda v: right(v, -v), x)[0]
 
     closed = jax.make_jaxpr(loss)(jnp.array([1.0, 5.0]))
-    ((site, calls),) = program.arguments_met(closed, [jnp.array([1.0, 5.0])])
+    (met,) = program.arguments_met(closed, [[jnp.array([1.0, 5.0])]])
+    ((site, calls),) = met.values()
     assert (site.name, site.arguments, site.of_a_library) == ("difference", ("a", "b"), False)
     assert [call[0].tolist() for call in calls] == [[1.0, 5.0], [2.0, 10.0], [4.0, 20.0]]
 

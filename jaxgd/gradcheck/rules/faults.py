@@ -1,15 +1,18 @@
 """What is wrong with a rule before its numbers are compared: its forward pass, its incoming gradient, its tangents."""
 
+import functools
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxgd.gradcheck.precision import precision
+from jaxgd.gradcheck.programs import QUICK
 from jaxgd.gradcheck.report import Finding, Kind
 from jaxgd.gradcheck.rules import incoming as arriving
+from jaxgd.gradcheck.rules.evaluate import Evaluator, cast
 from jaxgd.gradcheck.rules.forms import flatten, split
-from jaxgd.gradcheck.rules.problem import INCOMING, Evaluator, Problem, cast, is_inexact
+from jaxgd.gradcheck.rules.problem import INCOMING, Problem, is_inexact
 
 LINEAR_TO = 1e-9
 """Relative difference that is rounding in a test of linearity, for a rule that computes in float64."""
@@ -40,10 +43,10 @@ def of_incoming(problem: Problem, evaluator: Evaluator, rng: np.random.Generator
       A finding for each such leaf.
     """
     g, h = ({name: cast(leaf, np.float64) for name, leaf in problem.incoming(rng).items()} for _ in range(2))
-    answers = [evaluator.returned(_combined(g, h, a, b)) for a, b in arriving.COEFFICIENTS]
+    answers = [evaluator.at(evaluator.returned, _combined(g, h, a, b)) for a, b in arriving.COEFFICIENTS]
     ones = {name: np.ones_like(leaf) for name, leaf in g.items()}
-    of_ones = evaluator.returned(ones)
-    right = evaluator.right(ones) if evaluator.right else {}
+    of_ones = evaluator.at(evaluator.returned, ones)
+    right = evaluator.at(evaluator.right, ones) if evaluator.right else {}
     found = {}
     for name in problem.names:
         if name not in answers[0]:
@@ -93,13 +96,15 @@ def of_tangents(problem: Problem, rng: np.random.Generator) -> dict[str, Finding
         return jax.jvp(of_floats, tuple(flat[i] for i in inexact), tuple(tangents[name] for name in problem.names))[1]
 
     with precision(np.float64):
-        by_rule = jax.jit(lambda tangents: push(rule.in_forward_mode, tangents))
-        by_body = jax.jit(lambda tangents: push(problem.like, tangents))
+        zeros = {name: np.zeros_like(leaf) for name, leaf in wide.items()}
+        by_rule, by_body = (
+            jax.jit(functools.partial(push, function)).lower(zeros).compile(compiler_options=QUICK)
+            for function in (rule.whole, problem.like)
+        )
 
         def together(function: Any, tangents: dict[str, Any]) -> Any:
             return np.concatenate([np.ravel(_in_float64(leaf)) for leaf in function(tangents)])
 
-        zeros = {name: np.zeros_like(leaf) for name, leaf in wide.items()}
         base = together(by_rule, zeros)
         found = {}
         for name in problem.names:
@@ -181,7 +186,7 @@ def of_surrogates(
     """
     if evaluator.right is None:
         return {}
-    returned, right = evaluator.returned(incoming), evaluator.right(incoming)
+    returned, right = evaluator.at(evaluator.returned, incoming), evaluator.at(evaluator.right, incoming)
     found = {}
     for name in problem.names:
         if name in known or name not in returned or np.any(right[name]) or not np.any(returned[name]):

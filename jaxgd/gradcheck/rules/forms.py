@@ -28,7 +28,8 @@ class Rule(NamedTuple):
       body: `(*args) -> outputs`, the function without its rule.
       pull: `(args, incoming) -> cotangents`, one for each argument that is not held, or for each that is floating.
       forward: `(*args) -> outputs` as the forward pass of the rule computes them, if it computes them again.
-      in_forward_mode: the function with its rule, if the rule is written in forward mode.
+      whole: the function with its rule, if JAX can differentiate it.
+      forward_mode: whether the rule is written in forward mode.
       strict: whether `pull` must return a tuple with an entry for each argument that is not held.
     """
 
@@ -39,7 +40,8 @@ class Rule(NamedTuple):
     body: Callable[..., Any]
     pull: Callable[[tuple[Any, ...], Any], Any]
     forward: Callable[..., Any] | None = None
-    in_forward_mode: Callable[..., Any] | None = None
+    whole: Callable[..., Any] | None = None
+    forward_mode: bool = False
     strict: bool = True
 
 
@@ -222,7 +224,9 @@ def _of_custom_jvp(f: Any, args: Sequence[Any]) -> Rule | None:
     held = frozenset(rule.nondiff_argnums)
 
     names = argument_names(rule.fun, args)
-    return Rule(_name(rule), _place(rule.fun), names, held, rule.fun, pull_by_jax(rule, held), in_forward_mode=rule)
+    return Rule(
+        _name(rule), _place(rule.fun), names, held, rule.fun, pull_by_jax(rule, held), whole=rule, forward_mode=True
+    )
 
 
 def _is_pair(f: Any) -> bool:
@@ -432,7 +436,8 @@ def of_site(wide: program.Site, narrow: program.Site) -> Rule:
         eqn, inputs, dtype = fitting(values)
         return back(program.body(eqn)(*inputs), dtype)
 
-    return Rule(wide.name, wide.place, wide.arguments, constants, body, pull_by_jax(whole, constants))
+    rule = Rule(wide.name, wide.place, wide.arguments, constants, body, pull_by_jax(whole, constants))
+    return rule._replace(whole=whole)
 
 
 def _cast(value: Any, dtype: Any) -> Any:

@@ -6,6 +6,7 @@ that were found wrong are taken out of the loss: a right one may be there becaus
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,13 +14,14 @@ import jax
 import numpy as np
 
 from jaxgd.gradcheck.inputs import Arrays
-from jaxgd.gradcheck.pair import Pair, all_finite, gap, ratio, size
+from jaxgd.gradcheck.pair import Pair, gap, ratio, size
 from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, Status, report_of
 from jaxgd.gradcheck.rules import program
-from jaxgd.gradcheck.rules.forms import Rule, flatten, of_site
+from jaxgd.gradcheck.rules.evaluate import evaluator_of
+from jaxgd.gradcheck.rules.forms import Rule, flatten, of_site, pull_by_jax
 from jaxgd.gradcheck.rules.judge import Check, judge
-from jaxgd.gradcheck.rules.problem import evaluator_of, is_inexact, problem_of
+from jaxgd.gradcheck.rules.problem import is_inexact, problem_of
 
 MAX_FUNCTIONS = 16
 """Functions with rules of which a loss may have more, but no more are looked at."""
@@ -56,17 +58,24 @@ class Seen(NamedTuple):
       wrong: the functions.
       findings: what to say about each leaf, by its number.
       rows: reports of the leaves that are not to be compared any more, by their numbers.
+      alike: numbers of the leaves that agree with `jax.grad` of the loss, if that is all that is known about them.
     """
 
     pair: Pair
     wrong: tuple[Wrong, ...]
     findings: dict[int, Finding]
     rows: dict[int, LeafReport]
+    alike: frozenset[int] = frozenset()
 
     @property
     def rest(self) -> tuple[bool, ...]:
         """One a leaf: whether it is to be compared with the loss without the wrong rules."""
         return tuple(i not in self.rows for i in range(len(self.pair.names)))
+
+    def _in_words(self, finding: Finding) -> Finding:
+        """A finding about a leaf that was compared by values only."""
+        numbers = {self.pair.names[i] for i in self.alike}
+        return _shares(finding.leaf, self.wrong) if finding.wrong and finding.leaf in numbers else finding
 
     def report(self, rest: GradientReport | None) -> GradientReport:
         """The report on all leaves.
@@ -79,10 +88,19 @@ class Seen(NamedTuple):
         """
         rows = {leaf.leaf: leaf for leaf in rest.leaves} if rest is not None else {}
         rows |= {self.pair.names[i]: row for i, row in self.rows.items()}
-        findings = [*self.findings.values(), *(rest.findings if rest is not None else ())]
+        findings = [*self.findings.values(), *map(self._in_words, rest.findings if rest is not None else ())]
         leaves = tuple(rows[name] for name in self.pair.names)
         reference = rest.reference if rest is not None else "reverse mode in float64 without the wrong rules"
         return report_of(findings, leaves, rest.taylor_order if rest is not None else None, reference)
+
+
+def _alike(left: Any, right: Any) -> bool:
+    return gap(left, right) <= 1e-6 * size(right)
+
+
+def _shares(name: str, wrong: Sequence[Wrong]) -> Finding:
+    words = "\n".join(one.words() for one in wrong)
+    return Finding(name, Kind.REFERENCE, f"{name or 'params'} shares the mistake of a rule inside the loss:\n{words}")
 
 
 def see_through(pair: Pair, both: tuple[Arrays, Arrays], check: Check, *, doubted: bool) -> Seen | None:
@@ -106,24 +124,26 @@ def see_through(pair: Pair, both: tuple[Arrays, Arrays], check: Check, *, doubte
     try:
         right = bare.loss.reverse(pair.layout, pair.base, np.float64)
     except Exception:  # a body that JAX cannot differentiate, which is what its rule was for
-        right = [np.full_like(leaf, np.nan) for leaf in declared]
+        bare = pair._replace(loss=dataclasses.replace(bare.loss, derivative="", wide=False))
+        return Seen(
+            bare, tuple(wrong), {}, {}, frozenset(i for i, (a, b) in enumerate(zip(*both, strict=True)) if _alike(a, b))
+        )
     words = "\n".join(one.words() for one in wrong)
     deliberate = all(one.deliberate for one in wrong)
     findings: dict[int, Finding] = {}
     rows: dict[int, LeafReport] = {}
     for i, name in enumerate(pair.names):
-        off = gap(declared[i], right[i]) if all_finite([right[i]]) else np.nan
+        off = gap(declared[i], right[i])
         if off <= 1e-9 * size(right[i]):
             continue
-        shares = gap(hand[i], declared[i]) <= 1e-6 * size(declared[i]) and not gap(hand[i], declared[i]) > 1e-2 * off
+        shares = _alike(hand[i], declared[i]) and gap(hand[i], declared[i]) <= 1e-2 * off
         relative = ratio(off, size(right[i]))
         label = name or "params"
         if shares and deliberate:
             findings[i] = Finding(name, Kind.SURROGATE, f"{label} is right if this is meant:\n{words}", False)
             rows[i] = LeafReport(name, relative, 1e-9, Status.RIGHT)
         elif shares:
-            message = f"{label} shares the mistake of a rule inside the loss:\n{words}"
-            findings[i] = Finding(name, Kind.REFERENCE, message)
+            findings[i] = _shares(name, wrong)
             rows[i] = LeafReport(name, relative, 1e-9, Status.WRONG)
         elif gap(hand[i], right[i]) <= 1e-2 * off:
             message = f"{label} is right, but jax.grad of the loss is not:\n{words}"
@@ -145,18 +165,21 @@ def wrong_rules(pair: Pair, check: Check, *, libraries: bool) -> list[Wrong]:
     closed = _program(pair, np.float64)
     if not any(libraries or not site.of_a_library for site in program.sites(closed)):
         return []
+    moved = pair.base._replace(params=[leaf + 0.01 * s for leaf, s in zip(pair.base.params, pair.scales, strict=True)])
     with precision(np.float64):
-        met = program.arguments_met(closed, jax.tree.leaves(pair.base))
+        met, elsewhere = program.arguments_met(closed, [jax.tree.leaves(pair.base), jax.tree.leaves(moved)])
     narrow = list(program.sites(_program(pair, np.float32)))
     numbers = {id(site.eqn): i for i, site in enumerate(program.sites(closed))}
     if len(narrow) != len(numbers):  # a program that depends on its dtype
         return []
     for of_a_library in (False, True) if libraries else (False,):
         groups: dict[Any, list[_Call]] = {}
-        for site, calls in met:
+        for number, (site, calls) in met.items():
             if site.of_a_library == of_a_library and (_key(site) in groups or len(groups) < MAX_FUNCTIONS):
                 rule = of_site(site, narrow[numbers[id(site.eqn)]])
-                groups.setdefault(_key(site), []).extend(_Call(site, rule, values) for values in calls)
+                others = elsewhere[number][1] if number in elsewhere else []
+                for values, other in itertools.zip_longest(calls, others[: len(calls)]):
+                    groups.setdefault(_key(site), []).append(_Call(site, _of_params(rule, values, other), values))
         found = [one for calls in groups.values() if (one := _judged(calls, check)) is not None]
         if found:
             return found
@@ -169,6 +192,16 @@ class _Call(NamedTuple):
     site: program.Site
     rule: Rule
     values: list[Any]
+
+
+def _of_params(rule: Rule, values: list[Any], others: list[Any] | None) -> Rule:
+    """The rule with those arguments held that do not change with the parameters: nobody asks for their derivatives."""
+    if others is None:
+        return rule
+    fixed = {i for i, (a, b) in enumerate(zip(values, others, strict=True)) if np.array_equal(a, b)}
+    held = rule.held | fixed if len(rule.held | fixed) < len(values) else rule.held
+    assert rule.whole is not None
+    return rule._replace(held=held, pull=pull_by_jax(rule.whole, held))
 
 
 def _program(pair: Pair, dtype: Any) -> Any:
@@ -201,12 +234,12 @@ def _doubtful(rule: Rule, values: list[Any]) -> bool:
     try:
         evaluator = evaluator_of(problem)
         incoming = problem.incoming(np.random.default_rng(0))
-        returned = evaluator.returned(incoming)
+        returned = evaluator.at(evaluator.returned, incoming)
     except Exception:
         return True
     if evaluator.right is None:
         return True
-    right = evaluator.right(incoming)
+    right = evaluator.at(evaluator.right, incoming)
     return not all(
         name in returned and gap(returned[name], leaf) <= (1e-9 + 64 * evaluator.unit) * size(leaf)
         for name, leaf in right.items()

@@ -11,9 +11,10 @@ import numpy as np
 
 from jaxgd.gradcheck.pair import gap, ratio, size
 from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, Status, not_checked, report_of
-from jaxgd.gradcheck.rules import faults
+from jaxgd.gradcheck.rules import faults, residuals
+from jaxgd.gradcheck.rules.evaluate import Evaluator, evaluator_of
 from jaxgd.gradcheck.rules.forms import Rule, pull_by_jax
-from jaxgd.gradcheck.rules.problem import Evaluator, Named, Problem, by_name, evaluator_of, named_leaves, problem_of
+from jaxgd.gradcheck.rules.problem import Named, Problem, by_name, named_leaves, problem_of
 
 Check = Callable[..., GradientReport]
 """`check_gradient`: `(loss, grad, params, *args, key=)`."""
@@ -58,7 +59,7 @@ def judge(
     found: dict[str, Finding] = {}
     errors: dict[str, float] = {}
     try:
-        if rule.in_forward_mode is not None:
+        if rule.forward_mode:
             found = faults.of_tangents(problem, rng)
             problem = _holding(problem, found)
         incoming = problem.incoming(rng)
@@ -86,6 +87,10 @@ def judge(
     report = check(problem.loss, problem.grad, params, Named(incoming), Named(held), key=key)
     of_none = {name for name in rest if returned.get(name, 0) is None}
     findings = [_of_none(finding, of_none) for finding in report.findings]
+    unexplained = {finding.leaf for finding in findings if finding.wrong and finding.kind in residuals.SAYS_NOT_WHY}
+    if unexplained:
+        better = residuals.explain(evaluator, problem.incoming, sorted(unexplained), rng)
+        findings = [better.get(finding.leaf, finding) if finding.wrong else finding for finding in findings]
     return _put_together(whole, [*found.values(), *form, *findings], errors, report)
 
 
@@ -93,7 +98,7 @@ def _errors(evaluator: Evaluator, incoming: dict[str, Any]) -> dict[str, float]:
     """The relative error of each leaf, as far as it can be told."""
     if evaluator.right is None:
         return {}
-    returned, right = evaluator.returned(incoming), evaluator.right(incoming)
+    returned, right = evaluator.at(evaluator.returned, incoming), evaluator.at(evaluator.right, incoming)
     return {
         name: ratio(gap(returned[name], leaf), size(leaf))
         for name, leaf in right.items()
@@ -112,11 +117,11 @@ def _of_none(finding: Finding, of_none: set[str]) -> Finding:
 def _holding(problem: Problem, faulty: dict[str, Finding]) -> Problem:
     """The problem without the arguments whose tangents are used wrongly, which have no backward pass."""
     rule = problem.rule
-    assert rule.in_forward_mode is not None
+    assert rule.whole is not None
     names = [dict.fromkeys(named_leaves(name, arg)) for name, arg in zip(rule.arguments, problem.args, strict=True)]
     held = rule.held | {i for i, of_argument in enumerate(names) if set(of_argument) & set(faulty)}
     kept = tuple(name for name in problem.names if not any(name in names[i] for i in held))
-    return problem._replace(rule=rule._replace(held=held, pull=pull_by_jax(rule.in_forward_mode, held)), names=kept)
+    return problem._replace(rule=rule._replace(held=held, pull=pull_by_jax(rule.whole, held)), names=kept)
 
 
 def _put_together(

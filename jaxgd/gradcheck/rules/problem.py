@@ -11,9 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.gradcheck.backward.program import coarsest
-from jaxgd.gradcheck.precision import precision
-from jaxgd.gradcheck.programs import QUICK, UNTRACEABLE
 from jaxgd.gradcheck.report import Finding, Kind
 from jaxgd.gradcheck.rules.forms import Rule, flatten
 
@@ -106,16 +103,19 @@ class Problem(NamedTuple):
           rng: draws it.
 
         Returns:
-          One array for each floating output, by name.
+          One array for each floating output, by name; without a path if there is only one.
         """
-        paths = jax.tree_util.tree_flatten_with_path(self.outputs)[0]
+        paths = [
+            (path, leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(self.outputs)[0] if is_inexact(leaf)
+        ]
+        if len(paths) == 1:
+            paths = [((), paths[0][1])]
         drawn = {}
         for path, leaf in paths:
-            if is_inexact(leaf):
-                values = rng.normal(size=np.shape(leaf))
-                if jnp.issubdtype(dtype_of(leaf), jnp.complexfloating):
-                    values = values + 1j * rng.normal(size=np.shape(leaf))
-                drawn[INCOMING + jax.tree_util.keystr(path)] = np.asarray(values).astype(dtype_of(leaf))
+            values = rng.normal(size=np.shape(leaf))
+            if jnp.issubdtype(dtype_of(leaf), jnp.complexfloating):
+                values = values + 1j * rng.normal(size=np.shape(leaf))
+            drawn[INCOMING + jax.tree_util.keystr(path)] = np.asarray(values).astype(dtype_of(leaf))
         return drawn
 
     def loss(self, params: Named, incoming: Named, held: Named) -> Any:
@@ -329,89 +329,3 @@ def _containers_differ(arg: Any, entry: Any) -> bool:
     except ValueError:
         return True
     return False
-
-
-class Evaluator(NamedTuple):
-    """A rule at its arguments as a function of the incoming gradient.
-
-    Attributes:
-      returned: takes the incoming gradient by name; what the rule returns, by name.
-      right: the same of the function that the rule is held against; None if JAX cannot differentiate it.
-      unit: the rounding unit of the coarsest dtype that the rule computes in.
-    """
-
-    returned: Callable[[dict[str, Any]], dict[str, Any]]
-    right: Callable[[dict[str, Any]], dict[str, Any]] | None
-    unit: float
-
-
-def evaluator_of(problem: Problem) -> Evaluator:
-    """Compile both backward passes of a problem in float64, or in the dtypes of the arguments if only those work.
-
-    Args:
-      problem: the rule and its arguments.
-
-    Returns:
-      The evaluator; its functions run eagerly where the rule cannot be traced.
-
-    Raises:
-      Exception: whatever the rule raises.
-    """
-    try:
-        return _evaluator_in(problem, np.float64)
-    except Exception:  # a kernel with dtypes written into it
-        return _evaluator_in(problem, None)
-
-
-def _evaluator_in(problem: Problem, dtype: Any) -> Evaluator:
-    leaves = problem.named()
-    params = {name: cast(leaves[name], dtype) for name in problem.names}
-    held = Named({name: leaves[name] for name in problem.held})
-
-    def of_rule(params: dict[str, Any], incoming: dict[str, Any]) -> dict[str, Any]:
-        return problem.grad(Named(params), Named(incoming), held).leaves
-
-    def of_body(params: dict[str, Any], incoming: dict[str, Any]) -> dict[str, Any]:
-        return jax.grad(lambda p: problem.loss(Named(p), Named(incoming), held))(params)
-
-    def evaluate(function: Callable[..., Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-        jitted = jax.jit(function, compiler_options=QUICK)
-
-        def at(incoming: dict[str, Any]) -> dict[str, Any]:
-            wide = {name: cast(leaf, dtype) for name, leaf in incoming.items()}
-            with precision(dtype):
-                try:
-                    found = jitted(params, wide)
-                except UNTRACEABLE:
-                    found = function(params, wide)
-                return {name: np.asarray(leaf) for name, leaf in found.items()}
-
-        return at
-
-    some = problem.incoming(np.random.default_rng(0))
-    with precision(dtype):
-        try:
-            unit = coarsest(jax.make_jaxpr(of_rule)(params, {name: cast(leaf, dtype) for name, leaf in some.items()}))
-        except UNTRACEABLE:
-            unit = float(np.finfo(np.float64).eps)
-    right = evaluate(of_body)
-    try:
-        right(some)
-    except Exception:  # NumPy, a while loop, a callback: JAX has no derivative of it
-        return Evaluator(evaluate(of_rule), None, unit)
-    return Evaluator(evaluate(of_rule), right, unit)
-
-
-def cast(leaf: Any, dtype: Any) -> Any:
-    """A floating leaf in another precision.
-
-    Args:
-      leaf: real or complex.
-      dtype: float64, which stands for complex128 where the leaf is complex, or None for its own.
-
-    Returns:
-      A NumPy array.
-    """
-    if dtype is None:
-        return np.asarray(leaf)
-    return np.asarray(leaf).astype(np.complex128 if np.iscomplexobj(leaf) else dtype)

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxgd.gradcheck.programs import QUICK
+
 Handler = Callable[[Any, list[Any]], list[Any] | None]
 """Takes an equation and the values of its inputs; returns those of its outputs, or None to leave the equation as it
 is."""
@@ -61,8 +63,7 @@ class Site(NamedTuple):
     @property
     def of_a_library(self) -> bool:
         """Whether the function belongs to an installed package or to Python."""
-        paths = sysconfig.get_paths()
-        return any(self.file.startswith(paths[kind]) for kind in ("purelib", "platlib", "stdlib"))
+        return _is_installed(self.file)
 
 
 def is_rule(eqn: Any) -> bool:
@@ -102,22 +103,37 @@ def site_of(eqn: Any) -> Site:
     Returns:
       The site.
     """
-    info = eqn.params["call_jaxpr"].jaxpr.debug_info
-    name, _, source = (info.func_src_info or "").partition(" at ")
-    file, _, line = source.rpartition(":")
-    known = line.isdigit()
+    infos = _infos(eqn)
+    name = (infos[0].func_src_info or "").partition(" at ")[0] or str(infos[0].func_name)
+    # A rule that a user gave to a function of a library, jax.custom_vjp(jnp.tanh), is the user's.
+    places = [_place_of(info) for info in infos]
+    file, line = next((place for place in places if place[0] and not _is_installed(place[0])), places[0])
     names = _argument_names(eqn, len(eqn.invars) - eqn.params["num_consts"])
     constants = tuple(f"constant {i}" for i in range(eqn.params["num_consts"]))
-    return Site(
-        eqn, name or str(info.func_name), file if known else "", int(line) if known else 0, (*constants, *names)
-    )
+    return Site(eqn, name, file, line, (*constants, *names))
+
+
+def _infos(eqn: Any) -> list[Any]:
+    """What is known of the function and of its rule."""
+    infos = [eqn.params["call_jaxpr"].jaxpr.debug_info]
+    return infos + [eqn.params[key].debug_info for key in ("fwd_jaxpr_thunk", "jvp_jaxpr_fun") if key in eqn.params]
+
+
+def _place_of(info: Any) -> tuple[str, int]:
+    """File and line of a function; "" and 0 if they are not known."""
+    file, _, line = (info.func_src_info or "").partition(" at ")[2].rpartition(":")
+    return (file, int(line)) if line.isdigit() else ("", 0)
+
+
+@functools.cache
+def _is_installed(file: str) -> bool:
+    paths = sysconfig.get_paths()
+    return any(file.startswith(paths[kind]) for kind in ("purelib", "platlib", "stdlib"))
 
 
 def _argument_names(eqn: Any, count: int) -> tuple[str, ...]:
     """Names of the inputs, from the function's signature or that of its forward rule."""
-    infos = [eqn.params["call_jaxpr"].jaxpr.debug_info]
-    infos += [eqn.params[key].debug_info for key in ("fwd_jaxpr_thunk", "jvp_jaxpr_fun") if key in eqn.params]
-    for info in infos:
+    for info in _infos(eqn):
         names = getattr(info, "arg_names", None)
         if names and len(names) >= count and all(names[:count]):
             return tuple(str(name) for name in names[:count])
@@ -190,17 +206,21 @@ def without_rules(closed: Any, values: Sequence[Any], chosen: Callable[[Site], b
     return run(closed, values, handle)
 
 
-def arguments_met(closed: Any, values: Sequence[Any]) -> list[tuple[Site, list[list[Any]]]]:
+Met = dict[int, tuple[Site, list[list[Any]]]]
+"""Functions with rules that a run reached, with the inputs of their first calls; by numbers of their equations."""
+
+
+def arguments_met(closed: Any, runs: Sequence[Sequence[Any]]) -> list[Met]:
     """Run a program and keep what its functions with rules are called with.
 
     Args:
       closed: a closed jaxpr.
-      values: of its inputs.
+      runs: values of its inputs, once for each run.
 
     Returns:
-      Each function that was reached, with the inputs of its first calls as NumPy arrays.
+      For each run, the functions that were reached, in the order of the program, with NumPy arrays.
     """
-    kept: dict[int, tuple[Site, list[list[Any]]]] = {}
+    kept: Met = {}
 
     def keep(eqn: Any, *inputs: Any) -> None:
         calls = kept.setdefault(id(eqn), (site_of(eqn), []))[1]
@@ -213,9 +233,15 @@ def arguments_met(closed: Any, values: Sequence[Any]) -> list[tuple[Site, list[l
         jax.debug.callback(functools.partial(keep, eqn), *values)
         return run(eqn.params["call_jaxpr"], values, handle)
 
-    jax.block_until_ready(jax.jit(lambda *values: run(closed, values, handle))(*values))
-    jax.effects_barrier()
-    return [kept[id(site.eqn)] for site in sites(closed) if id(site.eqn) in kept]
+    compiled = jax.jit(lambda *values: run(closed, values, handle)).lower(*runs[0]).compile(compiler_options=QUICK)
+    numbers = {id(site.eqn): None for site in sites(closed)}
+    found = []
+    for values in runs:
+        jax.block_until_ready(compiled(*values))
+        jax.effects_barrier()
+        found.append({number: kept[number] for number in numbers if number in kept})
+        kept.clear()
+    return found
 
 
 def _run(jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], handle: Handler) -> list[Any]:
