@@ -11,10 +11,11 @@ import numpy as np
 
 from jaxgd.gradcheck import facts, reference
 from jaxgd.gradcheck.answer import by_path
-from jaxgd.gradcheck.compare import Outcome, between, compare, in_native_dtype, rough
+from jaxgd.gradcheck.compare import between, compare, rough
 from jaxgd.gradcheck.form import compare_form
-from jaxgd.gradcheck.inputs import Arrays
+from jaxgd.gradcheck.inputs import Arrays, Point
 from jaxgd.gradcheck.mistakes import Case, explain
+from jaxgd.gradcheck.native import in_native_dtype
 from jaxgd.gradcheck.pair import GradientRaised, Pair, all_finite, dot, gap, pair_of, ratio, size
 from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.reference import Gradients
@@ -210,10 +211,10 @@ def _check_numbers(
     unexplained = [i for i in wrong if not ((finding := outcome.leaves[i].finding) and finding.wrong)]
     if unexplained:
         findings += rough(pair, found, unexplained, loss, grad) or explain(
-            _case(pair, rng, found, outcome)._replace(wrong=unexplained, seconds=seconds)
+            _case(pair, rng, found)._replace(wrong=unexplained, seconds=seconds)
         )
     if not wrong:
-        findings += in_native_dtype(pair, found)
+        findings += in_native_dtype(pair, found, rng)
     leaves = tuple(_leaf_report(pair, found, i, leaf.status) for i, leaf in enumerate(outcome.leaves))
     order = along[1].order(dot(found.hand, along[0])) if all_finite(found.hand) else None
     return report_of(findings, leaves, order, "reverse mode in float64 and values of the loss")
@@ -260,7 +261,8 @@ def _loss_slopes(pair: Pair, rng: np.random.Generator, unit: float) -> tuple[Arr
 
 
 def _leaf_report(pair: Pair, found: Gradients, leaf: int, status: Status) -> LeafReport:
-    largest = size(found.reference[leaf])
+    # A leaf without a gradient is measured by the whole gradient.
+    largest = size(found.reference[leaf]) or max(map(size, found.reference), default=0.0) or 1.0
     error = gap(found.hand[leaf], found.reference[leaf])
     return LeafReport(pair.names[leaf], ratio(error, largest), ratio(size(found.tolerance[leaf]), largest), status)
 
@@ -270,10 +272,14 @@ def _not_comparable(names: list[str], kind: Kind, message: str) -> GradientRepor
     return report_of([Finding("", kind, message)], tuple(map(not_checked, names)), None, "its form only")
 
 
-def _case(pair: Pair, rng: np.random.Generator, found: Gradients, outcome: Outcome) -> Case:
+def _case(pair: Pair, rng: np.random.Generator, found: Gradients) -> Case:
     """What the search for the mistakes needs."""
     differs = [found.differs(i) for i in range(len(pair.names))]
-    bad = differs if outcome.through else [a if a.any() else b for a, b in zip(differs, found.near, strict=True)]
+    bad = [a if a.any() else b for a, b in zip(differs, found.near, strict=True)]
+
+    def right(point: Point) -> Arrays:
+        return pair.loss.reverse(pair.layout, point, np.float64)
+
     return Case(
         names=pair.names,
         labels=pair.labels,
@@ -282,11 +288,10 @@ def _case(pair: Pair, rng: np.random.Generator, found: Gradients, outcome: Outco
         reference=found.reference,
         bad=bad,
         wrong=[],
-        both=lambda point: (pair.hand(point, np.float64), reference.right_at(pair, point, through=outcome.through)),
-        right=lambda point: reference.right_at(pair, point, through=outcome.through),
+        both=lambda point: (pair.hand(point, np.float64), right(point)),
+        right=right,
         elsewhere=lambda distance, **moving: pair.elsewhere(rng, distance, **moving),
         trace=lambda point: reference.program(pair, point),
-        through=outcome.through,
     )
 
 
@@ -315,6 +320,8 @@ def _leaf_by_values(
     name = path or "params"
     direction = pair.direction(rng, [leaf])
     slopes = reference.slopes_along(pair, direction, facts.EPS64)
+    if not slopes.agrees(dot(hand, direction)):
+        slopes = reference.slopes_along(pair, direction, facts.EPS64, rough=True)
     if not np.isfinite(hand[leaf]).all():
         message = f"{name} is not finite in {where(~np.isfinite(hand[leaf]))}."
         return LeafReport(path, np.inf, np.inf, Status.WRONG), Finding(path, Kind.NONFINITE, message), None

@@ -1,18 +1,27 @@
 """What each leaf of a gradient is: right, wrong, at a kink, or right where reverse mode is wrong."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxgd.gradcheck import reference
+from jaxgd.gradcheck import points, reference, ties
 from jaxgd.gradcheck.backward.program import name_of_unit
 from jaxgd.gradcheck.facts import GradientFacts, LossFacts
 from jaxgd.gradcheck.inputs import Arrays
-from jaxgd.gradcheck.pair import Pair, all_finite, dot, gap, ratio, size
+from jaxgd.gradcheck.pair import Pair, dot, gap, ratio, size
 from jaxgd.gradcheck.reference import Gradients
 from jaxgd.gradcheck.report import Finding, Kind, Status
 from jaxgd.gradcheck.slopes import Slopes
+from jaxgd.gradcheck.stops import compare_stopped, stops_of
 from jaxgd.gradcheck.where import where
+
+OVERRULES = 1e-6
+"""Relative difference from which finite-difference slopes overrule two gradients that agree to rounding."""
+
+MAX_ENTRIES = 64
+"""Entries of a leaf whose slopes are measured one by one."""
 
 
 class Comparison(NamedTuple):
@@ -35,16 +44,14 @@ class Outcome(NamedTuple):
     Attributes:
       leaves: a comparison for each leaf.
       findings: what concerns no single leaf.
-      through: whether the reference ignores rules of the loss.
     """
 
     leaves: list[Comparison]
     findings: tuple[Finding, ...] = ()
-    through: bool = False
 
 
 def compare(pair: Pair, found: Gradients, loss: LossFacts, along: tuple[Arrays, Slopes]) -> Outcome:
-    """Hold the gradient against reverse mode and against slopes of the values of the loss.
+    """Compare the gradient with reverse mode and with finite-difference slopes of the loss.
 
     Args:
       pair: the loss and the gradient.
@@ -57,135 +64,238 @@ def compare(pair: Pair, found: Gradients, loss: LossFacts, along: tuple[Arrays, 
     """
     direction, slopes = along
     leaves = range(len(pair.names))
-    wrong = [i for i in leaves if found.differs(i).any() or found.near[i].any()]
-    by_reverse = dot(found.reference, direction)
-    if not wrong and (slopes.kinked or slopes.agrees(by_reverse)):
-        kink = Finding("", Kind.KINK, "the loss has a kink at this point; both sides have a slope of their own.", False)
-        return Outcome([Comparison(Status.RIGHT, leaf) for leaf in found.reference], (kink,) if slopes.kinked else ())
-    if loss.rules:
-        through = reference.without_rules(pair)
-        if through is not None and (seen := _see_through(pair, found, loss.rules, through)) is not None:
-            return seen
-    if not wrong:
-        message = (
-            "gradient and reverse mode agree, but neither is the slope of the loss: along a random direction it is "
-            f"{slopes.central:.10g}, theirs {by_reverse:.10g}.\nA rule inside the loss (custom_jvp, a callback's) is "
-            "wrong."
-        )
-        whole = Finding("", Kind.REFERENCE, message)
-        return Outcome([Comparison(Status.WRONG, leaf, whole) for leaf in found.reference])
-    return Outcome(
-        [
-            _compare_leaf(pair, found, i, loss.unit) if i in wrong else Comparison(Status.RIGHT, found.reference[i])
-            for i in leaves
-        ]
+    off = [i for i in leaves if found.differs(i).any() or found.near[i].any()]
+    doubted = not slopes.kinked and not slopes.agrees(dot(found.reference, direction))
+    tied = functools.cache(lambda: ties.ties_of(pair, loss.unit))
+    if not off and not doubted:
+        right = [Comparison(Status.RIGHT, leaf) for leaf in found.reference]
+        if slopes.kinked and (at := tied()) is not None:
+            message = (
+                f"the loss has a kink at this point, a tie of {at.words()}: several gradients are right, this is one."
+            )
+            return Outcome(right, (Finding("", Kind.KINK, message, False),))
+        return Outcome(right)
+    stops = stops_of(pair, found.reference) if any("stop_gradient" in rule for rule in loss.rules) else None
+    stopped = {i: said for i in leaves if stops and (said := compare_stopped(pair, found, stops, i))}
+    off = [i for i in off if i not in stopped]
+    if not off and not stopped:
+        return _overruled(pair, found, loss, along)
+
+    @functools.cache
+    def nearest() -> ties.Fit | None:
+        at = tied()
+        return None if at is None else ties.fit(at, found.hand)
+
+    measured = _Measured(
+        pair, found, functools.partial(reference.slopes_along, pair, unit=loss.unit), tied, nearest, slopes.kinked
     )
+    compared = [Comparison(Status.RIGHT, leaf) for leaf in found.reference]
+    for i, (status, finding) in stopped.items():
+        compared[i] = Comparison(status, found.hand[i], finding)
+    for i in off:
+        compared[i] = _compare_leaf(measured, i)
+    return Outcome(compared)
 
 
-def _see_through(pair: Pair, found: Gradients, rules: tuple[str, ...], through: Arrays) -> Outcome | None:
-    """Compare with the loss without its rules and stops, and say what they do; None where they change nothing."""
-    declared = found.reference
-    with np.errstate(invalid="ignore"):
-        differs = [
-            not (np.abs(a - b) <= np.maximum(tolerance, 1e-13 * size(b))).all()
-            for a, b, tolerance in zip(declared, through, found.tolerance, strict=True)
-        ]
-    if not all_finite(through) or not any(differs):
-        return None
-    found = found._replace(reference=through)
-    leaves = []
-    for i, differ in enumerate(differs):
-        wrong = bool(found.differs(i).any())
-        shares = bool((np.abs(found.hand[i] - declared[i]) <= found.tolerance[i]).all())
-        finding = None
-        if differ and (shares or not wrong):
-            off = ratio(gap(declared[i], through[i]), size(through[i]))
-            finding = _about_a_rule(pair.names[i], rules, off, wrong=wrong)
-        status = Status.WRONG if wrong else Status.REFERENCE_WRONG if differ else Status.RIGHT
-        leaves.append(Comparison(status, through[i], finding))
-    return Outcome(leaves, (), True)
+class _Measured(NamedTuple):
+    """What the comparison of a leaf may ask for."""
+
+    pair: Pair
+    found: Gradients
+    slopes: Callable[[Arrays], Slopes]
+    ties: Callable[[], ties.Ties | None]
+    nearest: Callable[[], ties.Fit | None]
+    kinked: bool
+
+    def ahead(self, leaf: int, values: Any) -> Arrays:
+        """A direction in which only one leaf moves."""
+        return [values if i == leaf else np.zeros_like(p) for i, p in enumerate(self.pair.base.params)]
 
 
-def _about_a_rule(leaf: str, rules: tuple[str, ...], off: float, *, wrong: bool) -> Finding:
-    """What to say about a leaf for which a rule of the loss is wrong, or a stopped gradient matters."""
-    name = leaf or "params"
-    stops = [rule for rule in rules if rule.startswith("stop_gradient")]
-    kind = Kind.STOP_GRADIENT if stops else Kind.REFERENCE
-    if not wrong:
-        what = "stops part of it" if stops else "has a wrong rule"
-        message = (
-            f"{name} is right, but jax.grad of the loss is not: the loss {what} in {rules[-1]}. jax.grad is "
-            f"off by a relative {off:.1e}."
-        )
-    elif stops:
-        message = (
-            f"{name} agrees with jax.grad, but not with the values of the loss (relative {off:.1e}): "
-            f"{stops[-1]} holds a part back.\nIf that is on purpose, pass that part as an argument."
-        )
-    else:
-        message = (
-            f"{name} shares the mistake of a custom rule in the loss ({rules[-1]}): both differ from the "
-            f"derivative of what it computes by a relative {off:.1e}."
-        )
-    return Finding(leaf, kind, message, wrong)
-
-
-def _compare_leaf(pair: Pair, found: Gradients, leaf: int, unit: float) -> Comparison:
+def _compare_leaf(measured: _Measured, leaf: int) -> Comparison:
     """What the values of the loss say about a leaf that differs from reverse mode."""
+    pair, found = measured.pair, measured.found
     hand, right = found.hand[leaf], found.reference[leaf]
-    here, near = found.differs(leaf), found.near[leaf]
-    name = pair.names[leaf] or "params"
-
-    def result(status: Status, kind: Kind, message: str, right: Any = right) -> Comparison:
-        return Comparison(status, right, Finding(pair.names[leaf], kind, message, status is Status.WRONG))
-
-    finite = np.isfinite(right)
+    path = pair.names[leaf]
+    name = path or "params"
     if not np.isfinite(hand).all():
-        bad = ~np.isfinite(hand)
-        return result(
-            Status.WRONG,
-            Kind.NONFINITE,
-            f"{name} is {hand[bad][0]} in {where(bad)}, where the gradient is finite."
-            if finite.all()
-            else f"{name}: neither the gradient nor reverse mode is finite here.",
-        )
-    disputed = here if here.any() else near
+        return _not_finite(measured, leaf)
+    finite = np.isfinite(right)
+    here = found.differs(leaf)
+    disputed = here if here.any() else found.near[leaf]
+    if finite.all() and (words := _on_a_set(measured, leaf)):
+        return Comparison(Status.RIGHT, hand, Finding(path, Kind.SET, f"{name} is {words}", False))
     signs = np.where(finite, np.sign(hand - right), 1.0)
-    direction = [np.zeros_like(p) for p in pair.base.params]
-    direction[leaf] = np.where(disputed, signs * pair.scales[leaf], 0.0)
-    slopes = reference.slopes_along(pair, direction, unit)
+    direction = measured.ahead(leaf, np.where(disputed, signs * pair.scales[leaf], 0.0))
+    slopes = measured.slopes(direction)
     by_hand = float(np.sum(hand * direction[leaf]))
     if not finite.all():
-        if not slopes.agrees(by_hand) and not between(slopes, by_hand):
-            return Comparison(Status.WRONG, right)
-        rest_wrong = bool((disputed & finite).any())
-        finding = Finding(
-            pair.names[leaf],
-            Kind.REFERENCE,
-            f"reverse mode of the loss gives {right[~finite][0]} in {where(~finite)} of {name}; the values of the loss "
-            "prove the gradient right.",
-            False,
-        )
-        status = Status.WRONG if rest_wrong else Status.REFERENCE_WRONG
-        return Comparison(status, np.where(finite, right, hand), finding)
+        return _without_reference(measured, leaf, slopes.agrees(by_hand) or between(slopes, by_hand))
     by_reverse = float(np.sum(right * direction[leaf]))
-    if slopes.kinked and not near.any() and between(slopes, by_hand):
-        low, high = sorted((slopes.left, slopes.right))
-        return result(
-            Status.KINK,
-            Kind.KINK,
-            f"{name}: the loss has a kink in {where(disputed)}; the slopes on its sides are {low:.6g} and "
-            f"{high:.6g} along it, the gradient says {by_hand:.6g}, reverse mode {by_reverse:.6g}. Both may.",
-        )
     if slopes.agrees(by_hand) and not slopes.agrees(by_reverse) and not slopes.kinked:
-        return result(
-            Status.REFERENCE_WRONG,
-            Kind.REFERENCE,
-            f"{name} is right, by the values of the loss (slope {slopes.central:.10g}); reverse mode of the "
-            f"loss is wrong ({by_reverse:.10g}): look for a custom rule in it.",
-            hand,
+        message = (
+            f"{name} is right, by the values of the loss (slope {slopes.central:.10g}); reverse mode of the loss is "
+            f"wrong here ({by_reverse:.10g}), in {where(disputed)}."
         )
+        return Comparison(Status.REFERENCE_WRONG, hand, Finding(path, Kind.REFERENCE, message, False))
+    if here.any() and (slopes.kinked or measured.kinked):
+        return _at_a_kink(measured, leaf, slopes)
     return Comparison(Status.WRONG, right)
+
+
+def _on_a_set(measured: _Measured, leaf: int) -> str:
+    """Whether a leaf uses that its parameter is symmetric or the like, here and at another point; in words."""
+    pair, found = measured.pair, measured.found
+    kind = points.set_of(pair.base.params[leaf])
+    if kind is None:
+        return ""
+    words = kind.uses(pair.base.params[leaf], found.hand[leaf], found.reference[leaf], found.tolerance[leaf])
+    if not words:
+        return ""
+    elsewhere = pair.elsewhere(np.random.default_rng(0), 0.1)
+    hand, right = pair.in_float64(elsewhere)
+    return words if kind.uses(elsewhere.params[leaf], hand[leaf], right[leaf], 1e-10 * size(right[leaf])) else ""
+
+
+def _at_a_kink(measured: _Measured, leaf: int, slopes: Slopes) -> Comparison:
+    """Whether a leaf is one of the answers that are right where operations of the loss tie."""
+    pair, found = measured.pair, measured.found
+    hand, right = found.hand[leaf], found.reference[leaf]
+    path = pair.names[leaf]
+    name = path or "params"
+    disputed = found.differs(leaf)
+    at, nearest = measured.ties(), measured.nearest()
+    if at is None or nearest is None:
+        by_hand = float(np.sum(hand * measured.ahead(leaf, np.sign(hand - right) * pair.scales[leaf] * disputed)[leaf]))
+        if found.near[leaf].any() or not between(slopes, by_hand):
+            return Comparison(Status.WRONG, right)
+        low, high = sorted((slopes.left, slopes.right))
+        message = (
+            f"{name}: the loss has a kink here, in {where(disputed)}; along it the slopes of both sides are {low:.6g} "
+            f"and {high:.6g}, and the gradient's, {by_hand:.6g}, lies between them."
+        )
+        return Comparison(Status.KINK, hand, Finding(path, Kind.KINK, message, False))
+    if nearest.reproduces(leaf, hand, found.tolerance[leaf]):
+        message = (
+            f"{name}: the loss has a kink at this point, a tie of {at.words()}; the gradient takes another of the "
+            f"slopes there than reverse mode does, in {where(disputed)}, and is right as well."
+        )
+        return Comparison(Status.KINK, hand, Finding(path, Kind.KINK, message, False))
+    if len(at.sums) and ties.fit(at, found.hand, shared=False).reproduces(leaf, hand, found.tolerance[leaf]):
+        message = (
+            f"{name}: several entries tie in {at.words(maxima=True)}, and they have to share its gradient: what they "
+            f"get in {where(disputed)} adds up to more or less than the whole."
+        )
+        return Comparison(Status.WRONG, nearest.leaves[leaf], Finding(path, Kind.KINK, message))
+    if ties.fit(at, found.hand, beyond=3.0).reproduces(leaf, hand, found.tolerance[leaf]):
+        message = (
+            f"{name}: the loss has a kink at this point, a tie of {at.words()}; in {where(disputed)} the gradient lies "
+            "beyond the slopes of both sides. Any weighted mean of the two would be right."
+        )
+        return Comparison(Status.WRONG, nearest.leaves[leaf], Finding(path, Kind.KINK, message))
+    return Comparison(Status.WRONG, nearest.leaves[leaf])
+
+
+def _not_finite(measured: _Measured, leaf: int) -> Comparison:
+    """A leaf with NaN or infinity."""
+    found = measured.found
+    hand, right = found.hand[leaf], found.reference[leaf]
+    path = measured.pair.names[leaf]
+    name = path or "params"
+    bad = ~np.isfinite(hand)
+    if (hand[bad] == right[bad]).all() and not (found.differs(leaf) & ~bad).any():
+        message = f"{name} is {hand[bad][0]} in {where(bad)}, as reverse mode is: the loss has an infinite slope there."
+        return Comparison(Status.RIGHT, right, Finding(path, Kind.NONFINITE, message, False))
+    said = f"{name} is {hand[bad][0]} in {where(bad)}"
+    if np.isfinite(right[bad]).all():
+        return Comparison(Status.WRONG, right, Finding(path, Kind.NONFINITE, f"{said}, where the gradient is finite."))
+    values = _by_entry(measured, leaf, bad)
+    good = values is not None and np.isfinite(values).all()
+    also = f" The slope of the values of the loss is {values[0]:.6g} there." if good and values is not None else ""
+    message = f"{said}; reverse mode of the loss is not finite there either.{also}"
+    return Comparison(Status.WRONG, right, Finding(path, Kind.NONFINITE, message))
+
+
+def _by_entry(measured: _Measured, leaf: int, mask: Any) -> Any:
+    """Slopes of the loss by single entries; None if there are many, NaN where the two sides differ."""
+    if np.sum(mask) > MAX_ENTRIES:
+        return None
+    values = []
+    for index in np.argwhere(mask):
+        unit = np.zeros_like(measured.pair.base.params[leaf])
+        unit[tuple(index)] = measured.pair.scales[leaf][tuple(index)]
+        slopes = measured.slopes(measured.ahead(leaf, unit))
+        values.append(np.nan if slopes.kinked else slopes.central / unit[tuple(index)])
+    return np.array(values)
+
+
+def _without_reference(measured: _Measured, leaf: int, confirmed: bool) -> Comparison:
+    """A finite leaf where reverse mode is NaN or infinite in some entries."""
+    found = measured.found
+    hand, right = found.hand[leaf], found.reference[leaf]
+    finite = np.isfinite(right)
+    if not confirmed:
+        return Comparison(Status.WRONG, right)
+    path = measured.pair.names[leaf]
+    message = (
+        f"reverse mode of the loss gives {right[~finite][0]} in {where(~finite)} of {path or 'params'}; the values of "
+        "the loss confirm the gradient."
+    )
+    differs = found.differs(leaf)
+    disputed = differs if differs.any() else found.near[leaf]
+    status = Status.WRONG if (disputed & finite).any() else Status.REFERENCE_WRONG
+    return Comparison(status, np.where(finite, right, hand), Finding(path, Kind.REFERENCE, message, False))
+
+
+def _overruled(pair: Pair, found: Gradients, loss: LossFacts, along: tuple[Arrays, Slopes]) -> Outcome:
+    """Gradient and reverse mode agree to rounding, but the slope of the loss along a direction is another."""
+    direction, slopes = along
+    by_reverse = dot(found.reference, direction)
+
+    def contradicts(slopes: Slopes, slope: float) -> bool:
+        apart = abs(slope - slopes.central)
+        return bool(apart > 8 * slopes.error + OVERRULES * max(abs(slope), abs(slopes.central)) and not slopes.kinked)
+
+    right = [Comparison(Status.RIGHT, leaf) for leaf in found.reference]
+    if not contradicts(reference.slopes_along(pair, direction, loss.unit, rough=True), by_reverse):
+        return Outcome(right)
+    measured = _Measured(
+        pair, found, functools.partial(reference.slopes_along, pair, unit=loss.unit), _none, _none, False
+    )
+    compared = []
+    for i, leaf in enumerate(found.reference):
+        alone = measured.ahead(i, direction[i])
+        own = measured.slopes(alone)
+        by_own = float(np.sum(leaf * direction[i]))
+        if not contradicts(own, by_own):
+            compared.append(right[i])
+            continue
+        name = pair.names[i] or "params"
+        entries = _by_entry(measured, i, np.ones(leaf.shape, bool))
+        spot, values = "along a random direction", (own.central, by_own)
+        if entries is not None:
+            wrong = np.abs(entries - leaf.ravel()) > OVERRULES * max(size(leaf), size(entries[np.isfinite(entries)]))
+            if wrong.any():
+                values = entries[wrong][0], leaf.ravel()[wrong][0]
+                spot = f"in {where(wrong.reshape(leaf.shape))}"
+        message = (
+            f"{name} agrees with reverse mode of the loss, but both are wrong by the values of the loss: their slope "
+            f"{spot} is {values[0]:.10g}, and not {values[1]:.10g}.\nThe derivative that JAX has for an operation of "
+            "the loss does not hold at this point, or a rule in the loss (custom_jvp, custom_vjp, a callback's) is "
+            "wrong."
+        )
+        compared.append(Comparison(Status.WRONG, leaf, Finding(pair.names[i], Kind.REFERENCE, message)))
+    if any(leaf.finding for leaf in compared):
+        return Outcome(compared)
+    note = (
+        f"finite-difference slopes of the loss do not confirm the gradient, which agrees with reverse mode: along a "
+        f"random direction they say {slopes.central:.10g}, both gradients {by_reverse:.10g}. The values are too rough."
+    )
+    return Outcome(right, (Finding("", Kind.REFERENCE, note, False),))
+
+
+def _none() -> None:
+    return None
 
 
 def between(slopes: Slopes, slope: float) -> bool:
@@ -232,42 +342,3 @@ def rough(pair: Pair, found: Gradients, leaves: list[int], loss: LossFacts, grad
         )
         for i in leaves
     ]
-
-
-def in_native_dtype(pair: Pair, found: Gradients) -> list[Finding]:
-    """Compare the gradient in its own dtype with the same in float64, beside reverse mode.
-
-    Args:
-      pair: the loss and the gradient.
-      found: both gradients at the point, float64.
-
-    Returns:
-      Findings for entries that overflow or lose digits.
-    """
-    if all(np.asarray(leaf).dtype == np.float64 for leaf in pair.native.params):
-        return []
-    native = pair.both(pair.native, None)
-    found_in_all = (_lost_digits(pair, found, i, native[0][i], native[1][i]) for i in range(len(pair.names)))
-    return [finding for finding in found_in_all if finding is not None]
-
-
-def _lost_digits(pair: Pair, found: Gradients, leaf: int, hand: Any, reverse: Any) -> Finding | None:
-    got, other = np.asarray(hand, np.float64), np.asarray(reverse, np.float64)
-    eps = float(reference.eps_of(pair.native.params[leaf]))
-    name = pair.names[leaf] or "params"
-    lost = ~np.isfinite(got)
-    if lost.any():
-        shared = not np.isfinite(other).all()
-        also = ", and so is reverse mode" if shared else ""
-        message = f"{name} is {got[lost][0]} in {where(lost)} in {hand.dtype}, and finite in float64{also}."
-        return Finding(name, Kind.OVERFLOW, message, not shared)
-    with np.errstate(all="ignore"):
-        error, error_of_reverse = gap(got, found.hand[leaf]), gap(other, found.reference[leaf])
-    largest = size(found.hand[leaf])
-    if error > 256 * max(error_of_reverse, eps * largest) and error > eps**0.5 * largest:
-        message = (
-            f"{name} loses digits in {hand.dtype}: it is off by a relative {ratio(error, largest):.1e}, "
-            f"reverse mode by {ratio(error_of_reverse, largest):.1e}; in float64 both agree."
-        )
-        return Finding(name, Kind.CANCELLATION, message)
-    return None

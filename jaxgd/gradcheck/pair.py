@@ -112,10 +112,12 @@ class Pair(NamedTuple):
           Leaves like those of the parameters; zeros for leaves that do not move.
         """
         moving = set(leaves)
-        return [
-            scale * rng.normal(size=leaf.shape) if i in moving else np.zeros_like(leaf)
-            for i, (leaf, scale) in enumerate(zip(self.base.params, self.scales, strict=True))
-        ]
+        direction = []
+        for i, (leaf, scale) in enumerate(zip(self.base.params, self.scales, strict=True)):
+            ahead = scale * rng.normal(size=leaf.shape) if i in moving else np.zeros_like(leaf)
+            kind = points.set_of(leaf)
+            direction.append(kind.project(leaf, ahead) if kind and kind.project else ahead)
+        return direction
 
     def elsewhere(self, rng: np.random.Generator, distance: float, *, arguments: bool = False) -> Point:
         """A random point, far enough from the given one for a coincidence to show.

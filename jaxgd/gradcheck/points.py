@@ -22,12 +22,39 @@ class Set(NamedTuple):
       holds: whether an array is a member.
       move: `(x, noise) -> another member`; `noise` has the shape of `x` and is relative to the size of its entries.
       project: `(x, direction) -> the part of a direction that stays on the set`; None if directions are not restricted.
+      error: how far an array is from the set, relative; 0 for one that is on it exactly.
     """
 
     name: str
     holds: Callable[[Array], bool]
     move: Callable[[Array, Array], Array]
     project: Callable[[Array, Array], Array] | None = None
+    error: Callable[[Array], float] = lambda x: 0.0
+
+    def uses(self, x: Array, hand: Array, right: Array, tolerance: Array) -> str:
+        """Whether a gradient uses that its parameter is on the set.
+
+        Args:
+          x: the parameter.
+          hand: the gradient.
+          right: the gradient of the loss for all arrays of this shape.
+          tolerance: how far rounding can bring them apart, by entry.
+
+        Returns:
+          In words what the gradient is; "" if it is not right on the set.
+        """
+        if self.project is None:
+            return ""
+        slack = tolerance + 100 * self.error(x) * np.max(np.abs(right), initial=0.0)
+        part = self.project(x, right)
+        if self.name == "on the simplex":  # a constant for all entries of a row changes nothing on it
+            part = part + hand - self.project(x, hand)
+        if not (np.abs(hand - part) <= slack + 1e-12 * np.max(np.abs(right), initial=0.0)).all():
+            return ""
+        return (
+            f"right for a parameter that is {self.name}, as this one is: along every change that keeps it so, the "
+            "gradient agrees with reverse mode; in other directions it does not."
+        )
 
 
 def _square(x: Array) -> bool:
@@ -128,7 +155,13 @@ def _steps_scaled(x: Array, noise: Array) -> Array:
 
 
 SETS = (
-    Set("orthogonal", _orthogonal, _rotated, _skewed),
+    Set(
+        "orthogonal",
+        _orthogonal,
+        _rotated,
+        _skewed,
+        lambda x: float(np.max(np.abs(_transpose(x) @ x - np.eye(x.shape[-1])))),
+    ),
     Set("positive definite", _positive_definite, _congruent, _symmetrised),
     Set("symmetric", _symmetric, lambda x, noise: _symmetrised(x, x * (1 + noise)), _symmetrised),
     Set(
@@ -137,7 +170,7 @@ SETS = (
         _scaled,
         lambda x, direction: direction * _triangle(x),
     ),
-    Set("on the simplex", _on_simplex, _reweighted, _without_mean),
+    Set("on the simplex", _on_simplex, _reweighted, _without_mean, lambda x: float(np.max(np.abs(x.sum(-1) - 1)))),
 )
 """Sets of parameters, in the order in which they are tried; an identity matrix is positive definite, not orthogonal."""
 
@@ -181,3 +214,21 @@ def move_argument(leaf: Array, noise: Array) -> Array:
         return leaf
     kind = set_of(leaf, SETS_OF_ARGUMENTS)
     return leaf if kind is None else kind.move(leaf, noise)
+
+
+def near_by(leaf: Array, draws: Array) -> Array:
+    """Random numbers for a point near a parameter, such that a symmetric or triangular one stays so.
+
+    Args:
+      leaf: the parameter.
+      draws: of its shape, in [0, 1).
+
+    Returns:
+      Draws of which 0.5 leaves an entry as it is.
+    """
+    kind = set_of(leaf)
+    if kind is None:
+        return draws
+    if kind.name in ("symmetric", "positive definite"):
+        return (draws + _transpose(draws)) / 2
+    return np.where(_triangle(leaf), draws, draws.dtype.type(0.5)) if kind.name == "triangular" else draws

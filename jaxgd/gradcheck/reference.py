@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.gradcheck import rounding, slopes
-from jaxgd.gradcheck.backward.tape import gradient
+from jaxgd.gradcheck import points, rounding, slopes
 from jaxgd.gradcheck.facts import EPS64, GradientFacts, LossFacts, shapes_of
 from jaxgd.gradcheck.inputs import Arrays, Point
 from jaxgd.gradcheck.pair import Pair
@@ -83,7 +82,7 @@ def measure(pair: Pair, rng: np.random.Generator, both: tuple[Arrays, Arrays], u
     """
     spread = rounding.start(pair.base.params)
     for _ in range(rounding.NUM_NEARBY):
-        draws = [rng.random(leaf.shape, np.float32) for leaf in pair.base.params]
+        draws = [points.near_by(leaf, rng.random(leaf.shape, np.float32)) for leaf in pair.base.params]
         point = pair.base._replace(params=rounding.nearby(pair.base.params, draws)).cast(np.float32)
         spread = rounding.fold(*pair.in_float64(point.cast(np.float64)), pair.both(point, np.float32), spread)
     tolerances = [np.asarray(leaf) for leaf in rounding.tolerances(*both, spread.rough, unit)]
@@ -91,13 +90,14 @@ def measure(pair: Pair, rng: np.random.Generator, both: tuple[Arrays, Arrays], u
     return Gradients(*both, tolerances, near)
 
 
-def slopes_along(pair: Pair, direction: Arrays, unit: float) -> slopes.Slopes:
+def slopes_along(pair: Pair, direction: Arrays, unit: float, *, rough: bool = False) -> slopes.Slopes:
     """Finite-difference slopes of the loss.
 
     Args:
       pair: the loss and its inputs.
       direction: leaves like those of the parameters.
       unit: the relative rounding of one value of the loss.
+      rough: whether to measure first how rough the values of the loss are, which costs 12 more of them.
 
     Returns:
       Slopes from both sides and from each.
@@ -110,7 +110,7 @@ def slopes_along(pair: Pair, direction: Arrays, unit: float) -> slopes.Slopes:
     def along(steps: slopes.Values) -> slopes.Values:
         return np.asarray(pair.loss.values(pair.layout, point, ahead, steps), np.float64)
 
-    return slopes.slopes(along, unit)
+    return slopes.slopes(along, unit, 4 * slopes.noise(along) if rough else 0.0)
 
 
 def program(pair: Pair, point: Point) -> Any:
@@ -130,34 +130,13 @@ def program(pair: Pair, point: Point) -> Any:
     return pair.loss.facts[known]
 
 
-def without_rules(pair: Pair) -> Arrays | None:
-    """The gradient of what the loss computes, without its own rules and stopped gradients.
+def rewritable(pair: Pair) -> bool:
+    """Whether the loss has a program in float64 that reverse mode of JAX differentiates, so that it can be changed.
 
     Args:
       pair: the loss and its inputs.
 
     Returns:
-      Its leaves; None if what is behind a rule cannot be differentiated, such as a while_loop.
+      The answer.
     """
-    try:
-        return right_at(pair, pair.base, through=True)
-    except Exception:
-        return None
-
-
-def right_at(pair: Pair, point: Point, *, through: bool) -> Arrays:
-    """The right gradient.
-
-    Args:
-      pair: the loss.
-      point: the leaves, float64.
-      through: whether custom rules and stopped gradients are ignored.
-
-    Returns:
-      Its leaves.
-    """
-    if through:
-        leaves = jax.tree.leaves(point)
-        active = [i < len(point.params) for i in range(len(leaves))]
-        return gradient(program(pair, point), leaves, active, through=True)
-    return pair.loss.reverse(pair.layout, point, np.float64)
+    return pair.loss.way.traced and pair.loss.way.wide and pair.loss.derivative == "reverse"

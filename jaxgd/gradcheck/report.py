@@ -40,10 +40,11 @@ class Kind(enum.Enum):
       OPERAND: a product with another array than the loss's (values before a ReLU for those behind it).
       ENTRIES: single entries, rows or columns wrong, by a factor each.
       UNKNOWN: no single mistake that is known explains it.
-      KINK: not differentiable here (ReLU at 0); the answer is one of the slopes. No mistake.
+      KINK: not differentiable here (ReLU at 0). A mistake only if the answer is none of those that are right here.
       REFERENCE: reverse mode of the loss is wrong or NaN, a custom rule for one. A mistake where the gradient
         shares it, none where the values of the loss prove the gradient right.
-      STOP_GRADIENT: the loss stops gradients, so that reverse mode is not the slope of its values.
+      STOP_GRADIENT: the loss stops gradients, so that reverse mode is not the slope of its values. No mistake.
+      SET: the gradient uses that its parameter is symmetric, triangular, orthogonal or on the simplex. No mistake.
       INCOMING: a rule does not use the gradient that arrives at it, or not linearly (`cos(x)` for `g cos(x)`).
       FORWARD: the forward pass of a rule returns other values than its function.
       SURROGATE: a rule has a derivative where its function has none (a straight-through estimator).
@@ -80,6 +81,7 @@ class Kind(enum.Enum):
     KINK = "kink"
     REFERENCE = "reference"
     STOP_GRADIENT = "stop_gradient"
+    SET = "set"
     INCOMING = "incoming gradient"
     FORWARD = "forward pass"
     SURROGATE = "surrogate"

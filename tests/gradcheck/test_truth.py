@@ -186,3 +186,280 @@ def test_a_search_that_was_stopped_says_so():
     assert "stopped" not in str(check_gradient(loss, wrong, PARAMS, seconds=1000.0))
     with pytest.raises(ValueError, match=r"`seconds` must be a number that is at least 0, got -1\."):
         check_gradient(loss, wrong, PARAMS, seconds=-1)
+
+
+# Stopped gradients and rules.
+
+
+def straight_through(w, x):
+    z = x * w
+    return jnp.sum((z + jax.lax.stop_gradient(jnp.round(z) - z)) ** 2 * jnp.array([1.0, 2.0, 0.5]))
+
+
+def semi_gradient(w, x):
+    """Temporal differences: the target is held constant."""
+    return jnp.mean((x @ w - jax.lax.stop_gradient(1.0 + 0.9 * (x[::-1] @ w))) ** 2)
+
+
+X = RNG.normal(size=(5, 3))
+STOPS = {"straight through": (straight_through, np.array([1.3, -2.6, 4.2])), "semi-gradient": (semi_gradient, X)}
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_a_gradient_may_honour_a_stop_or_follow_the_values(name):
+    loss, x = STOPS[name]
+    honouring = check_gradient(loss, jax.grad(loss), W, x)
+    assert honouring, str(honouring)
+    assert kinds(honouring, wrong=False) == {Kind.STOP_GRADIENT}
+    assert "stop_gradient in `" in str(honouring)
+    wrong = check_gradient(loss, lambda w, x: 2 * jax.grad(loss)(w, x), W, x)
+    assert not wrong
+    assert "2 times the gradient" in str(wrong)
+
+
+def test_a_gradient_that_follows_the_values_through_a_stop_is_right():
+    def following(w, x):
+        r = x @ w - 1.0 - 0.9 * (x[::-1] @ w)
+        return 2 / len(x) * (x - 0.9 * x[::-1]).T @ r
+
+    report = check_gradient(semi_gradient, following, W, X)
+    assert report, str(report)
+    assert kinds(report, wrong=False) == {Kind.STOP_GRADIENT}
+
+
+def test_a_stop_inside_softmax_is_not_blamed():
+    def loss(w, x):
+        return -jnp.mean(jnp.log(jax.nn.softmax(x * w)[:, 0]))
+
+    report = check_gradient(loss, lambda w, x: 1.5 * jax.grad(loss)(w, x), W, X)
+    assert not report
+    assert "stop_gradient" not in str(report)
+
+
+def test_no_rule_is_blamed_where_there_is_none():
+    """jax.scipy.special.i0 has slope 0 at 0; JAX 0.10 says 1."""
+
+    def loss(p):
+        return jnp.sum(jax.scipy.special.i0(p["x"])) + jnp.sum(p["y"] ** 2)
+
+    params = {"x": np.array([0.0, 1.2]), "y": W}
+    if jax.grad(loss)(params)["x"][0] == 0:
+        pytest.skip("this version of JAX differentiates i0 at 0 rightly")
+    report = check_gradient(loss, jax.grad(loss), params)
+    assert status(report) == {"['x']": Status.WRONG, "['y']": Status.RIGHT}
+    assert "in entry [0] is 0, and not 1" in str(report)
+
+
+def test_a_rule_for_a_function_with_derivative_zero_is_an_estimator():
+    @jax.custom_vjp
+    def hard_round(x):
+        return jnp.round(x)
+
+    hard_round.defvjp(lambda x: (jnp.round(x), None), lambda _, ct: (ct,))
+
+    def loss(w, x):
+        return jnp.sum((hard_round(x * w) - 0.3 * w) ** 2)
+
+    report = check_gradient(loss, jax.grad(loss), W, np.array([1.3, -2.6, 4.2]))
+    assert report, str(report)
+    assert "straight-through" in str(report)
+
+
+def test_values_that_are_rough_do_not_overrule_two_gradients_that_agree():
+    """A loss whose values are rounded to 7 digits; its derivative is that of the smooth function."""
+
+    def rounded(value):
+        return np.asarray(np.round(value, 9), value.dtype)
+
+    @jax.custom_jvp
+    def smooth(x):
+        return jax.pure_callback(rounded, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="sequential")
+
+    smooth.defjvp(lambda primals, tangents: (smooth(primals[0]), tangents[0]))
+
+    def loss(w, x):
+        return smooth(jnp.sum((x @ w) ** 2))
+
+    report = check_gradient(loss, lambda w, x: 2 * x.T @ (x @ w), W, X)
+    assert report, str(report)
+
+
+# Ties.
+
+
+def network(p, x, y):
+    h = jnp.maximum(x @ p["W1"] + p["b1"], 0)
+    h = jnp.maximum(h @ p["W2"] + p["b2"], 0)
+    return jnp.mean((h @ p["W3"] - y) ** 2)
+
+
+def network_grad(p, x, y, mask=lambda z: z > 0):
+    z1 = x @ p["W1"] + p["b1"]
+    z2 = jnp.maximum(z1, 0) @ p["W2"] + p["b2"]
+    h2 = jnp.maximum(z2, 0)
+    r = 2 * (h2 @ p["W3"] - y) / y.size
+    d2 = (r @ p["W3"].T) * mask(z2)
+    d1 = (d2 @ p["W2"].T) * mask(z1)
+    h1 = jnp.maximum(z1, 0)
+    return {"W1": x.T @ d1, "b1": d1.sum(0), "W2": h1.T @ d2, "b2": d2.sum(0), "W3": h2.T @ r}
+
+
+def network_at(scale, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(6, 3))
+    x[2] = 0  # a row of zeros: with biases of zero every unit of both layers ties
+    p = {"W1": scale * rng.normal(size=(3, 4)), "b1": np.zeros(4), "W2": rng.normal(size=(4, 4)), "b2": np.zeros(4)}
+    return {**p, "W3": rng.normal(size=(4, 2))}, x, rng.normal(size=(6, 2))
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.0])
+@pytest.mark.parametrize("side", ["0", "1"])
+def test_a_network_with_zero_biases_may_take_either_side_of_its_ties(scale, side):
+    mask = {"0": lambda z: z > 0, "1": lambda z: z >= 0}[side]
+    params, x, y = network_at(scale, 0)
+    report = check_gradient(network, lambda p, x, y: network_grad(p, x, y, mask), params, x, y)
+    assert report, str(report)
+    assert kinds(report, wrong=False) == {Kind.KINK}
+    assert "a tie of maximum in `jnp.maximum(h @ p" in str(report)
+
+
+@pytest.mark.parametrize("slope", [-0.5, 1.5])
+def test_a_slope_beyond_both_sides_of_the_ties_of_a_network_is_wrong(slope):
+    params, x, y = network_at(1.0, 0)
+
+    def wrong(p, x, y):
+        return network_grad(p, x, y, lambda z: jnp.where(z == 0, slope, (z > 0).astype(z.dtype)))
+
+    report = check_gradient(network, wrong, params, x, y)
+    assert status(report)["['b2']"] is Status.WRONG
+    assert {status(report)[f"['W{layer}']"] for layer in (1, 2, 3)} == {Status.RIGHT}
+    assert "beyond the slopes of both sides" in str(report)
+
+
+def test_a_factor_is_seen_beside_a_tie():
+    params, x, y = network_at(1.0, 0)
+
+    def wrong(p, x, y):
+        return {**network_grad(p, x, y), "W3": 2 * network_grad(p, x, y)["W3"]}
+
+    report = check_gradient(network, wrong, params, x, y)
+    assert status(report)["['W3']"] is Status.WRONG
+    assert status(report)["['b2']"] is Status.KINK
+
+
+@pytest.mark.parametrize("name", ["first", "shared", "each"])
+def test_entries_that_tie_for_a_maximum_share_its_gradient(name):
+    params = {"x": np.array([[1.0, 0.2], [1.0, 0.7], [1.0, 0.7], [0.3, 0.1]])}
+
+    def loss(p, c):
+        return jnp.sum(c * jnp.max(p["x"], 0))
+
+    def grad(p, c):
+        most = p["x"] == jnp.max(p["x"], 0)
+        weight = {"first": most & (jnp.cumsum(most, 0) == 1), "shared": most / most.sum(0), "each": most}[name]
+        return {"x": c * weight}
+
+    report = check_gradient(loss, grad, params, np.array([1.0, 2.0]))
+    assert report.ok == (name != "each"), str(report)
+    assert name != "each" or "have to share its gradient" in str(report)
+
+
+# Narrow dtypes.
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_cast_before_a_sum_that_cancels(dtype):
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(2, 256))
+    x -= x.mean(1, keepdims=True)
+    x, w = jnp.asarray(x, dtype), jnp.asarray([0.75, -0.5], dtype)
+
+    def loss(w, x):
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        return jnp.sum(jnp.sum(x.astype(wide), 1) * w.astype(wide) ** 2)
+
+    def grad(w, x, early):
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        terms = 2 * w.astype(wide)[:, None] * x.astype(wide) * 1.1 / 1.1
+        total = jnp.cumsum(terms.astype(x.dtype), 1)[:, -1] if early else jnp.sum(terms, 1)
+        return total.astype(w.dtype)
+
+    assert check_gradient(loss, lambda w, x: grad(w, x, False), w, x)
+    report = check_gradient(loss, lambda w, x: grad(w, x, True), w, x)
+    assert kinds(report) == {Kind.CANCELLATION}, str(report)
+    assert f"loses digits in {jnp.dtype(dtype)}" in str(report)
+    assert "test_truth.py" in str(report)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_plain_arithmetic_in_a_narrow_dtype_is_right(dtype):
+    rng = np.random.default_rng(5)
+    x, y, w = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((40, 3), (40,), (3,)))
+
+    def loss(w, x, y):
+        return jnp.mean(jnp.logaddexp(0, -y * (x @ w)))
+
+    def grad(w, x, y):
+        return x.T @ (-y / (1 + jnp.exp(y * (x @ w)))) / len(y)
+
+    report = check_gradient(loss, grad, w, x, y)
+    assert report, str(report)
+
+
+# Parameters on a set.
+
+
+def gaussian(p, x):
+    d = x - p["mean"]
+    return 0.5 * jnp.sum(d * jnp.linalg.solve(p["cov"], d.T).T) + 0.5 * len(x) * jnp.linalg.slogdet(p["cov"])[1]
+
+
+def gaussian_grad(p, x):
+    d = x - p["mean"]
+    k = jnp.linalg.inv(p["cov"])
+    return {"mean": -(k @ d.T).sum(1), "cov": 0.5 * (len(x) * k - k @ d.T @ d @ k)}
+
+
+B = np.random.default_rng(6).normal(size=(3, 3))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_gradient_that_takes_a_covariance_for_symmetric_is_right(dtype):
+    params = {"mean": W.astype(dtype), "cov": (B @ B.T + np.eye(3)).astype(dtype)}
+    params["cov"] = (params["cov"] + params["cov"].T) / 2
+    report = check_gradient(gaussian, gaussian_grad, params, X.astype(dtype))
+    assert report, str(report)
+    for sign in (-1.0, 1.001):
+        wrong = check_gradient(
+            gaussian,
+            lambda p, x, s=sign: {**gaussian_grad(p, x), "cov": s * gaussian_grad(p, x)["cov"]},
+            params,
+            X.astype(dtype),
+        )
+        assert status(wrong)["['cov']"] is Status.WRONG
+        assert status(wrong)["['mean']"] is Status.RIGHT
+
+
+SETS = {
+    "symmetric": (B + B.T, lambda g, x: (g + g.T) / 2),
+    "triangular": (np.tril(B), lambda g, x: jnp.tril(g)),
+    "on the simplex": (np.exp(B) / np.exp(B).sum(-1, keepdims=True), lambda g, x: g - g.mean(-1, keepdims=True)),
+    "orthogonal": (np.linalg.qr(B)[0], lambda g, x: x @ (x.T @ g - g.T @ x) / 2),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_gradient_along_the_set_of_its_parameter_is_right_with_a_note(name):
+    x, along = SETS[name]
+    c = np.random.default_rng(7).normal(size=(3, 3))
+
+    def loss(x, c):
+        return jnp.sum(c * x**2) + jnp.sum(jnp.sin(x @ c))
+
+    report = check_gradient(loss, lambda x, c: along(jax.grad(loss)(x, c), x), x, c)
+    assert report, str(report)
+    assert kinds(report, wrong=False) == {Kind.SET}
+    assert name in str(report)
+    assert not check_gradient(loss, lambda x, c: 2 * along(jax.grad(loss)(x, c), x), x, c)
+    assert not check_gradient(loss, lambda x, c: jax.grad(loss)(x, c).T, x, c)
+    assert not check_gradient(loss, jax.grad(loss), x, c).findings
