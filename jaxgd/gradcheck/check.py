@@ -174,25 +174,31 @@ def _second_order(
 def _check(pair: Pair, rng: np.random.Generator, seconds: float) -> GradientReport:
     """From the form of the answer to the report."""
     loss = facts.loss_facts(pair)
-    _require_a_finite_loss(pair)
+    along = _loss_slopes(pair, rng, loss.unit)
     grad = facts.gradient_facts(pair)
     form = compare_form(
         grad.tree, pair.params, pair.layout, functools.partial(_values_of_leaf, pair), dtypes=pair.grad.traceable
     )
     if not any(form.comparable):
         return report_of(form.findings, tuple(map(not_checked, pair.names)), None, "its form only")
-    report = _check_numbers(pair.holding(form.comparable), rng, (loss, grad), seconds)
+    comparable = pair.holding(form.comparable)
+    if not all(form.comparable):
+        along = _loss_slopes(comparable, rng, loss.unit)
+    report = _check_numbers(comparable, rng, (loss, grad), along, seconds)
     by_leaf = {leaf.leaf: leaf for leaf in report.leaves}
     leaves = tuple(by_leaf.get(name, not_checked(name)) for name in pair.names)
     return report_of((*form.findings, *report.findings), leaves, report.taylor_order, report.reference)
 
 
 def _check_numbers(
-    pair: Pair, rng: np.random.Generator, programs: tuple[facts.LossFacts, facts.GradientFacts], seconds: float
+    pair: Pair,
+    rng: np.random.Generator,
+    programs: tuple[facts.LossFacts, facts.GradientFacts],
+    along: tuple[Arrays, Slopes],
+    seconds: float,
 ) -> GradientReport:
     """The report of the leaves that can be compared."""
     loss, grad = programs
-    along = _loss_slopes(pair, rng, loss.unit)
     if not pair.loss.derivative:
         return _by_values(pair, rng, grad)
     both = pair.in_float64(pair.base)
@@ -200,8 +206,10 @@ def _check_numbers(
         return _not_comparable(pair.names, Kind.RANDOM, facts.STATEFUL)
     seen = _inside(pair, both, along, seconds)
     if seen is not None:
-        rest = pair.holding(seen.rest)._replace(loss=seen.pair.loss) if any(seen.rest) else None
-        return seen.report(_check_numbers(rest, rng, programs, seconds) if rest is not None else None)
+        if not any(seen.rest):
+            return seen.report(None)
+        rest = pair.holding(seen.rest)._replace(loss=seen.pair.loss)
+        return seen.report(_check_numbers(rest, rng, programs, _loss_slopes(rest, rng, loss.unit), seconds))
     found = reference.measure(pair, rng, both, reference.unit_of(pair, loss, grad))
     outcome = compare(pair, found, loss, along)
     found = found._replace(reference=[leaf.reference for leaf in outcome.leaves])
@@ -246,18 +254,14 @@ def _values_of_leaf(pair: Pair, name: str) -> tuple[Any, Any] | None:
     return np.asarray(by_path(tree)[name], np.float64), right
 
 
-def _require_a_finite_loss(pair: Pair) -> None:
-    with facts.blaming_the_loss():
-        (value,) = pair.loss.values(pair.layout, pair.base, pair.base.params, np.zeros(1))
-    if not np.isfinite(value):
-        raise ValueError(f"`loss` must be finite at `params`, got {value}.")
-
-
 def _loss_slopes(pair: Pair, rng: np.random.Generator, unit: float) -> tuple[Arrays, Slopes]:
-    """A random direction and the slopes of the loss along it."""
+    """A random direction and the slopes of the loss along it; the loss must be finite."""
     direction = pair.direction(rng, range(len(pair.names)))
     with facts.blaming_the_loss():
-        return direction, reference.slopes_along(pair, direction, unit)
+        slopes = reference.slopes_along(pair, direction, unit)
+    if not np.isfinite(slopes.value):
+        raise ValueError(f"`loss` must be finite at `params`, got {slopes.value}.")
+    return direction, slopes
 
 
 def _leaf_report(pair: Pair, found: Gradients, leaf: int, status: Status) -> LeafReport:
