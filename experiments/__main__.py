@@ -34,6 +34,7 @@ NAMES = (
     "misprints",
     "commands",
     "stability_edge",
+    "convergence",
     "optax_parity",
 )
 """In the order of the lecture."""

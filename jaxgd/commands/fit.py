@@ -56,7 +56,7 @@ class FitOptions(jobs.DataOptions):
     param_tol: float = 0.0
     """Stop when no parameter moves by more than this in an epoch."""
     divergence_factor: float = 1000.0
-    """Growth of the loss over its best that counts as divergence."""
+    """Growth of the loss over its best that counts as divergence; inf never does."""
     record: tuple[str, ...] = ("loss", "grad_norm", "learning_rate")
     """What the run folder's history.npz keeps: loss, grad_norm, learning_rate, update_norm,
     predicted_decrease, actual_decrease, params."""
@@ -189,7 +189,8 @@ def _join(words: str) -> None:
 def _check(options: FitOptions) -> None:
     """Ranges that the library does not check on traced values."""
     jobs.check_positive("learning-rate", options.learning_rate)
-    jobs.check_positive("divergence-factor", options.divergence_factor)
+    if options.divergence_factor != np.inf:
+        jobs.check_positive("divergence-factor", options.divergence_factor)
     jobs.check_at_least_one("num-steps", options.num_steps)
     jobs.check_at_least_one("batch-size", options.batch_size)
     jobs.check_at_least_one("record-every", options.record_every)

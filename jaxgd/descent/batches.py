@@ -51,17 +51,9 @@ def cut(batch: Any, batch_size: int | None) -> Epochs:
 def row_order(
     epochs: Epochs, key: jax.Array | None, epoch: jax.Array, first: Any = 0, count: int | None = None
 ) -> jax.Array:
-    """The order in which an epoch visits the rows, or `count` entries of it from entry `first` on.
+    """The order in which an epoch visits the rows, `[count]` int32, or entries `first`, ..., `first + count - 1` of it.
 
-    Args:
-      epochs: the plan.
-      key: the run's key, from which each epoch draws its own order. None keeps the order of the data.
-      epoch: `[]` integer, 0 for the first.
-      first: `[]` integer, the first wanted entry.
-      count: how many entries, none beyond the last. Static; None is all N.
-
-    Returns:
-      `[count]` int32; over the whole epoch each row once.
+    Each epoch draws its own order from the key of the run; None keeps the order of the data. `count` is static.
     """
     count = epochs.num_rows if count is None else count
     if key is None:
@@ -70,13 +62,5 @@ def row_order(
 
 
 def take(batch: Any, row_indices: jax.Array) -> Any:
-    """Rows of a batch.
-
-    Args:
-      batch: a tree of arrays `[N, ...]`.
-      row_indices: integers of any shape.
-
-    Returns:
-      The tree with arrays `[*row_indices.shape, ...]`.
-    """
+    """Rows of a batch, of the shape of the indices."""
     return jax.tree.map(lambda array: array[row_indices], batch)

@@ -142,15 +142,7 @@ def _descend(program: Program, params: Params, given: Given) -> Result:
 
 
 def bind(program: Program, given: Given) -> Run:
-    """What does not change during a run, in the form in which the loop takes it.
-
-    Args:
-      program: the static part.
-      given: the traced part.
-
-    Returns:
-      The run.
-    """
+    """What does not change during a run, in the form in which the loop takes it."""
     (problem, settings), (batch, key, controls) = program, given
 
     def evaluate_apart(params: Params, part: Any) -> tuple[jax.Array, Params]:
@@ -198,20 +190,7 @@ def check_settings(
     record_every: Any = 1,
     fast: Any = True,
 ) -> Settings:
-    """The static arguments of `descend`, checked.
-
-    Args:
-      problem: as `descend`, like all others.
-      learning_rate: it is only checked.
-      num_steps: as `descend`.
-      batch_size: as `descend`; it is checked where the batch is known, by `batches.cut`.
-      optimizer: as `descend`.
-      record: as `descend`.
-      record_every: as `descend`.
-      fast: as `descend`.
-
-    Returns:
-      The settings.
+    """The static arguments of `descend`, checked; the learning rate only is.
 
     Raises:
       ValueError: an argument out of range.
@@ -258,29 +237,12 @@ def check_settings(
 
 
 def as_rate(learning_rate: Any) -> Any:
-    """A learning rate that jit takes: a function is wrapped so that it is a static part of a traced value.
-
-    Args:
-      learning_rate: a number or a function step -> rate.
-
-    Returns:
-      The number, or a function.
-    """
+    """A learning rate that jit takes: a function is wrapped so that it is a static part of a traced value."""
     return jax.tree_util.Partial(learning_rate) if callable(learning_rate) else learning_rate
 
 
 def check_problem(problem: Problem, params: Params, batch: Any) -> None:
-    """Check the structure of a problem on its parameters. Only shapes are traced, nothing is computed.
-
-    Args:
-      problem: its loss and gradient are traced.
-      params: theta_0.
-      batch: the data.
-
-    Raises:
-      ValueError: trees or shapes that do not fit, a loss that is not a floating scalar.
-      TypeError: a gradient of another dtype.
-    """
+    """Check the structure of a problem on its parameters: shapes are traced, nothing is computed."""
     loss = jax.eval_shape(problem.loss, params, batch)
     if getattr(loss, "shape", None) != () or not jnp.issubdtype(loss.dtype, jnp.floating):
         raise ValueError(f"the loss of `problem` must return one floating scalar [], got {loss}.")
@@ -288,16 +250,7 @@ def check_problem(problem: Problem, params: Params, batch: Any) -> None:
 
 
 def check_history(settings: Settings, params: Params, num_lanes: int = 1) -> None:
-    """Refuse a history that the device cannot hold, before anything is compiled.
-
-    Args:
-      settings: what is recorded and how often.
-      params: theta_0.
-      num_lanes: runs at a time.
-
-    Raises:
-      ValueError: the history is larger than the device's memory; the text gives both, and what to do.
-    """
+    """Refuse a history that the device cannot hold, before anything is compiled."""
     leaves = jax.tree.leaves(params)
     scalar = max(leaf.dtype.itemsize for leaf in leaves)
     sizes = {"params": sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)}

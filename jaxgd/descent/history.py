@@ -13,17 +13,7 @@ from jaxgd.descent.stopping import Step, norm
 
 
 def entry_of(fields: Sequence[str], step: Step, rate: Any, loss: Callable[..., jax.Array]) -> History:
-    """What a step adds to the history.
-
-    Args:
-      fields: of the history that are kept. Static.
-      step: the step.
-      rate: its learning rate.
-      loss: params -> `[]`, on the rows of the step.
-
-    Returns:
-      The entry, of scalars and one set of parameters.
-    """
+    """What a step adds to the history: one value a field. `loss` is that of the rows of the step."""
     moves = optax.tree.sub(step.after.params, step.before.params)
     makers: dict[str, Callable[[], Any]] = {
         "loss": lambda: step.loss,
@@ -38,16 +28,9 @@ def entry_of(fields: Sequence[str], step: Step, rate: Any, loss: Callable[..., j
 
 
 def write(history: History, entry: History, number: jax.Array, every: int) -> History:
-    """Write the entry of a step, if it is one of those to be kept.
+    """Write the entry of step `number`, if it is one of those to be kept.
 
-    Args:
-      history: with one entry more than is kept if `every` is above 1; that one takes all the others.
-      entry: of the step.
-      number: `[]` int32, t.
-      every: steps between two entries that are kept. Static.
-
-    Returns:
-      The history.
+    If `every` is above 1, the history has one entry more than is kept, which takes all the others.
     """
     index = lax.div(number, jnp.full_like(number, every))
 

@@ -12,12 +12,9 @@ from jaxgd.descent.run import State
 
 @contextlib.contextmanager
 def noted_interrupt() -> Iterator[Callable[[], bool]]:
-    """Note Ctrl-C instead of raising it: within a chunk it would find the state given away.
+    """A context that notes Ctrl-C instead of raising it, and gives a function that says whether it came.
 
-    A SIGINT handler of your own is left alone.
-
-    Returns:
-      A context: a function that says whether Ctrl-C came.
+    Within a chunk KeyboardInterrupt would find the state given away. A SIGINT handler of your own is left alone.
     """
     usual = signal.getsignal(signal.SIGINT)
     if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
@@ -33,15 +30,7 @@ def noted_interrupt() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def progress_bar(num_steps: int, progress: bool | None) -> Iterator[Callable[[State], None]]:
-    """A progress bar on standard error.
-
-    Args:
-      num_steps: of the whole run.
-      progress: whether to show it; None does on a terminal.
-
-    Returns:
-      A context: a function that shows a state, or does nothing.
-    """
+    """A context with a bar on standard error (None: on a terminal), and a function that shows a state in it."""
     if not (sys.stderr.isatty() if progress is None else progress):
         yield lambda state: None
         return

@@ -20,16 +20,7 @@ from jaxgd.types import Params
 
 
 def run(run: Run, params: Params, batch: Any) -> Result:
-    """Descend; pure.
-
-    Args:
-      run: what does not change.
-      params: theta_0.
-      batch: all rows.
-
-    Returns:
-      The result.
-    """
+    """Descend from theta_0 on all rows, `batch`; pure."""
     num_epochs, rest = divmod(run.num_steps, run.epochs.steps_per_epoch)
     state = take_epochs(run, start(run, params, batch), batch, num_epochs)
     if rest:
@@ -38,16 +29,10 @@ def run(run: Run, params: Params, batch: Any) -> Result:
 
 
 def take_step(run: Run, state: State, part: Any, closes: bool) -> tuple[State, History]:
-    """One step: evaluate, move, judge. In a run that has stopped it changes nothing.
+    """One step: evaluate, move, judge; in a run that has stopped it changes nothing.
 
-    Args:
-      run: what does not change.
-      state: at theta_t; its history is not looked at.
-      part: the rows of the step.
-      closes: whether the step ends its epoch. Static.
-
-    Returns:
-      The state at theta_{t+1}, and the entry of step t for the history.
+    `part` holds the rows of the step, and `closes` (static) says whether it ends its epoch. Gives the state at
+    theta_{t+1}, and the entry of step t for the history, which is not written yet.
     """
     rate = rate_at(run.learning_rate, state.step)
     loss, grads = run.evaluate(state.params, part)
@@ -79,14 +64,7 @@ def take_step(run: Run, state: State, part: Any, closes: bool) -> tuple[State, H
 def take_steps(run: Run, state: State, batch: Any, rows: jax.Array) -> State:
     """Several steps, none of which ends an epoch unless every step is an epoch.
 
-    Args:
-      run: what does not change.
-      state: before the first of them.
-      batch: all rows.
-      rows: `[K, B]` integers, the rows of each step; `[K, 0]` for K steps on all of them.
-
-    Returns:
-      The state after the last of them.
+    `rows` are `[K, B]` integers, the rows of each step; `[K, 0]` stands for K steps on all rows.
     """
 
     def take_one(state: State, row_indices: jax.Array) -> tuple[State, None]:
@@ -98,17 +76,7 @@ def take_steps(run: Run, state: State, batch: Any, rows: jax.Array) -> State:
 
 
 def take_epochs(run: Run, state: State, batch: Any, num_epochs: int) -> State:
-    """Whole epochs.
-
-    Args:
-      run: what does not change.
-      state: at the start of an epoch.
-      batch: all rows.
-      num_epochs: how many. Static.
-
-    Returns:
-      The state after the last of them.
-    """
+    """The next `num_epochs` epochs (static)."""
     if not run.epochs.batch_size:
         return run.take_steps(run, state, batch, jnp.zeros((num_epochs, 0), jnp.int32))
 
@@ -119,18 +87,7 @@ def take_epochs(run: Run, state: State, batch: Any, num_epochs: int) -> State:
 
 
 def take_part(run: Run, state: State, batch: Any, num_steps: int, closes: bool) -> State:
-    """The next steps of an epoch of mini-batches.
-
-    Args:
-      run: what does not change.
-      state: before the first of them.
-      batch: all rows.
-      num_steps: how many. Static.
-      closes: whether they end the epoch. Static.
-
-    Returns:
-      The state after the last of them.
-    """
+    """The next `num_steps` steps (static) of an epoch of mini-batches; `closes` (static) says whether they end it."""
     size, per_epoch = run.epochs.batch_size, run.epochs.steps_per_epoch
     epoch, first = lax.div(state.step, jnp.int32(per_epoch)), lax.rem(state.step, jnp.int32(per_epoch))
     # The last batch of an epoch holds the rows that are left, and so has a shape of its own.

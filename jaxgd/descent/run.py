@@ -49,16 +49,7 @@ class State(NamedTuple):
 
 
 def start(run: Run, params: Params, batch: Any) -> State:
-    """The state before the first step.
-
-    Args:
-      run: what does not change.
-      params: theta_0.
-      batch: all rows.
-
-    Returns:
-      The state.
-    """
+    """The state before the first step."""
     zero = jnp.zeros((), jnp.int32)
     rate = rate_at(run.learning_rate, zero)
     point = Point(params, run.rule(rate).init(params))
@@ -75,16 +66,7 @@ def start(run: Run, params: Params, batch: Any) -> State:
 
 
 def finish(run: Run, state: State, batch: Any) -> Result:
-    """The result of a run: the last parameters judged on all rows.
-
-    Args:
-      run: what does not change.
-      state: after the last step.
-      batch: all rows.
-
-    Returns:
-      The result.
-    """
+    """The result of a run: the last parameters judged on all rows."""
     running = state.stop_reason == StopReason.MAX_STEPS
     finite = jnp.isfinite(run.loss(state.params, batch))
     broken = running & ~finite & (state.num_steps > 0)

@@ -79,14 +79,8 @@ class Watch(NamedTuple):
 def begin(point: Point, first_loss: jax.Array, may_wait: bool, may_repeat: bool) -> Watch:
     """What the stop rules know before the first step.
 
-    Args:
-      point: at theta_0.
-      first_loss: `[]`.
-      may_wait: whether the rule has a state, or the rate is a schedule. Static.
-      may_repeat: whether the rate is a number, and every epoch visits the rows in the same order. Static.
-
-    Returns:
-      The watch.
+    `may_wait`: the rule has a state or the rate is a schedule. `may_repeat`: the rate is a number, and every epoch
+    visits the rows in the same order. Both are static.
     """
     zero, false, infinite = jnp.zeros((), jnp.int32), jnp.asarray(False), jnp.full_like(first_loss, jnp.inf)
     has_moved = jax.tree.map(lambda leaf: false, point.params) if may_wait else None
@@ -96,16 +90,7 @@ def begin(point: Point, first_loss: jax.Array, may_wait: bool, may_repeat: bool)
 
 
 def judge(limits: Limits, watch: Watch, step: Step) -> tuple[jax.Array, Watch]:
-    """Whether a run ends at a step.
-
-    Args:
-      limits: when to stop.
-      watch: from the steps before.
-      step: to be judged.
-
-    Returns:
-      `[]` int32, a `StopReason`, MAX_STEPS to go on; and what to remember.
-    """
+    """Whether a run ends at a step: a `StopReason`, MAX_STEPS to go on, `[]` int32; and what to remember."""
     step = lax.stop_gradient(step._replace(closes=None))._replace(closes=step.closes)
     watch = watch._replace(first_grad_norm=jnp.where(step.number == 0, step.grad_norm, watch.first_grad_norm))
     watch = _follow_loss(limits, watch, step)
@@ -187,14 +172,17 @@ def _look_back(limits: Limits, watch: Watch, step: Step) -> tuple[jax.Array, Wat
     if anchor is None or not step.closes:
         return jnp.asarray(False), watch
 
+    def ulp(leaf: jax.Array) -> float:
+        return float(jnp.finfo(leaf.dtype).eps)
+
     def look(anchor: Anchor) -> tuple[jax.Array, Anchor]:
         point, kept, largest = step.before, anchor.point, norm(anchor.point.params, ord="inf")
         near = anchor.near & _all_within(
-            point.params, kept.params, lambda leaf: limits.cycle_ulps * _eps(leaf) * _like(largest, leaf)
+            point.params, kept.params, lambda leaf: limits.cycle_ulps * ulp(leaf) * _like(largest, leaf)
         )
         same = ~_any(jax.tree.map(lambda a, b: jnp.any(a != b), point, kept))
         back = (anchor.since + 1) * every >= limits.return_epochs
-        back &= _all_within(point.params, kept.params, lambda leaf: limits.return_ulps * _eps(leaf) * jnp.abs(leaf))
+        back &= _all_within(point.params, kept.params, lambda leaf: limits.return_ulps * ulp(leaf) * jnp.abs(leaf))
         # A new best is progress and so is waiting: both start the count again.
         again = (watch.best_loss < anchor.best_loss) | _is_waiting(watch, step)
         age = jnp.where(again, 0, anchor.age + 1)
@@ -221,16 +209,7 @@ class Unjudged(NamedTuple):
 
 
 def skip(limits: Limits, watch: Watch, seen: Unjudged) -> Watch:
-    """What the rules remember after steps of which none was an event.
-
-    Args:
-      limits: when to stop.
-      watch: before the block.
-      seen: the steps.
-
-    Returns:
-      The watch before the last step of the block.
-    """
+    """What the rules remember after steps of which none was an event: the watch before the last step of a block."""
     none = jnp.zeros((), jnp.int32)
     if limits.steps_per_epoch > 1:
         return watch._replace(epoch_loss=seen.epoch_loss, num_still=none, num_flat=none)
@@ -239,17 +218,10 @@ def skip(limits: Limits, watch: Watch, seen: Unjudged) -> Watch:
 
 
 def nothing_happened(limits: Limits, watch: Watch, seen: Unjudged, reason: jax.Array, last: Watch) -> jax.Array:
-    """Whether no step of a block can have been an event, as its last step shows.
+    """Whether no step of a block can have been an event, so that it need not be judged step by step.
 
-    Args:
-      limits: when to stop.
-      watch: before the block.
-      seen: the steps before the last.
-      reason: of the last step, judged after `skip`.
-      last: what was remembered there.
-
-    Returns:
-      `[]` bool; if not, the block has to be judged step by step.
+    `watch` is from before the block, `seen` is known of its steps before the last; `reason` and `last` are what
+    `judge` said of the last step after `skip`.
     """
     # What stands still does so for good, and a number that is not finite stays: the last step tells of all.
     stands = (reason == StopReason.MAX_STEPS) & (last.num_still == 0) & (last.num_flat == 0)
@@ -280,15 +252,7 @@ def nothing_happened(limits: Limits, watch: Watch, seen: Unjudged, reason: jax.A
 
 
 def norm(tree: Params, ord: str | None = None) -> jax.Array:
-    """Norm over all leaves, in float32 or wider.
-
-    Args:
-      tree: of floating arrays.
-      ord: None for the Euclidean norm, "inf" for the largest absolute value.
-
-    Returns:
-      `[]`, float64 if any leaf is, else float32.
-    """
+    """Norm over all leaves, Euclidean or with `ord="inf"` the largest absolute value: `[]`, float32 or wider."""
     wide = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(tree))
     tree = optax.tree.cast(tree, jnp.float64 if wide else jnp.float32)
     if ord is not None or optax.tree.size(tree) < 64:
@@ -303,10 +267,6 @@ def _all_within(new: Params, old: Params, distance: Any) -> jax.Array:
 
 def _any(flags: Any) -> jax.Array:
     return functools.reduce(jnp.logical_or, jax.tree.leaves(flags))
-
-
-def _eps(leaf: jax.Array) -> jax.Array:
-    return jnp.asarray(jnp.finfo(leaf.dtype).eps, leaf.dtype)
 
 
 def _like(value: Any, array: jax.Array) -> jax.Array:

@@ -60,16 +60,7 @@ Move = Callable[[Run, State, Any, int], Moved]
 
 
 def block_steps(run: Run, batch: Any, most: int = GATHERED_STEPS) -> int:
-    """How many steps a block of a run has.
-
-    Args:
-      run: what does not change.
-      batch: all rows.
-      most: steps of a block of mini-batches, at most.
-
-    Returns:
-      The number; 0 for an epoch that is too short to be cut into blocks.
-    """
+    """How many steps a block of a run has, `most` for mini-batches; 0 for epochs too short to be cut into blocks."""
     if not run.epochs.batch_size:
         most = min(MAX_FULL_STEPS, max(512, run.num_steps // run.record_every))
         # Twenty chunks of a run that the host drives hold whole blocks of one length.
@@ -80,29 +71,16 @@ def block_steps(run: Run, batch: Any, most: int = GATHERED_STEPS) -> int:
 
 
 def step_bytes(run: Run, batch: Any) -> int:
-    """Bytes of the rows of one step.
-
-    Args:
-      run: what does not change.
-      batch: all rows.
-
-    Returns:
-      The number.
-    """
+    """Bytes of the rows of one step."""
     total = sum(jnp.size(leaf) * jnp.result_type(leaf).itemsize for leaf in jax.tree.leaves(batch))
     return total * run.epochs.batch_size // run.epochs.num_rows if run.epochs.batch_size else total
 
 
 def steps_in_blocks(size: int, move: Move | None) -> Callable[[Run, State, Any, jax.Array], State]:
-    """`loop.take_steps`, in blocks.
+    """A function like `loop.take_steps` that works in blocks of `size` steps.
 
-    Args:
-      size: steps of a block.
-      move: takes the steps of a block unjudged, for a rule without a state and a rate that is a number; None only
-        fetches the rows of a block together.
-
-    Returns:
-      A function like `loop.take_steps`.
+    `move` takes the steps of a block unjudged, for a rule without a state and a rate that is a number. None only
+    fetches the rows of a block together.
     """
 
     def take_steps(run: Run, state: State, batch: Any, rows: jax.Array) -> State:
@@ -123,17 +101,7 @@ def steps_in_blocks(size: int, move: Move | None) -> Callable[[Run, State, Any, 
 
 
 def move(run: Run, state: State, parts: Any, num_steps: int) -> Moved:
-    """Take steps one by one without judging them.
-
-    Args:
-      run: what does not change.
-      state: before the first of them.
-      parts: the rows of each step, leading axis K; all rows for the full batch.
-      num_steps: K. Static.
-
-    Returns:
-      Where they led.
-    """
+    """Take steps one by one without judging them."""
     rule = run.rule(run.learning_rate)
     full = not run.epochs.batch_size
 

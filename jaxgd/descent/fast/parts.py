@@ -11,57 +11,23 @@ from jaxgd.validation import check_rows
 
 
 def unpenalised(problem: Problem) -> Problem:
-    """The problem without its penalty.
-
-    Args:
-      problem: any.
-
-    Returns:
-      The problem whose loss is the mean or the sum over rows, and nothing else.
-    """
+    """The problem without its penalty: its loss is the mean or the sum over rows, and nothing else."""
     return problem if problem.penalty is None else problem.penalty.with_l2(0.0)
 
 
 def count_rows(problem: Problem, batch: Any) -> int:
-    """The rows that the loss adds up over.
-
-    Args:
-      problem: any.
-      batch: the data.
-
-    Returns:
-      N; the leading axis that all arrays of the batch share, if the problem does not say.
-    """
+    """The rows N that the loss adds up over; if the problem does not say, the leading axis that all arrays share."""
     return check_rows(batch) if problem.row_sum is None else problem.row_sum.num_rows(batch)
 
 
 def sum_over(problem: Problem, params: Params, part: Any, num_rows: int) -> Any:
-    """Loss and gradient of some rows as sums over them.
-
-    Args:
-      problem: without a penalty.
-      params: the point.
-      part: the rows.
-      num_rows: how many.
-
-    Returns:
-      Loss and gradient.
-    """
+    """Loss and gradient of some rows as sums over them, for a problem without a penalty."""
     total = evaluate(problem, params, part)
     return total if problem.reduction == "sum" else jax.tree.map(lambda leaf: leaf * num_rows, total)
 
 
 def reduce_sum(problem: Problem, total: Any, num_rows: int) -> tuple[jax.Array, Params]:
-    """Loss and gradient from their sums over all rows.
-
-    Args:
-      problem: the problem.
-      total: the sums.
-      num_rows: N.
-
-    Returns:
-      Loss and gradient.
-    """
+    """Loss and gradient from their sums over all N rows."""
     if problem.reduction == "mean":
         total = jax.tree.map(lambda leaf: leaf / num_rows, total)
     value, grads = total
@@ -69,16 +35,7 @@ def reduce_sum(problem: Problem, total: Any, num_rows: int) -> tuple[jax.Array, 
 
 
 def evaluated_by(problem: Problem, name: str, value_and_grad: Callable[..., tuple[jax.Array, Params]]) -> Problem:
-    """A problem with another evaluation.
-
-    Args:
-      problem: with its penalty.
-      name: of the problem without it.
-      value_and_grad: evaluates the problem without its penalty.
-
-    Returns:
-      The problem, its penalty added to what `value_and_grad` gives.
-    """
+    """The problem, with its penalty, whose loss and gradient without it come from `value_and_grad`."""
     changed = unpenalised(problem)._replace(
         name=name,
         loss=lambda params, batch: value_and_grad(params, batch)[0],

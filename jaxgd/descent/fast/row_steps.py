@@ -15,14 +15,7 @@ SOLVED_STEPS = 512
 
 
 def solved(form: LinearForm) -> Move:
-    """The steps of a block of single rows, solved for at once.
-
-    Args:
-      form: of the problem, which has no penalty.
-
-    Returns:
-      A function that moves through a block, for `blocks.steps_in_blocks`.
-    """
+    """A function that solves for the steps of a block of single rows, for a problem without a penalty."""
 
     def move(run: Run, state: State, parts: Any, num_steps: int) -> Moved:
         del num_steps

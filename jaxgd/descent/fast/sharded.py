@@ -74,12 +74,7 @@ def _sharded(problem: Problem, mesh: Mesh) -> Problem:
 def spread(batch: Any, mesh: Mesh) -> Any:
     """Put the rows where a problem `sharded` over the mesh wants them; processes give the same rows each.
 
-    Args:
-      batch: a tree of arrays that share their leading axis N.
-      mesh: see `sharded`.
-
-    Returns:
-      The tree of global arrays: shares of the rows, or all rows everywhere if they cannot be shared out evenly.
+    Each device gets its share of the rows, or all of them if they cannot be shared out evenly.
     """
     axes, num_shards = _shards(mesh)
     even = check_rows(batch) % num_shards == 0
@@ -87,26 +82,12 @@ def spread(batch: Any, mesh: Mesh) -> Any:
 
 
 def everywhere(tree: Any) -> Any:
-    """What every process holds in the same way, as global arrays.
-
-    Args:
-      tree: of arrays, with the same values in each process.
-
-    Returns:
-      The tree, on all devices of all processes.
-    """
+    """What every process holds in the same way, as global arrays on all devices of all processes."""
     return _placed(tree, NamedSharding(Mesh(np.asarray(jax.devices()), (ROWS_AXIS,)), PartitionSpec()))
 
 
 def automatic(mesh: Mesh) -> Mesh:
-    """The mesh with axes whose sharding jax works out; those of `jax.make_mesh` want it spelled out at every product.
-
-    Args:
-      mesh: any.
-
-    Returns:
-      A mesh of the same devices and names.
-    """
+    """The mesh with axes whose sharding jax works out; `jax.make_mesh` makes axes that want it spelled out."""
     return Mesh(mesh.devices, mesh.axis_names)
 
 

@@ -68,15 +68,7 @@ def _tiled(problem: Problem, rows: int | None) -> Problem:
 
 
 def tile_rows(batch: Any, num_lanes: int = 1) -> int:
-    """Rows of a tile that fits the cache, with the predictions of all lanes.
-
-    Args:
-      batch: all rows.
-      num_lanes: runs that share each tile.
-
-    Returns:
-      A power of two, so that tiles start where vectors do.
-    """
+    """Rows of a tile that fits the cache with the predictions of all lanes; a power of two, as vectors are."""
     leaves = jax.tree.leaves(batch)
     row_bytes = sum(leaf.dtype.itemsize * math.prod(leaf.shape[1:]) for leaf in leaves)
     row_bytes += sum(leaf.dtype.itemsize for leaf in leaves[:1]) * (num_lanes - 1)
