@@ -15,6 +15,7 @@ from jaxgd.descent import (
 )
 from jaxgd.gradcheck import GradientReport, assert_gradient, assert_rule, check_gradient, check_rule
 from jaxgd.problems.mlp import MLPParams
+from jaxgd.problems.quadratics import VectorParams
 from jaxgd.problems.scalar import CubicParams
 from jaxgd.reporting.saved import Fitted, load, save
 from jaxgd.theory.curvature import largest_stable_learning_rate
@@ -35,6 +36,7 @@ __all__ = [
     "Result",
     "ScalarParams",
     "StopReason",
+    "VectorParams",
     "__version__",
     "assert_gradient",
     "assert_rule",

@@ -4,6 +4,8 @@ from jaxgd.problems.linear import line, linear_map, linear_regression
 from jaxgd.problems.logistic import logistic_regression, softmax_regression
 from jaxgd.problems.mlp import mlp
 from jaxgd.problems.neuron import sigmoid_neuron
+from jaxgd.problems.polynomial import polynomial
+from jaxgd.problems.quadratics import nesterov_quadratic
 from jaxgd.problems.scalar import cubic, quadratic
 from jaxgd.problems.table import ALL_PROBLEMS
 
@@ -15,6 +17,8 @@ __all__ = [
     "linear_regression",
     "logistic_regression",
     "mlp",
+    "nesterov_quadratic",
+    "polynomial",
     "quadratic",
     "sigmoid_neuron",
     "softmax_regression",

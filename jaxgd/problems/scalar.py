@@ -7,20 +7,44 @@ import jax
 import jax.numpy as jnp
 
 from jaxgd.problems.interface import accepting
+from jaxgd.problems.quadratics import quadratic_of_vector
 from jaxgd.types import Formulas, Problem, RowSum, ScalarParams, SecondOrder
 from jaxgd.validation import check_same_tree
 
 
-@functools.cache
-def quadratic() -> Problem:
-    """The parabola `y = x^2 - 4x + 5`.
+def quadratic(hessian: Any = None, linear: Any = None, constant: float = 0.0) -> Problem:
+    """The parabola `y = x^2 - 4x + 5`, or any quadratic function `f(x) = 1/2 x . H x - g . x + c`.
 
-    Gradient, by hand: `dy/dx = 2x - 4`, whose only root x = 2 is the minimum, y = 1, since
+    Gradient of the parabola, by hand: `dy/dx = 2x - 4`, whose only root x = 2 is the minimum, y = 1, since
     `d^2y/dx^2 = 2 > 0`; the Hessian takes v to 2 v. Descent multiplies the error: `x' - 2 = (1 - 2 eta)(x - 2)`.
 
+    Gradient of the general one, by hand: `d/dx_i 1/2 sum_jk x_j H_jk x_k = 1/2 sum_k (H_ik + H_ki) x_k = (H x)_i` for a
+    symmetric H, so it is `H x - g`, and the Hessian takes v to `H v`. Where H is positive definite the minimum is
+    `H^-1 g`, and descent multiplies the error along the eigenvector of lambda by `1 - eta lambda`; where H has a
+    negative eigenvalue there is no minimum. `theory.closed_form.trajectory(..., problem=problem)` gives all iterates.
+
+    Args:
+      hessian: H, `[P, P]`, symmetric; None, with the other two left out, for the parabola.
+      linear: g, `[P]`; zeros if None.
+      constant: c.
+
     Returns:
-      The problem; parameters are `ScalarParams`, the batch is None.
+      The problem; the batch is None. Parameters are `ScalarParams` for the parabola, else `VectorParams`. `minimizer`
+      is the solution of least norm, or None where f is unbounded below.
+
+    Raises:
+      ValueError: H is not square or not symmetric, g does not fit it, a number is not finite, or g or c is given
+        without H.
     """
+    if hessian is not None:
+        return quadratic_of_vector(hessian, linear, constant)
+    if linear is not None or constant:
+        raise ValueError("`linear` and `constant` belong to a `hessian`; without any of them it is the parabola.")
+    return _parabola()
+
+
+@functools.cache
+def _parabola() -> Problem:
 
     def init(key: jax.Array, batch: Any) -> ScalarParams:
         del batch

@@ -8,6 +8,8 @@ from jaxgd.problems.linear import line, linear_map, linear_regression
 from jaxgd.problems.logistic import logistic_regression, softmax_regression
 from jaxgd.problems.mlp import mlp
 from jaxgd.problems.neuron import sigmoid_neuron
+from jaxgd.problems.polynomial import polynomial
+from jaxgd.problems.quadratics import nesterov_quadratic
 from jaxgd.problems.scalar import cubic, quadratic
 from jaxgd.types import Batch, Problem
 
@@ -60,6 +62,9 @@ _CROSS_ENTROPY = "mean_softmax_cross_entropy"
 ALL_PROBLEMS: tuple[tuple[Problem, MakeBatch], ...] = (
     (quadratic(), _without_data),
     (cubic(), _without_data),
+    (quadratic([[3.0, 1.0], [1.0, 2.0]], [1.0, -2.0], 0.5), _without_data),
+    (nesterov_quadratic(6), _without_data),
+    (polynomial([1, -3, 0, 0, 2]), _without_data),
     (linear_map(), _regression(7, 3, 2)),
     (line(), _regression(12, 0)),
     (linear_regression(), _regression(17, 4)),

@@ -8,10 +8,14 @@ Computations, 4th ed., sections 5.3 and 5.5).
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+from jax.flatten_util import ravel_pytree
 
-from jaxgd.types import Batch, LinearMapParams, LinearParams, LineParams, ScalarParams
+from jaxgd.theory.curvature import hessian
+from jaxgd.types import Batch, LinearMapParams, LinearParams, LineParams, Problem, ScalarParams
 from jaxgd.validation import check_choice, check_count, check_nonnegative
 
 Float64Array = npt.NDArray[np.float64]
@@ -23,6 +27,10 @@ SQUARED_ERROR_SCALES: dict[str, Callable[[int], float]] = {
     "half_mean_squared_error": lambda num_rows: 0.5 / num_rows,
 }
 """What the plain sum of squares is multiplied by for N rows, by the name of the loss: the table of all such factors."""
+
+
+DENSE_TRAJECTORY = 1024
+"""Parameters of a problem up to which its Hessian is decomposed for an exact trajectory."""
 
 
 class LeastSquares(NamedTuple):
@@ -132,6 +140,7 @@ def trajectory(
     num_steps: int,
     loss: str = "mean_squared_error",
     l2: float = 0.0,
+    problem: Problem | None = None,
 ) -> Any:
     """Every iterate of full-batch gradient descent on a quadratic problem, without running it.
 
@@ -152,6 +161,8 @@ def trajectory(
       num_steps: T.
       loss: the squared error by name, a key of `SQUARED_ERROR_SCALES`, which gives c; unused for `ScalarParams`.
       l2: coefficient of the penalty `1/2 l2 |W|^2`.
+      problem: any problem with a quadratic loss, your own included, of at most 1024 parameters: its gradient and its
+        Hessian are taken at the start, and `loss` and `l2` are not used. None for the systems above.
 
     Returns:
       A tree like `params` of float64 NumPy arrays with a leading axis of T + 1: entry t is the parameters
@@ -159,15 +170,52 @@ def trajectory(
 
     Raises:
       TypeError: `params` belong to no quadratic problem.
-      ValueError: an argument out of range.
+      ValueError: an argument out of range, or a `problem` that is not quadratic.
     """
     check_choice("loss", loss, SQUARED_ERROR_SCALES)
     num_steps = check_count("num_steps", num_steps, minimum=0)
-    quadratic = _quadratic(params, batch, loss, check_nonnegative("l2", l2))
+    unravel = None
+    if problem is None:
+        quadratic = _quadratic(params, batch, loss, check_nonnegative("l2", l2))
+    else:
+        quadratic, unravel = _quadratic_of(problem, params, batch)
     eigenvalues, vectors = np.linalg.eigh(quadratic.hessian)
     sums = _geometric_sums(float(learning_rate) * eigenvalues, num_steps)  # [T + 1, P]
     moves = np.einsum("pq,tq,qk->tpk", vectors, sums, vectors.T @ quadratic.gradient, optimize=True)
-    return _restored(params, quadratic.start - float(learning_rate) * moves)
+    path = quadratic.start - float(learning_rate) * moves
+    if unravel is None:
+        return _restored(params, path)
+    with jax.enable_x64(True):
+        return jax.tree.map(np.asarray, jax.vmap(unravel)(jnp.asarray(path[:, :, 0])))
+
+
+def _quadratic_of(problem: Problem, params: Any, batch: Any) -> tuple[_Quadratic, Callable[[Any], Any]]:
+    """A quadratic problem around a start, in float64, and the way back from a vector to its parameters."""
+    with jax.enable_x64(True):
+        params, batch = jax.tree.map(_in_float64, (params, batch))
+        flat, unravel = ravel_pytree(params)
+        check_count("the number of parameters", flat.size, maximum=DENSE_TRAJECTORY)
+
+        @jax.jit
+        def gradient(x: Any) -> Any:
+            return ravel_pytree(problem.grad(unravel(x), batch))[0]
+
+        matrix = np.asarray(jax.jit(lambda tree: hessian(problem, tree, batch))(params))
+        start, slope = np.asarray(flat), np.asarray(gradient(flat))
+        move = (1 + np.abs(start)) * np.random.default_rng(0).normal(size=start.shape)
+        elsewhere, predicted = np.asarray(gradient(jnp.asarray(start + move))), slope + matrix @ move
+        size = np.abs(slope).max() + (np.abs(matrix) @ np.abs(move)).max()
+        if not np.abs(elsewhere - predicted).max() <= 1e-10 * size:
+            raise ValueError(
+                f"`problem` must be quadratic to have an exact trajectory: the Hessian of {problem.name} is not the "
+                "same at all parameters."
+            )
+        return _Quadratic(matrix, slope[:, None], start[:, None]), unravel
+
+
+def _in_float64(leaf: Any) -> Any:
+    array = np.asarray(leaf)
+    return jnp.asarray(array.astype(np.float64) if np.issubdtype(array.dtype, np.floating) else array)
 
 
 def _geometric_sums(rates: Float64Array, num_steps: int) -> Float64Array:

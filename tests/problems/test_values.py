@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from common import assert_trees_close, flat
 
+import jaxgd
 from jaxgd import problems
 from jaxgd.problems import linear, losses
 from jaxgd.problems.scalar import CubicParams
@@ -20,6 +21,58 @@ def test_the_parabola():
     assert problem.grad(params, None).x == 6  # 10 - 4
     assert problem.minimizer(None).x == 2
     assert problem.loss(problem.minimizer(None), None) == 1
+
+
+def test_a_quadratic_of_two_variables():
+    # f = 1/2 (3 a^2 + 2 a b + 2 b^2) - a + 2 b + 1/2; at (1, 2): 1/2 (3 + 4 + 8) - 1 + 4 + 1/2 = 11.
+    problem = problems.quadratic([[3.0, 1.0], [1.0, 2.0]], [1.0, -2.0], 0.5)
+    params = jaxgd.VectorParams(jnp.array([1.0, 2.0]))
+    assert problem.loss(params, None) == 11
+    np.testing.assert_array_equal(problem.grad(params, None).x, [4, 7])  # (3 + 2 - 1, 1 + 4 + 2)
+    np.testing.assert_array_equal(problem.second_order.hvp(params, params, None).x, [5, 5])
+    np.testing.assert_allclose(problem.minimizer(None).x, [0.8, -1.4], rtol=1e-14)  # H^-1 g by Cramer's rule
+    assert problem is problems.quadratic(np.array([[3, 1], [1, 2]]), (1, -2), 0.5)
+    half = jaxgd.VectorParams(jnp.array([1.0, 2.0], jnp.float32))
+    assert problem.grad(half, None).x.dtype == jnp.float32
+
+
+def test_quadratics_without_a_unique_minimum():
+    assert problems.quadratic([[1.0, 0.0], [0.0, -1.0]]).minimizer is None  # a saddle
+    assert problems.quadratic([[1.0, 0.0], [0.0, 0.0]], [1.0, 1.0]).minimizer is None  # a slope along b
+    valley = problems.quadratic([[2.0, 2.0], [2.0, 2.0]], [2.0, 2.0])
+    np.testing.assert_allclose(valley.minimizer(None).x, [0.5, 0.5], rtol=1e-14)  # of least norm
+
+
+def test_nesterovs_worst_function_is_as_slow_as_he_proved():
+    size, smoothness = 41, 4.0
+    problem = problems.nesterov_quadratic(size, smoothness=smoothness)
+    best = np.asarray(problem.minimizer(None).x)
+    np.testing.assert_allclose(best, 1 - np.arange(1, size + 1) / (size + 1), rtol=1e-12)
+    least = float(problem.loss(problem.minimizer(None), None))
+    assert least == pytest.approx(smoothness / 8 * (1 / (size + 1) - 1), rel=1e-12)
+    largest = float(jaxgd.theory.smoothness(problem, None))
+    assert largest == pytest.approx(smoothness * np.cos(np.pi / (2 * (size + 1))) ** 2, rel=1e-12)
+    start = jaxgd.VectorParams(jnp.zeros(size))
+    run = jaxgd.descend(problem, start, None, learning_rate=1 / smoothness, num_steps=41, record=("loss",))
+    above = np.asarray(run.history.loss) - least
+    t = np.arange(41)
+    assert np.all(above >= smoothness / 8 * (1 / (t + 1) - 1 / (size + 1)) * (1 - 1e-12))
+    assert above[20] >= 3 * smoothness * np.sum(best**2) / (32 * 21**2)
+
+
+def test_a_polynomial_and_the_roots_of_its_derivative():
+    problem = problems.polynomial([1, -3, 0, 0, 2])  # x^4 - 3x^3 + 2, p' = x^2 (4x - 9)
+    assert problem.minimizer(None).x == 2.25
+    assert problem.loss(ScalarParams(jnp.asarray(2.0)), None) == -6  # 16 - 24 + 2
+    assert problem.grad(ScalarParams(jnp.asarray(2.0)), None).x == -4  # 32 - 36
+    one = ScalarParams(jnp.asarray(1.0))
+    assert problem.second_order.hvp(ScalarParams(jnp.asarray(2.0)), one, None).x == 12  # 48 - 36
+    result = jaxgd.descend(problem, ScalarParams(jnp.asarray(6.0)), None, learning_rate=0.01, num_steps=2000)
+    np.testing.assert_allclose(result.params.x, 2.25, rtol=1e-12)
+    assert problems.polynomial([1, 0, 0]).minimizer(None).x == 0
+    assert problems.polynomial([1, 0, 0, 0]).minimizer is None
+    assert problems.polynomial([-1, 0, 0]).minimizer is None
+    assert jaxgd.theory.smoothness(problems.polynomial([3, 0, 0]), None) == 6
 
 
 def test_the_cubic():
@@ -293,6 +346,48 @@ REFUSED = [
         lambda: problems.sigmoid_neuron().check_batch(Batch(X, 2 * Y)),
         ValueError,
         "`targets` must be in [0, 1], the range of the sigmoid, got 2.0 at row 0.",
+    ),
+    (
+        "a matrix that is not square",
+        lambda: problems.quadratic(np.ones((2, 3))),
+        ValueError,
+        "`hessian` must be square, [P, P] with P > 0, got (2, 3).",
+    ),
+    (
+        "a matrix that is not symmetric",
+        lambda: problems.quadratic([[1.0, 2.0], [3.0, 4.0]]),
+        ValueError,
+        "`hessian` must be symmetric, got 2.0 at [0, 1] and 3.0 at [1, 0]; x . H x only sees (H + H^T) / 2.",
+    ),
+    (
+        "a vector that does not fit the matrix",
+        lambda: problems.quadratic([[1.0]], [1.0, 2.0]),
+        ValueError,
+        "`linear` must have shape (1,) (one for each row of `hessian`), got (2,).",
+    ),
+    (
+        "a matrix with NaN",
+        lambda: problems.quadratic([[np.nan]]),
+        ValueError,
+        "`hessian`, `linear` and `constant` must be finite, got NaN or infinity.",
+    ),
+    (
+        "a constant without a matrix",
+        lambda: problems.quadratic(constant=2.0),
+        ValueError,
+        "`linear` and `constant` belong to a `hessian`; without any of them it is the parabola.",
+    ),
+    (
+        "a polynomial without a leading coefficient",
+        lambda: problems.polynomial([0, 1]),
+        ValueError,
+        "`coefficients` must be at least two finite numbers, the first (of the highest power) not 0, got [0.0, 1.0].",
+    ),
+    (
+        "a smoothness of 0",
+        lambda: problems.nesterov_quadratic(3, smoothness=0),
+        ValueError,
+        "`smoothness` must be finite and positive, got 0.",
     ),
     (
         "an unknown loss",

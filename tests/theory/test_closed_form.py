@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from common import SYSTEMS, assert_trees_close, compiled, flat, setting
 
-from jaxgd import problems
+import jaxgd
+from jaxgd import problems, theory
 from jaxgd.theory import closed_form
+from jaxgd.theory.bounds import is_quadratic
 from jaxgd.types import Batch, LinearParams, ScalarParams
 
 
@@ -90,7 +92,8 @@ def test_least_squares_refuses(inputs, targets, text):
         closed_form.least_squares(inputs, targets)
 
 
-QUADRATIC = [s for s in SYSTEMS if s.values[0].minimizer is not None]
+QUADRATIC = [s for s in SYSTEMS if is_quadratic(s.values[0])]
+OF_KNOWN_TYPES = [s for s in QUADRATIC if s.values[0].second_order.rows is not None or s.id == "quadratic"]
 
 
 def loss_of(problem):
@@ -98,7 +101,7 @@ def loss_of(problem):
 
 
 @pytest.mark.parametrize("share", [0.3, 2.1])
-@pytest.mark.parametrize(("problem", "make_batch"), QUADRATIC)
+@pytest.mark.parametrize(("problem", "make_batch"), OF_KNOWN_TYPES)
 def test_trajectory_is_that_of_steps_taken_one_by_one(problem, make_batch, share):
     params, batch = setting(problem, make_batch)
     rate = share / np.linalg.eigvalsh(closed_form._quadratic(params, batch, loss_of(problem), problem.l2).hessian)[-1]
@@ -109,6 +112,38 @@ def test_trajectory_is_that_of_steps_taken_one_by_one(problem, make_batch, share
         size = np.max(np.abs(flat(params)))
         assert_trees_close(at_t, params, rtol=1e-12, atol=1e-12 * size)
         params = jax.tree.map(lambda p, g: p - rate * g, params, grad(params, batch))
+
+
+@pytest.mark.parametrize("share", [0.3, 2.1])
+@pytest.mark.parametrize(("problem", "make_batch"), QUADRATIC)
+def test_trajectory_of_any_quadratic_problem(problem, make_batch, share):
+    params, batch = setting(problem, make_batch)
+    rate = share / float(theory.smoothness(problem, batch))
+    path = closed_form.trajectory(params, batch, learning_rate=rate, num_steps=30, problem=problem)
+    grad, size = compiled(problem.grad), np.max(np.abs(flat(params)))
+    for t in range(31):
+        assert_trees_close(jax.tree.map(lambda leaf, t=t: leaf[t], path), params, rtol=1e-12, atol=1e-12 * size)
+        params = jax.tree.map(lambda p, g: p - rate * g, params, grad(params, batch))
+
+
+def test_trajectory_of_an_own_quadratic_problem_and_of_one_that_is_not():
+    bowl = jaxgd.autodiff(lambda p, b: jnp.sum(b * p["x"] ** 2) + 0.5 * jnp.sum(p["x"]), name="bowl")
+    path = closed_form.trajectory(
+        {"x": np.ones(2, np.float32)}, np.array([1.0, 2.0]), learning_rate=0.1, num_steps=2, problem=bowl
+    )
+    np.testing.assert_allclose(path["x"], [[1, 1], [0.75, 0.55], [0.55, 0.28]], rtol=1e-14)
+    with pytest.raises(ValueError, match="must be quadratic") as caught:
+        closed_form.trajectory(
+            jnp.ones(2),
+            None,
+            learning_rate=0.1,
+            num_steps=2,
+            problem=jaxgd.autodiff(lambda p, b: jnp.sum(p**4), name="fourth"),
+        )
+    assert str(caught.value) == (
+        "`problem` must be quadratic to have an exact trajectory: the Hessian of fourth is not the same at all "
+        "parameters."
+    )
 
 
 def test_trajectory_where_a_direction_does_not_curve():
