@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated, NoReturn
@@ -17,6 +18,7 @@ except ModuleNotFoundError as error:
 from jaxgd.commands.job import UserError, WritingError
 from jaxgd.commands.words import check_command, checked, in_flags
 from jaxgd.data import DataError
+from jaxgd.descent.host import terminate
 from jaxgd.version import __version__
 
 COMMANDS: dict[type, Callable[..., int]] = {
@@ -52,6 +54,9 @@ def main() -> NoReturn:
     # Collections while importing walk a million living objects: a third of the time of a short run. What the
     # command itself leaves behind does not grow with its steps.
     gc.disable()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and so do we then
+            signal.signal(number, terminate)
     compile_small_loops()
     try:
         code = run(sys.argv[1:])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import jax
@@ -11,6 +12,10 @@ import pytest
 # Most programs of the tests run once, for an instant: what takes time is their compilation. A run with XLA_FLAGS
 # set, if only to nothing, has them as users do (.ci/run has one of each).
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+# A background job is started with SIGINT ignored, and would hand that on to every process of these tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")

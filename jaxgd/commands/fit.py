@@ -19,6 +19,7 @@ from jaxgd.commands import job as jobs
 from jaxgd.commands.job import Job, UserError
 from jaxgd.descent import Result, StopReason, fit
 from jaxgd.descent.fast.blocks import NUM_CHUNKS
+from jaxgd.descent.host import ended_by
 from jaxgd.theory.bounds import smoothness
 from jaxgd.theory.curvature import largest_stable_learning_rate
 
@@ -38,8 +39,8 @@ LOST = ("DIVERGED", "NONFINITE")
 class FitOptions(jobs.DataOptions):
     """Fit a data set by gradient descent and say how it ended.
 
-    Exit code 0 when the run converged or took all its steps, 1 when it diverged, 2 for bad input, 130 after
-    Ctrl-C.
+    Exit code 0 when the run converged or took all its steps, 1 when it diverged, 2 for bad input, 3 when the result
+    could not be written, 130 after Ctrl-C, 143 and 129 after SIGTERM and SIGHUP.
     """
 
     learning_rate: float | None = None
@@ -65,7 +66,7 @@ class FitOptions(jobs.DataOptions):
     checkpoint: Path | None = None
     """Folder to keep the state of the run in; the same command goes on from there after an interruption."""
     progress: bool = True
-    """Show a progress bar, on a terminal."""
+    """Show a progress bar on a terminal, elsewhere a line now and then."""
     evaluation: str = "auto"
     """How the sum over rows is evaluated: plain, tiled, sharded over all devices, compressed to its statistics, or
     auto for the fastest at its size."""
@@ -83,7 +84,7 @@ def run(options: FitOptions) -> int:
       options: of the command line.
 
     Returns:
-      The exit code: 0, 1 for a run that diverged, 130 for one that was interrupted.
+      The exit code: 0, 1 for a run that diverged, 128 and the signal for one that was interrupted.
 
     Raises:
       UserError: options that do not fit together.
@@ -127,7 +128,7 @@ def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
                 record=options.record,
                 record_every=record_every,
                 chunk_steps=chunk_steps,
-                progress=None if options.progress else False,
+                progress=options.progress,
                 checkpoint=options.checkpoint,
                 evaluation=evaluation,
             )
@@ -136,7 +137,7 @@ def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
         raise UserError(str(error)) from None
     seconds = time.perf_counter() - started
     summary = _summarise(job, options, result, float(first.result()[0]), learning_rate, seconds)
-    code = {"INTERRUPTED": 130, "DIVERGED": 1, "NONFINITE": 1}.get(summary["stop_reason"], 0)
+    code = {"INTERRUPTED": 128 + ended_by(), "DIVERGED": 1, "NONFINITE": 1}.get(summary["stop_reason"], 0)
     if jax.process_index():
         return code
     summary["evaluation"] = evaluation

@@ -1,4 +1,4 @@
-"""What the host does beside a run: a progress bar, and Ctrl-C."""
+"""What the host does beside a run: progress, Ctrl-C, and the signals by which a process is told to end."""
 
 import contextlib
 import signal
@@ -6,33 +6,63 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import NoReturn
 
 from jaxgd.descent.run import State
 
+LINE_SHARE, LINE_SECONDS, LEAST_SECONDS = 0.1, 30.0, 3.0
+"""Without a terminal a line of progress comes after a tenth of the steps or 30 s, and never within 3 s of another."""
+
+
+def terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """A handler of SIGTERM and SIGHUP that ends the process as they do, but in a run lets `fit` end its chunk first."""
+    del frame
+    raise SystemExit(128 + number)
+
+
+_CAME: list[int] = []
+"""The signals noted in the last run of this process; handlers belong to a process, so this does too."""
+
+
+def ended_by() -> int:
+    """The signal that ended the last run of `fit`, or 0."""
+    return _CAME[-1] if _CAME else 0
+
 
 @contextlib.contextmanager
-def noted_interrupt() -> Iterator[Callable[[], bool]]:
-    """A context that notes Ctrl-C instead of raising it, and gives a function that says whether it came.
+def noted_interrupt() -> Iterator[Callable[[], int]]:
+    """A context that notes a signal to end instead of obeying it, and gives a function that says which came, or 0.
 
-    Within a chunk KeyboardInterrupt would find the state given away. A SIGINT handler of your own is left alone.
+    Within a chunk an exception would find the state given away. Noted are SIGINT, where it would raise
+    KeyboardInterrupt, and the signals whose handler is `terminate`. Handlers of your own are left alone.
     """
-    usual = signal.getsignal(signal.SIGINT)
-    if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    came = threading.Event()
-    signal.signal(signal.SIGINT, lambda number, frame: came.set())
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    ours = {number: old for number, old in usual.items() if old in (signal.default_int_handler, terminate)}
+    if threading.current_thread() is not threading.main_thread():
+        ours = {}
+    _CAME.clear()
+    for number in ours:
+        signal.signal(number, lambda number, frame: _CAME.append(number))
     try:
-        yield came.is_set
+        yield ended_by
     finally:
-        signal.signal(signal.SIGINT, usual)
+        for number, old in ours.items():
+            signal.signal(number, old)
 
 
 @contextlib.contextmanager
 def progress_bar(num_steps: int, progress: bool | None) -> Iterator[Callable[[State], None]]:
-    """A context with a bar on standard error (None: on a terminal), and a function that shows a state in it."""
-    if not (sys.stderr.isatty() if progress is None else progress):
+    """A context with progress on standard error, and a function that shows a state in it.
+
+    On a terminal it is a bar, elsewhere a plain line now and then. `progress=None` shows it on a terminal only.
+    """
+    on_terminal = sys.stderr.isatty()
+    if not (on_terminal if progress is None else progress):
         yield lambda state: None
+        return
+    if not on_terminal:
+        yield _lines(num_steps)
         return
     from rich import console
     from rich import progress as bars
@@ -57,3 +87,20 @@ def progress_bar(num_steps: int, progress: bool | None) -> Iterator[Callable[[St
             bar.update(task, completed=steps, loss=f"{float(state.watch.best_loss):.6g}", rate=f"{rate:,.0f}")
 
         yield show
+
+
+def _lines(num_steps: int) -> Callable[[State], None]:
+    """A function that prints a line for some of the states it is given."""
+    started = time.perf_counter()
+    said = [0.0, started]  # share of the steps and the time at the last line
+
+    def show(state: State) -> None:
+        steps, now = int(state.last_step) + 1, time.perf_counter()
+        share, waited = steps / num_steps, now - said[1]
+        if waited >= LEAST_SECONDS and (share - said[0] >= LINE_SHARE or waited >= LINE_SECONDS):
+            said[:] = share, now
+            left = (now - started) * (1 - share) / share
+            best = f"best loss {float(state.watch.best_loss):.6g}"
+            print(f"{share:4.0%} of {num_steps} steps, {best}, about {left:.0f} s left", file=sys.stderr, flush=True)
+
+    return show

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from common import assert_trees_equal, slow
 
 import jaxgd
 from jaxgd import StopReason, problems
-from jaxgd.descent import checkpoint
+from jaxgd.descent import checkpoint, host
 from jaxgd.descent import fit as fit_function
 from jaxgd.types import Batch
 
@@ -224,8 +225,11 @@ def test_kill_9_at_random_moments_resumes_to_the_same_bits(tmp_path, num_kills):
     assert int(writing) > 0 or int(num_kills) < 50  # a write takes a tenth of the moments
 
 
-def test_ctrl_c_in_the_middle(tmp_path):
-    """A real SIGINT: the command reports what there is, exits with 130, and the same command goes on."""
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["INT", "TERM", "HUP"]
+)
+def test_a_signal_in_the_middle(tmp_path, number, code):
+    """A real signal: the command reports what there is, exits with its code, and the same command goes on."""
     words = [
         sys.executable,
         "-m",
@@ -246,17 +250,24 @@ def test_ctrl_c_in_the_middle(tmp_path):
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     while not (tmp_path / "state").exists() or not list((tmp_path / "state").glob("checkpoint-*")):
         assert process.poll() is None, process.communicate()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "")
+    assert (process.returncode, err) == (code, "")
     summary = json.loads(out)
     assert summary["stop_reason"] == "INTERRUPTED"
     assert 0 < summary["num_steps"] < 2_000_000
 
 
-def test_the_bar_says_what_happens(capsys):
+def test_the_bar_says_what_happens(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     job()(progress=True)
     assert "steps/s" in capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    monkeypatch.setattr(host, "LEAST_SECONDS", 0.0)
+    job()(progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert 1 < len(lines) <= 10
+    assert re.match(r" \d\d% of \d+ steps, best loss \S+, about \d+ s left$", lines[0])
     job()()
     assert capsys.readouterr().err == ""
 
