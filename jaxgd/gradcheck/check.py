@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxgd.gradcheck import facts, reference
 from jaxgd.gradcheck.answer import by_path
-from jaxgd.gradcheck.compare import between, compare, rough
+from jaxgd.gradcheck.compare import between, compare, contradicts, rough
 from jaxgd.gradcheck.form import compare_form
 from jaxgd.gradcheck.inputs import Arrays, Point
 from jaxgd.gradcheck.mistakes import Case, explain
@@ -234,7 +234,10 @@ def _inside(
     """Wrong rules inside the loss, which are looked for if the gradient or the slopes contradict reverse mode."""
     hand, declared = both
     direction, slopes = along
-    doubted = not slopes.kinked and not slopes.agrees(dot(declared, direction))
+    slope = dot(declared, direction)
+    doubted = not slopes.kinked and not slopes.agrees(slope)
+    if doubted:
+        doubted = contradicts(reference.slopes_along(pair, direction, facts.loss_facts(pair).unit, rough=True), slope)
     agree = all(gap(a, b) <= 1e-9 * size(b) for a, b in zip(hand, declared, strict=True))
     if (agree and not doubted) or not (pair.loss.way.wide and pair.loss.derivative == "reverse"):
         return None

@@ -252,10 +252,6 @@ def _overruled(pair: Pair, found: Gradients, loss: LossFacts, along: tuple[Array
     direction, slopes = along
     by_reverse = dot(found.reference, direction)
 
-    def contradicts(slopes: Slopes, slope: float) -> bool:
-        apart = abs(slope - slopes.central)
-        return bool(apart > 8 * slopes.error + OVERRULES * max(abs(slope), abs(slopes.central)) and not slopes.kinked)
-
     right = [Comparison(Status.RIGHT, leaf) for leaf in found.reference]
     if not contradicts(reference.slopes_along(pair, direction, loss.unit, rough=True), by_reverse):
         return Outcome(right)
@@ -296,6 +292,20 @@ def _overruled(pair: Pair, found: Gradients, loss: LossFacts, along: tuple[Array
 
 def _none() -> None:
     return None
+
+
+def contradicts(slopes: Slopes, slope: float) -> bool:
+    """Whether slopes of the loss overrule reverse mode.
+
+    Args:
+      slopes: along a direction.
+      slope: that of reverse mode along it.
+
+    Returns:
+      False at a kink, and for differences that a loss with rough values may have.
+    """
+    apart = abs(slope - slopes.central)
+    return bool(apart > 8 * slopes.error + OVERRULES * max(abs(slope), abs(slopes.central)) and not slopes.kinked)
 
 
 def between(slopes: Slopes, slope: float) -> bool:

@@ -27,6 +27,10 @@ MAX_FUNCTIONS = 16
 """Functions with rules of which a loss may have more, but no more are looked at."""
 
 
+BY_VALUES = 1e-4
+"""Relative error from which a rule is wrong if only values of its function are known: an iteration's are rough."""
+
+
 class Wrong(NamedTuple):
     """A function in a loss whose rule is wrong.
 
@@ -216,34 +220,39 @@ def _key(site: program.Site) -> tuple[Any, ...]:
 def _judged(calls: Sequence[_Call], check: Check) -> Wrong | None:
     """The first call of a function that shows that its rule is wrong."""
     for site, rule, values in calls:
-        if all(np.isfinite(value).all() for value in values if is_inexact(value)) and _doubtful(rule, values):
-            with precision(np.float64):
-                report = judge(rule, values, check)
-            if not report.ok:
-                return Wrong(site, report)
+        if not all(np.isfinite(value).all() for value in values if is_inexact(value)):
+            continue
+        doubt = _doubt(rule, values)
+        if doubt is None:
+            continue
+        with precision(np.float64):
+            report = judge(rule, values, check)
+        if not report.ok and not all(leaf.ok or leaf.error <= doubt for leaf in report.leaves):
+            return Wrong(site, report)
     return None
 
 
-def _doubtful(rule: Rule, values: list[Any]) -> bool:
-    """Whether a rule and the derivative of its body differ for one incoming gradient, or cannot be compared so."""
+def _doubt(rule: Rule, values: list[Any]) -> float | None:
+    """From which error on a rule is wrong; None if it agrees with the derivative of its body."""
     try:
         with precision(np.float64):
             problem = problem_of(rule, values)
     except (TypeError, ValueError):  # nothing floating, or not finite
-        return False
+        return None
     try:
         evaluator = evaluator_of(problem)
         incoming = problem.incoming(np.random.default_rng(0))
         returned = evaluator.at(evaluator.returned, incoming)
     except Exception:
-        return True
+        return 0.0
     if evaluator.right is None:
-        return True
+        return BY_VALUES
     right = evaluator.at(evaluator.right, incoming)
-    return not all(
+    agree = all(
         name in returned and gap(returned[name], leaf) <= (1e-9 + 64 * evaluator.unit) * size(leaf)
         for name, leaf in right.items()
     )
+    return None if agree else 0.0
 
 
 def without(function: Callable[..., Any], keys: set[tuple[Any, ...]]) -> Callable[..., Any]:
