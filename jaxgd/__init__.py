@@ -19,7 +19,7 @@ from jaxgd.problems.quadratics import VectorParams
 from jaxgd.problems.scalar import CubicParams
 from jaxgd.reporting.saved import Fitted, load, save
 from jaxgd.theory.curvature import largest_stable_learning_rate
-from jaxgd.types import Batch, LinearMapParams, LinearParams, LineParams, Problem, ScalarParams, autodiff
+from jaxgd.types import Batch, LinearMapParams, LinearParams, LineParams, Problem, ScalarParams, WeightsParams, autodiff
 from jaxgd.version import __version__
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "ScalarParams",
     "StopReason",
     "VectorParams",
+    "WeightsParams",
     "__version__",
     "assert_gradient",
     "assert_rule",

@@ -58,6 +58,16 @@ class LinearParams(NamedTuple):
     bias: Leaf
 
 
+class WeightsParams(NamedTuple):
+    """Parameters of `x W`, a linear model without an intercept, or of a layer whose bias is held.
+
+    Attributes:
+      weights: `[D]` for targets `[N]`, `[D, K]` for targets `[N, K]`.
+    """
+
+    weights: Leaf
+
+
 class LinearMapParams(NamedTuple):
     """Parameters of `y = M x + b`.
 

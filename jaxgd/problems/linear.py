@@ -2,6 +2,8 @@
 
 import functools
 import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,7 @@ from jaxgd.types import (
     RowCurvature,
     RowSum,
     SecondOrder,
+    WeightsParams,
     num_rows,
 )
 from jaxgd.validation import (
@@ -79,7 +82,52 @@ def grad_affine(inputs: jax.Array, by_predictions: jax.Array) -> LinearParams:
     return LinearParams(weights=(by_predictions.T @ inputs).T, bias=jnp.sum(by_predictions, axis=0))
 
 
-def affine_second_order(loss_name: str) -> SecondOrder:
+class AffineModel(NamedTuple):
+    """A linear model with or without an intercept, as functions of its parameters.
+
+    Attributes:
+      params_type: of its parameters.
+      predict: `(params, inputs) -> predictions`.
+      grad: `(inputs, derivative by the predictions) -> ` the gradient by the parameters.
+      init: `(key, inputs, output_shape) -> params`.
+    """
+
+    params_type: Any
+    predict: Callable[[Any, jax.Array], jax.Array]
+    grad: Callable[[jax.Array, jax.Array], Any]
+    init: Callable[[jax.Array, jax.Array, tuple[int, ...]], Any]
+
+
+def _linear(params: WeightsParams, inputs: jax.Array) -> jax.Array:
+    """`X W`."""
+    return affine(LinearParams(params.weights, jnp.zeros(params.weights.shape[1:], params.weights.dtype)), inputs)
+
+
+def affine_model(fit_intercept: bool) -> AffineModel:
+    """The model `X W + b`, or `X W` without an intercept: there dL/dW is the same and b stays 0.
+
+    Args:
+      fit_intercept: whether there is a b.
+
+    Returns:
+      The functions of the model.
+
+    Raises:
+      TypeError: `fit_intercept` is not a bool.
+    """
+    if not isinstance(fit_intercept, bool):
+        raise TypeError(f"`fit_intercept` must be True or False, got {fit_intercept!r}.")
+    if fit_intercept:
+        return AffineModel(LinearParams, affine, grad_affine, init_affine)
+    return AffineModel(
+        WeightsParams,
+        _linear,
+        lambda inputs, by_predictions: WeightsParams(grad_affine(inputs, by_predictions).weights),
+        lambda key, inputs, output_shape: WeightsParams(init_affine(key, inputs, output_shape).weights),
+    )
+
+
+def affine_second_order(loss_name: str, fit_intercept: bool = True) -> SecondOrder:
     """Second order of a loss of `affine`, which is linear in its parameters.
 
     By hand: along V the predictions move by `U = X V_W + V_b`, the derivative by the predictions moves by the Hessian
@@ -88,18 +136,19 @@ def affine_second_order(loss_name: str) -> SecondOrder:
 
     Args:
       loss_name: a key of `LOSS_CURVATURES`.
+      fit_intercept: whether the model has a bias.
 
     Returns:
       The product, and the bounds of every row.
     """
-    curvature = LOSS_CURVATURES[loss_name]
+    curvature, model = LOSS_CURVATURES[loss_name], affine_model(fit_intercept)
 
-    def hvp(params: LinearParams, vector: LinearParams, batch: Batch) -> LinearParams:
+    def hvp(params: Any, vector: Any, batch: Batch) -> Any:
         check_same_tree("`vector`", vector, "`params`", params)
-        predictions, moves = affine(params, batch.inputs), affine(vector, batch.inputs)
-        return grad_affine(batch.inputs, curvature.hvp(predictions, moves, batch.targets))
+        predictions, moves = model.predict(params, batch.inputs), model.predict(vector, batch.inputs)
+        return model.grad(batch.inputs, curvature.hvp(predictions, moves, batch.targets))
 
-    return SecondOrder(hvp, RowCurvature(lambda batch: batch.inputs, curvature.low, curvature.high))
+    return SecondOrder(hvp, RowCurvature(lambda batch: batch.inputs, curvature.low, curvature.high, fit_intercept))
 
 
 def init_affine(key: jax.Array, inputs: jax.Array, output_shape: tuple[int, ...]) -> LinearParams:
@@ -238,7 +287,7 @@ def linear_map() -> Problem:
         loss=loss,
         grad=grad,
         predict=predict,
-        minimizer=functools.partial(_minimizer, form, 0.0),
+        minimizer=functools.partial(_minimizer, form, 0.0, True),
         reduction="sum",
         formulas=Formulas("y = M x + b", "sum (g - y)^2", "dM = -2 (g - y) x^T, db = -2 (g - y)"),
         second_order=SecondOrder(hvp, RowCurvature(lambda batch: form.rows(batch)[0], 2.0, 2.0)),
@@ -305,7 +354,7 @@ def line() -> Problem:
         loss=loss,
         grad=grad,
         predict=predict,
-        minimizer=functools.partial(_minimizer, form, 0.0),
+        minimizer=functools.partial(_minimizer, form, 0.0, True),
         reduction="sum",
         row_sum=RowSum(num_rows, form),
         formulas=Formulas("f = phi0 + phi1 x", "sum r^2", "(sum 2r, sum 2 x r)"),
@@ -315,7 +364,7 @@ def line() -> Problem:
     return accepting(problem, LineParams, targets="real")
 
 
-def linear_regression(*, loss: str = "mean_squared_error", l2: float = 0.0) -> Problem:
+def linear_regression(*, loss: str = "mean_squared_error", l2: float = 0.0, fit_intercept: bool = True) -> Problem:
     """`f = X W + b` under a squared error, with an optional penalty on the weights.
 
     Gradient, by hand. With residuals `r = X W + b - y` and the mean squared error `L = 1/N sum_i |r_i|^2`:
@@ -333,31 +382,34 @@ def linear_regression(*, loss: str = "mean_squared_error", l2: float = 0.0) -> P
     Args:
       loss: "mean_squared_error", "half_mean_squared_error", "sum_squared_error" or "half_sum_squared_error".
       l2: lambda of the penalty `1/2 lambda |W|^2`, the bias free.
+      fit_intercept: False for `f = X W`, whose parameters are only the weights.
 
     Returns:
-      The problem; parameters are `LinearParams`. Inputs `[N, D]`, targets `[N]` or `[N, K]`.
+      The problem; parameters are `LinearParams`, or `WeightsParams` without an intercept. Inputs `[N, D]`, targets
+      `[N]` or `[N, K]`.
 
     Raises:
       ValueError: an unknown loss, or an l2 that is negative or not finite.
-      TypeError: `l2` is not a number.
+      TypeError: `l2` is not a number, or `fit_intercept` not a bool.
     """
     check_choice("loss", loss, SQUARED_ERRORS)
-    return _linear_regression(loss, check_nonnegative("l2", l2))
+    affine_model(fit_intercept)
+    return _linear_regression(loss, check_nonnegative("l2", l2), fit_intercept)
 
 
 @functools.cache
-def _linear_regression(loss_name: str, l2: float) -> Problem:
-    error = SQUARED_ERRORS[loss_name]
+def _linear_regression(loss_name: str, l2: float, fit_intercept: bool) -> Problem:
+    error, model = SQUARED_ERRORS[loss_name], affine_model(fit_intercept)
 
-    def init(key: jax.Array, batch: Batch) -> LinearParams:
+    def init(key: jax.Array, batch: Batch) -> Any:
         check_rank("targets", batch.targets, (1, 2), "[N] or [N, K]")
-        return init_affine(key, batch.inputs, batch.targets.shape[1:])
+        return model.init(key, batch.inputs, batch.targets.shape[1:])
 
-    def loss(params: LinearParams, batch: Batch) -> jax.Array:
-        return error.value(affine(params, batch.inputs), batch.targets)
+    def loss(params: Any, batch: Batch) -> jax.Array:
+        return error.value(model.predict(params, batch.inputs), batch.targets)
 
-    def grad(params: LinearParams, batch: Batch) -> LinearParams:
-        return grad_affine(batch.inputs, error.grad(affine(params, batch.inputs), batch.targets))
+    def grad(params: Any, batch: Batch) -> Any:
+        return model.grad(batch.inputs, error.grad(model.predict(params, batch.inputs), batch.targets))
 
     form = LinearForm(
         rows=lambda batch: (batch.inputs, batch.targets),
@@ -366,21 +418,24 @@ def _linear_regression(loss_name: str, l2: float) -> Problem:
         scale=SQUARED_ERROR_SCALES[loss_name],
     )
     problem = Problem(
-        name=call_name("linear_regression", loss=(loss_name, "mean_squared_error")),
+        name=call_name(
+            "linear_regression", loss=(loss_name, "mean_squared_error"), fit_intercept=(fit_intercept, True)
+        ),
         init=init,
         loss=loss,
         grad=grad,
-        predict=affine,
+        predict=model.predict,
         reduction=error.reduction,
-        formulas=Formulas("f = X W + b", error.formula, f"dW = {error.factor}X^T r, db = {error.factor}sum r"),
-        second_order=affine_second_order(loss_name),
-        row_sum=RowSum(num_rows, form),
-        minimizer=functools.partial(_minimizer, form, l2),
+        formulas=Formulas("f = X W + b", error.formula, f"dW = {error.factor}X^T r, db = {error.factor}sum r")
+        if fit_intercept
+        else Formulas("f = X W", error.formula, f"dW = {error.factor}X^T r"),
+        second_order=affine_second_order(loss_name, fit_intercept),
+        row_sum=RowSum(num_rows, form if fit_intercept else None),
+        minimizer=functools.partial(_minimizer, form, l2, fit_intercept),
     )
-    problem = accepting(problem, LinearParams, targets="real")
-    return penalisable(problem, l2)._replace(
-        minimizer=problem.minimizer, call=functools.partial(linear_regression, loss=loss_name, l2=l2)
-    )
+    problem = accepting(problem, model.params_type, targets="real")
+    call = functools.partial(linear_regression, loss=loss_name, l2=l2, fit_intercept=fit_intercept)
+    return penalisable(problem, l2)._replace(minimizer=problem.minimizer, call=call)
 
 
 def call_name(function: str, /, *positional: object, **options: tuple[object, object]) -> str:
@@ -399,14 +454,18 @@ def call_name(function: str, /, *positional: object, **options: tuple[object, ob
     return f"{function}({', '.join(shown)})" if shown else function
 
 
-def _minimizer(form: LinearForm, l2: float, batch: Batch) -> Params:
+def _minimizer(form: LinearForm, l2: float, fit_intercept: bool, batch: Batch) -> Params:
     inputs, targets = form.rows(batch)
-    solution = least_squares(inputs, targets, penalty=l2 / (2 * form.scale(len(inputs))))
+    penalty = l2 / (2 * form.scale(len(inputs)))
+    solution = least_squares(inputs, targets, penalty=penalty, fit_intercept=fit_intercept)
     if not solution.full_rank:
         warnings.warn(
-            f"the minimiser is not unique: [X, 1] has rank {solution.rank} of {solution.num_columns} columns; "
+            f"the minimiser is not unique: {'[X, 1]' if fit_intercept else 'X'} has rank {solution.rank} of "
+            f"{solution.num_columns} columns; "
             "this is the one of least norm",
             stacklevel=3,
         )
+    if not fit_intercept:
+        return WeightsParams(jnp.asarray(solution.weights, jnp.result_type(batch.inputs)))
     joined = np.concatenate([solution.weights, np.asarray(solution.bias)[None]])
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(batch.inputs)), form.split(joined))

@@ -1,19 +1,22 @@
 """Logistic and softmax regression: mean cross-entropies on logits."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxgd.penalty import penalisable
 from jaxgd.problems.interface import accepting
-from jaxgd.problems.linear import affine, affine_second_order, call_name, grad_affine, init_affine
+from jaxgd.problems.linear import affine_model, affine_second_order, call_name
 from jaxgd.problems.losses import SIGMOID_CROSS_ENTROPIES, SOFTMAX_CROSS_ENTROPIES
-from jaxgd.types import Batch, Formulas, LinearParams, Problem, RowSum, num_rows
+from jaxgd.types import Batch, Formulas, Problem, RowSum, num_rows
 from jaxgd.validation import check_choice, check_count, check_label_values, check_nonnegative, check_probability_values
 
 
-def logistic_regression(*, loss: str = "mean_sigmoid_cross_entropy", l2: float = 0.0) -> Problem:
+def logistic_regression(
+    *, loss: str = "mean_sigmoid_cross_entropy", l2: float = 0.0, fit_intercept: bool = True
+) -> Problem:
     """`p = sigma(x . w + b)` under the mean cross-entropy, computed on the logits.
 
     Gradient, by hand. With `z_i = x_i . w + b`, `p_i = sigma(z_i)` and
@@ -35,17 +38,21 @@ def logistic_regression(*, loss: str = "mean_sigmoid_cross_entropy", l2: float =
     Args:
       loss: "mean_sigmoid_cross_entropy", or "sum_sigmoid_cross_entropy" without the 1/N.
       l2: lambda of the penalty `1/2 lambda |w|^2`, the bias free; scikit-learn's C is `1 / (lambda N)`.
+      fit_intercept: False for `p = sigma(x . w)`, whose parameters are only the weights; its curvature is at least
+        lambda.
 
     Returns:
-      The problem; parameters are `LinearParams`. Inputs `[N, D]`, targets `[N]`: labels 0 and 1 (integers,
-      bool or floating), or probabilities of label 1 in [0, 1], for which the gradient is the same formula.
+      The problem; parameters are `LinearParams`, or `WeightsParams` without an intercept. Inputs `[N, D]`, targets
+      `[N]`: labels 0 and 1 (integers, bool or floating), or probabilities of label 1 in [0, 1], for which the gradient
+      is the same formula.
 
     Raises:
       ValueError: an unknown loss, or an l2 that is negative or not finite.
-      TypeError: `l2` is not a number.
+      TypeError: `l2` is not a number, or `fit_intercept` not a bool.
     """
     check_choice("loss", loss, SIGMOID_CROSS_ENTROPIES)
-    return _cross_entropy_regression(loss, None, check_nonnegative("l2", l2))
+    affine_model(fit_intercept)
+    return _cross_entropy_regression(loss, None, check_nonnegative("l2", l2), fit_intercept)
 
 
 def softmax_regression(num_classes: int, *, l2: float = 0.0) -> Problem:
@@ -77,36 +84,39 @@ def softmax_regression(num_classes: int, *, l2: float = 0.0) -> Problem:
       TypeError: `num_classes` is not an integer, or `l2` not a number.
     """
     num_classes = check_count("num_classes", num_classes, minimum=2)
-    return _cross_entropy_regression("mean_softmax_cross_entropy", num_classes, check_nonnegative("l2", l2))
+    return _cross_entropy_regression("mean_softmax_cross_entropy", num_classes, check_nonnegative("l2", l2), True)
 
 
 @functools.cache
-def _cross_entropy_regression(loss_name: str, num_classes: int | None, l2: float) -> Problem:
+def _cross_entropy_regression(loss_name: str, num_classes: int | None, l2: float, fit_intercept: bool) -> Problem:
     """Both regressions: they differ in the shape of the logits and in the cross-entropy of these."""
+    model = affine_model(fit_intercept)
     output_shape: tuple[int, ...] = () if num_classes is None else (num_classes,)
     if num_classes is None:
         entropy = SIGMOID_CROSS_ENTROPIES[loss_name]
-        name = call_name("logistic_regression", loss=(loss_name, "mean_sigmoid_cross_entropy"))
-        call = functools.partial(logistic_regression, loss=loss_name, l2=l2)
-        model, residual = "p = sigma(x . w + b)", "(p - y)"
+        name = call_name(
+            "logistic_regression", loss=(loss_name, "mean_sigmoid_cross_entropy"), fit_intercept=(fit_intercept, True)
+        )
+        call = functools.partial(logistic_regression, loss=loss_name, l2=l2, fit_intercept=fit_intercept)
+        prediction, residual = "p = sigma(x . w + b)" if fit_intercept else "p = sigma(x . w)", "(p - y)"
     else:
         entropy = SOFTMAX_CROSS_ENTROPIES[loss_name]
         name = call_name("softmax_regression", num_classes)
         call = functools.partial(softmax_regression, num_classes, l2=l2)
-        model, residual = "P = softmax(x W + b)", "(P - onehot)"
+        prediction, residual = "P = softmax(x W + b)", "(P - onehot)"
 
-    def init(key: jax.Array, batch: Batch) -> LinearParams:
-        return init_affine(key, batch.inputs, output_shape)
+    def init(key: jax.Array, batch: Batch) -> Any:
+        return model.init(key, batch.inputs, output_shape)
 
-    def loss(params: LinearParams, batch: Batch) -> jax.Array:
-        return entropy.value(affine(params, batch.inputs), batch.targets)
+    def loss(params: Any, batch: Batch) -> jax.Array:
+        return entropy.value(model.predict(params, batch.inputs), batch.targets)
 
-    def grad(params: LinearParams, batch: Batch) -> LinearParams:
-        return grad_affine(batch.inputs, entropy.grad(affine(params, batch.inputs), batch.targets))
+    def grad(params: Any, batch: Batch) -> Any:
+        return model.grad(batch.inputs, entropy.grad(model.predict(params, batch.inputs), batch.targets))
 
-    def predict(params: LinearParams, inputs: jax.Array) -> jax.Array:
+    def predict(params: Any, inputs: jax.Array) -> jax.Array:
         """Probabilities: `[N]` of label 1, or `[N, K]`."""
-        logits = affine(params, inputs)
+        logits = model.predict(params, inputs)
         return jax.nn.sigmoid(logits) if num_classes is None else jax.nn.softmax(logits)
 
     def check_batch(batch: Batch) -> None:
@@ -124,10 +134,13 @@ def _cross_entropy_regression(loss_name: str, num_classes: int | None, l2: float
         check_batch=check_batch,
         reduction=entropy.reduction,
         row_sum=RowSum(num_rows),
-        second_order=affine_second_order(loss_name),
+        second_order=affine_second_order(loss_name, fit_intercept),
         formulas=Formulas(
-            model, entropy.formula, f"dW = {entropy.factor}X^T {residual}, db = {entropy.factor}sum {residual}"
+            prediction,
+            entropy.formula,
+            f"dW = {entropy.factor}X^T {residual}"
+            + (f", db = {entropy.factor}sum {residual}" if fit_intercept else ""),
         ),
     )
-    problem = accepting(problem, LinearParams, targets="probabilities" if num_classes is None else "labels")
+    problem = accepting(problem, model.params_type, targets="probabilities" if num_classes is None else "labels")
     return penalisable(problem, l2)._replace(call=call)

@@ -3,6 +3,7 @@
 from jaxgd.theory import closed_form, curvature, rates, taylor
 from jaxgd.theory.bounds import curvature_bounds, smoothness, strong_convexity
 from jaxgd.theory.curvature import hessian
+from jaxgd.theory.inference import standard_errors
 
 __all__ = [
     "closed_form",
@@ -11,6 +12,7 @@ __all__ = [
     "hessian",
     "rates",
     "smoothness",
+    "standard_errors",
     "strong_convexity",
     "taylor",
 ]

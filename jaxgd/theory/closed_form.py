@@ -41,7 +41,7 @@ class LeastSquares(NamedTuple):
       bias: `[]` or `[K]` float64.
       rank: the numerical rank of `[X, 1]`; the solution is the one of least norm where it falls short of
         `num_columns`.
-      num_columns: D + 1.
+      num_columns: D + 1, or D without an intercept.
       condition_number: largest over smallest singular value of `[X, 1]`; that of the Hessian is its square.
       sum_squared_error: at the solution, in squared units of the targets.
     """
@@ -59,7 +59,7 @@ class LeastSquares(NamedTuple):
         return self.rank == self.num_columns
 
 
-def least_squares(inputs: Any, targets: Any, *, penalty: float = 0.0) -> LeastSquares:
+def least_squares(inputs: Any, targets: Any, *, penalty: float = 0.0, fit_intercept: bool = True) -> LeastSquares:
     """Minimise `sum_i |x_i W + b - y_i|^2 + penalty |W|^2`, the bias free.
 
     Without a penalty this is `(A^T A)^-1 A^T y` for `A = [X, 1]`, computed as `R^-1 Q^T y` with the columns
@@ -70,6 +70,7 @@ def least_squares(inputs: Any, targets: Any, *, penalty: float = 0.0) -> LeastSq
       targets: `[N]` or `[N, K]`, real.
       penalty: coefficient of `|W|^2`, in units of the sum of squares (the `l2` of a mean squared error is
         `2 penalty / N`).
+      fit_intercept: False leaves b out; it is 0 in the solution.
 
     Returns:
       The solution in float64; of least norm over (W, b) where the rank is deficient.
@@ -88,19 +89,19 @@ def least_squares(inputs: Any, targets: Any, *, penalty: float = 0.0) -> LeastSq
         raise ValueError("`inputs` and `targets` must be finite, got NaN or infinity.")
     penalty = check_nonnegative("penalty", penalty)
     num_inputs = inputs.shape[1]
-    design = np.column_stack([inputs, np.ones(len(inputs))])
+    design = np.column_stack([inputs, np.ones((len(inputs), int(fit_intercept)))])
     values = targets.reshape(len(targets), -1)
     if penalty:
-        design = np.vstack([design, np.sqrt(penalty) * np.eye(num_inputs, num_inputs + 1)])
+        design = np.vstack([design, np.sqrt(penalty) * np.eye(num_inputs, design.shape[1])])
         values = np.vstack([values, np.zeros((num_inputs, values.shape[1]))])
     solution, rank, condition_number = _solve(design, values)
-    weights, bias = solution[:-1], solution[-1]
+    weights, bias = solution[:num_inputs], np.sum(solution[num_inputs:], axis=0)  # no row, and 0, without an intercept
     residuals = inputs @ weights + bias - targets.reshape(len(targets), -1)
     return LeastSquares(
         weights=weights.reshape(num_inputs, *targets.shape[1:]),
         bias=bias.reshape(targets.shape[1:]),
         rank=rank,
-        num_columns=num_inputs + 1,
+        num_columns=design.shape[1],
         condition_number=condition_number,
         sum_squared_error=float(np.sum(residuals**2)),
     )

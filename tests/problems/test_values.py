@@ -7,7 +7,7 @@ import pytest
 from common import assert_trees_close, flat
 
 import jaxgd
-from jaxgd import problems
+from jaxgd import problems, theory
 from jaxgd.problems import linear, losses
 from jaxgd.problems.scalar import CubicParams
 from jaxgd.theory import closed_form
@@ -165,6 +165,28 @@ def test_one_name_for_one_factor_everywhere(rng):
         vector = jax.tree.map(jnp.ones_like, start)
         moves = jax.jvp(lambda p: problem.grad(p, batch), (start,), (vector,))[1]  # noqa: B023
         assert_trees_close(problem.second_order.hvp(start, vector, batch), moves, rtol=1e-12)
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.7])
+def test_without_an_intercept_it_is_scikit_learns(rng, l2):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    x, y = rng.normal(size=(30, 3)) + 1, rng.normal(size=30) + 2
+    problem, batch = problems.linear_regression(l2=l2, fit_intercept=False), Batch(jnp.asarray(x), jnp.asarray(y))
+    reference = linear_model.Ridge(alpha=15 * l2, solver="svd", fit_intercept=False).fit(x, y)
+    np.testing.assert_allclose(problem.minimizer(batch).weights, reference.coef_, rtol=1e-10)
+    np.testing.assert_allclose(theory.smoothness(problem, batch), 2 / 30 * np.linalg.norm(x, 2) ** 2 + l2, rtol=1e-12)
+    assert problem.predict(problem.minimizer(batch), batch.inputs).shape == (30,)
+
+
+def test_a_logistic_model_without_an_intercept_is_scikit_learns(rng):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    x, y = rng.normal(size=(60, 3)), rng.integers(0, 2, 60)
+    problem, batch = problems.logistic_regression(l2=0.1, fit_intercept=False), Batch(jnp.asarray(x), jnp.asarray(y))
+    rate = 1 / theory.smoothness(problem, batch)
+    assert float(theory.strong_convexity(problem, batch)) == 0.1
+    fitted = jaxgd.descend(problem, problem.zeros(batch), batch, learning_rate=rate, num_steps=2000).params
+    reference = linear_model.LogisticRegression(C=1 / (0.1 * 60), fit_intercept=False, tol=1e-12).fit(x, y)
+    np.testing.assert_allclose(fitted.weights, reference.coef_[0], rtol=1e-6, atol=1e-8)
 
 
 def test_the_sigmoid_neuron_at_two_points():
@@ -388,6 +410,26 @@ REFUSED = [
         lambda: problems.nesterov_quadratic(3, smoothness=0),
         ValueError,
         "`smoothness` must be finite and positive, got 0.",
+    ),
+    (
+        "an intercept in the start of a model without one",
+        lambda: problems.linear_regression(fit_intercept=False).loss(W, Batch(X, Y)),
+        TypeError,
+        "`params` must be a jaxgd.WeightsParams(weights), a dict with these names or a tuple in this order, "
+        "got jaxgd.LinearParams.",
+    ),
+    (
+        "an intercept in the start of a logistic model without one",
+        lambda: problems.logistic_regression(fit_intercept=False).grad(W, Batch(X, LABELS)),
+        TypeError,
+        "`params` must be a jaxgd.WeightsParams(weights), a dict with these names or a tuple in this order, "
+        "got jaxgd.LinearParams.",
+    ),
+    (
+        "fit_intercept that is not a bool",
+        lambda: problems.linear_regression(fit_intercept="no"),
+        TypeError,
+        "`fit_intercept` must be True or False, got 'no'.",
     ),
     (
         "an unknown loss",
