@@ -116,19 +116,20 @@ def find_part(answer: Any, names: Sequence[str], *, has_aux: bool) -> tuple[int,
     return (0,) if has_aux and fits(first) else ()
 
 
-def part_of(answer: Any, part: tuple[int, ...]) -> Any:
+def part_of(answer: Any, part: tuple[int, ...], layout: Layout) -> Any:
     """A part of an answer.
 
     Args:
       answer: nested tuples.
       part: indices, see `find_part`.
+      layout: of the parameters; for several arguments a list is as good as a tuple.
 
     Returns:
       The part.
     """
     for index in part:
         answer = answer[index]
-    return answer
+    return tuple(answer) if isinstance(layout.argnums, tuple) and isinstance(answer, list) else answer
 
 
 def select(tree: Any, layout: Layout) -> list[Any]:
@@ -152,7 +153,7 @@ def select(tree: Any, layout: Layout) -> list[Any]:
                 continue
             value = got[path]
             if hasattr(value, "detach"):
-                value = value.detach().cpu().numpy()
+                value = value.detach().cpu().resolve_conj().numpy()
             if len(leaf.roles) == 2:
                 sign = 1 if leaf.family == "torch" else -1
                 value = sign * value.imag if i else value.real

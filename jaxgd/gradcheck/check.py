@@ -12,6 +12,7 @@ import numpy as np
 from jaxgd.gradcheck import facts, reference
 from jaxgd.gradcheck.answer import by_path
 from jaxgd.gradcheck.compare import between, compare, contradicts, rough
+from jaxgd.gradcheck.conjugate import conjugates, whole
 from jaxgd.gradcheck.form import compare_form
 from jaxgd.gradcheck.inputs import Arrays, Point
 from jaxgd.gradcheck.mistakes import Case, explain
@@ -180,14 +181,15 @@ def _check(pair: Pair, rng: np.random.Generator, seconds: float) -> GradientRepo
         grad.tree, pair.params, pair.layout, functools.partial(_values_of_leaf, pair), dtypes=pair.grad.traceable
     )
     if not any(form.comparable):
-        return report_of(form.findings, tuple(map(not_checked, pair.names)), None, "its form only")
+        return whole(report_of(form.findings, tuple(map(not_checked, pair.names)), None, "its form only"), pair.layout)
     comparable = pair.holding(form.comparable)
     if not all(form.comparable):
         along = _loss_slopes(comparable, rng, loss.unit)
     report = _check_numbers(comparable, rng, (loss, grad), along, seconds)
     by_leaf = {leaf.leaf: leaf for leaf in report.leaves}
     leaves = tuple(by_leaf.get(name, not_checked(name)) for name in pair.names)
-    return report_of((*form.findings, *report.findings), leaves, report.taylor_order, report.reference)
+    findings = (*form.findings, *report.findings, *facts.about_the_run(pair, loss))
+    return whole(report_of(findings, leaves, report.taylor_order, report.reference), pair.layout)
 
 
 def _check_numbers(
@@ -218,14 +220,34 @@ def _check_numbers(
     wrong = [i for i, leaf in enumerate(outcome.leaves) if leaf.status is Status.WRONG]
     unexplained = [i for i in wrong if not ((finding := outcome.leaves[i].finding) and finding.wrong)]
     if unexplained:
-        findings += rough(pair, found, unexplained, loss, grad) or explain(
-            _case(pair, rng, found)._replace(wrong=unexplained, seconds=seconds)
+        findings += (
+            conjugates(pair.layout, pair.names, list(zip(*found[:3], strict=True)), unexplained)
+            or rough(pair, found, unexplained, loss, grad)
+            or _explained(_case(pair, rng, found)._replace(wrong=unexplained, seconds=seconds))
         )
     if not wrong:
         findings += in_native_dtype(pair, found, rng)
     leaves = tuple(_leaf_report(pair, found, i, leaf.status) for i, leaf in enumerate(outcome.leaves))
     order = along[1].order(dot(found.hand, along[0])) if all_finite(found.hand) else None
-    return report_of(findings, leaves, order, "reverse mode in float64 and values of the loss")
+    return report_of(findings, leaves, order, facts.reference_words(pair))
+
+
+def _explained(case: Case) -> list[Finding]:
+    """The mistakes; the search over the backward pass is left out if it raises."""
+    try:
+        return explain(case)
+    except Exception:
+        try:
+            return explain(case._replace(trace=None))
+        except Exception:
+            return [
+                Finding(
+                    case.names[i],
+                    Kind.UNKNOWN,
+                    f"{case.names[i] or 'params'} is wrong; the search for the cause failed.",
+                )
+                for i in case.wrong
+            ]
 
 
 def _inside(
@@ -298,7 +320,7 @@ def _case(pair: Pair, rng: np.random.Generator, found: Gradients) -> Case:
         both=lambda point: (pair.hand(point, np.float64), right(point)),
         right=right,
         elsewhere=lambda distance, **moving: pair.elsewhere(rng, distance, **moving),
-        trace=lambda point: reference.program(pair, point),
+        trace=(lambda point: reference.program(pair, point)) if pair.loss.traceable and pair.loss.way.wide else None,
     )
 
 

@@ -12,6 +12,7 @@ from jaxgd.gradcheck.backward import program as programs
 from jaxgd.gradcheck.functions import BadLoss
 from jaxgd.gradcheck.inputs import Arrays, Point, is_floating
 from jaxgd.gradcheck.pair import Pair
+from jaxgd.gradcheck.report import Finding, Kind
 
 EPS64 = float(np.finfo(np.float64).eps)
 
@@ -107,12 +108,86 @@ def gradient_facts(pair: Pair) -> GradientFacts:
     unit = EPS64 if grad.way.wide else _given_unit(pair)
     if "unit" not in grad.facts:
         if grad.program is not None:
-            grad.facts["unit"] = programs.coarsest(grad.program)
+            grad.facts["unit"] = max(programs.coarsest(grad.program), _unit_of_constants(pair))
         else:
             leaves = grad.leaves(pair.layout, pair.base, np.float64)
             units = (float(jnp.finfo(leaf.dtype).eps) for leaf in leaves if is_floating(leaf))
             grad.facts["unit"] = max(units, default=EPS64)
     return GradientFacts(grad.answer, grad.stateful, max(unit, grad.facts["unit"]))
+
+
+def _unit_of_constants(pair: Pair) -> float:
+    """The rounding unit of the numbers that the gradient holds and the loss does not.
+
+    `2 / N * x.T` of a float32 array in a closure is computed by NumPy, in float32, before JAX sees it.
+    """
+    shared = {np.sort(np.ravel(number)).tobytes() for number in _narrow_constants(pair.loss.program)}
+    own = [number for number in _narrow_constants(pair.grad.program) if not _is_exact(number)]
+    units = [float(jnp.finfo(one.dtype).eps) for one in own if np.sort(np.ravel(one)).tobytes() not in shared]
+    return max(units, default=EPS64)
+
+
+def _narrow_constants(closed: Any) -> list[Any]:
+    """The floating constants of a program, traced in float64, that have another dtype."""
+    if closed is None:
+        return []
+    found = list(closed.consts)
+    for eqn in programs.equations(closed):
+        found += [atom.val for atom in eqn.invars if hasattr(atom, "val")]
+        found += [const for inner in eqn.params.values() for const in getattr(inner, "consts", ())]
+    kinds = [(number, getattr(number, "dtype", np.dtype(np.float64))) for number in found]
+    return [np.asarray(n) for n, dtype in kinds if jnp.issubdtype(dtype, jnp.floating) and dtype != np.float64]
+
+
+def _is_exact(number: Any) -> bool:
+    """Whether numbers are multiples of 1/1024, such as a mask or one half, which no rounding has touched."""
+    times = 1024 * np.asarray(number, np.float64)
+    return bool((times == np.round(times)).all())
+
+
+def about_the_run(pair: Pair, loss: LossFacts) -> list[Finding]:
+    """What is special about how the functions were evaluated.
+
+    Args:
+      pair: the loss and the gradient.
+      loss: what the program of the loss says.
+
+    Returns:
+      Notes, and a finding if `grad` returns another value than `loss`.
+    """
+    found = []
+    dtype = programs.name_of_unit(_given_unit(pair))
+    narrow = [("loss", pair.loss.way.why or pair.loss.why)] if not pair.loss.way.wide or pair.loss.why else []
+    narrow += [("grad", pair.grad.way.why)] if not pair.grad.way.wide else []
+    for why in dict.fromkeys(why for _, why in narrow):
+        both = " and ".join(f"`{name}`" for name, other in narrow if other == why)
+        message = (
+            f"{both} cannot be evaluated in float64 ({why}); evaluated in {dtype} instead. The tolerances are those of "
+            f"{dtype}, measured; smaller errors cannot be seen."
+        )
+        found.append(Finding("", Kind.PRECISION, message, False))
+    if pair.grad.part == (1,):
+        value = pair.grad.value(pair.layout, pair.base)
+        (right,) = pair.loss.values(pair.layout, pair.base, pair.base.params, np.zeros(1))
+        same = abs(value - right) <= 256 * max(loss.unit, EPS64) * abs(right)
+        also = "" if same else f" The value is {value:.10g}, that of `loss` {float(right):.10g}."
+        message = f"`grad` returns (value, gradient), as jax.value_and_grad does; the gradient was checked.{also}"
+        found.append(Finding("", Kind.STRUCTURE, message, not same))
+    return found
+
+
+def reference_words(pair: Pair) -> str:
+    """What the gradient is compared with.
+
+    Args:
+      pair: the loss.
+
+    Returns:
+      Words for the last line of the report.
+    """
+    modes = {"reverse": "reverse mode", "forward": "forward mode", "torch": "reverse mode of torch"}
+    dtype = "float64" if pair.loss.way.wide and pair.loss.wide else programs.name_of_unit(_given_unit(pair))
+    return f"{modes[pair.loss.derivative]} in {dtype} and values of the loss"
 
 
 def _given_unit(pair: Pair) -> float:

@@ -14,7 +14,7 @@ from jaxgd.gradcheck.inputs import Arrays, Layout, Point
 from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.programs import Programs
 
-EPS32 = float(np.finfo(np.float32).eps)
+EPS32, EPS64 = (float(np.finfo(dtype).eps) for dtype in (np.float32, np.float64))
 
 
 class Way(NamedTuple):
@@ -43,6 +43,7 @@ class Loss:
       way: how it is evaluated.
       derivative: how its derivative is: "reverse" or "forward" mode of JAX, "torch", or "" if there is none.
       wide: whether the derivative can be evaluated in float64.
+      why: what the derivative raised in float64.
       program: its jaxpr, in float64 if possible; None if it cannot be traced.
       facts: what others have derived from it, by keys of their own.
     """
@@ -52,6 +53,7 @@ class Loss:
     way: Way
     derivative: str = ""
     wide: bool = True
+    why: str = ""
     program: Any = None
     facts: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
@@ -125,7 +127,7 @@ class Loss:
             return np.concatenate(parts)[: len(steps)]
         found = []
         for step in steps:
-            moved = [leaf + step * part for leaf, part in zip(point.params, direction, strict=True)]
+            moved = [np.asarray(p) + step * np.asarray(u) for p, u in zip(point.params, direction, strict=True)]
             found.append(self._value(layout, point._replace(params=moved)))
         return np.stack(found)
 
@@ -172,6 +174,28 @@ class Gradient:
         return self.way.traced
 
     @functools.cached_property
+    def _values(self) -> Programs:
+        return Programs(self._value)
+
+    def _value(self, layout: Layout, point: Point) -> list[Any]:
+        family = None if self.way.traced else self.way.family
+        first = layout.call(self.function, point, family=family)[0]
+        return [value_of(first, isinstance(first, tuple))]
+
+    def value(self, layout: Layout, point: Point) -> float:
+        """The value that it returns beside the gradient, in float64.
+
+        Args:
+          layout: of the leaves.
+          point: the leaves, float64.
+
+        Returns:
+          The value; only for a gradient whose `part` is (1,).
+        """
+        run = self._values if self.way.traced else self._value
+        return float(np.ravel(_run(run, self.way.wide, layout, point, np.float64)[0])[0])
+
+    @functools.cached_property
     def _leaves(self) -> Programs:
         return Programs(lambda layout, point: select(self.tree(layout, point), layout))
 
@@ -186,9 +210,7 @@ class Gradient:
           A tree.
         """
         family = None if self.way.traced else self.way.family
-        answer = part_of(layout.call(self.function, point, family=family), self.part)
-        several = isinstance(layout.argnums, tuple) and isinstance(answer, list)
-        return tuple(answer) if several else answer
+        return part_of(layout.call(self.function, point, family=family), self.part, layout)
 
     def leaves(self, layout: Layout, point: Point, dtype: Any) -> Arrays:
         """The gradient at a point.
@@ -223,7 +245,8 @@ def value_of(answer: Any, has_aux: bool) -> Any:
       BadLoss: it is not one real floating number.
     """
     if has_aux and not (isinstance(answer, tuple) and len(answer) == 2):
-        got = f"a {type(answer).__name__}" + (f" of {len(answer)}" if isinstance(answer, (tuple, list)) else "")
+        several = isinstance(answer, (tuple, list))
+        got = f"a {type(answer).__name__} of {len(answer)}" if several else "one value"
         raise BadLoss(f"`loss` must return (value, auxiliary output) with has_aux=True, got {got}.")
     value = answer[0] if has_aux else answer
     if isinstance(value, (tuple, list, dict)) or value is None:
@@ -244,24 +267,34 @@ def _run(run: Callable[..., Any], wide: bool, layout: Layout, point: Point, dtyp
     def host(point: Point) -> Arrays:
         return [np.asarray(leaf) for leaf in run(layout, point)]
 
-    if wide or dtype is None:
-        with precision(dtype):
-            return host(point)
+    if dtype is None or np.dtype(dtype) == np.float64:
+        if wide or dtype is None:
+            with precision(dtype):
+                return host(point)
+        return [np.asarray(leaf, np.float64) for leaf in host(layout.as_given(point))]
+    if wide:
+        try:
+            with precision(dtype):
+                return host(point)
+        except Exception:  # an array in a closure has another dtype
+            return _moved(lambda point: _run(run, wide, layout, point, np.float64), point, EPS64)
     given = layout.as_given(point)
-    leaves = [np.asarray(leaf, np.float64) for leaf in host(given)]
-    if np.dtype(dtype) == np.float64:
-        return leaves
-    # There is no run in float64 to compare with. How much rounding there is shows when the inputs are moved by one
-    # unit in the last place; the change is scaled to the unit of float32, in which callers expect it.
     eps = max(float(jnp.finfo(np.asarray(leaf).dtype).eps) for leaf in given.params)
+    return _moved(lambda point: host(layout.as_given(point)), point, eps)
+
+
+def _moved(run: Callable[[Point], Arrays], point: Point, eps: float) -> Arrays:
+    """Leaves that show how much rounding there is, for a function that cannot be evaluated in float32 and float64.
+
+    The inputs are moved by one unit in the last place, and the change is scaled to the unit of float32.
+    """
     rng = np.random.default_rng(3)
-    signs = [rng.choice([-1.0, 1.0], np.shape(leaf)) for leaf in given.params]
-    moved = [np.asarray(leaf, np.float64) * (1 + eps * sign) for leaf, sign in zip(given.params, signs, strict=True)]
-    others = host(layout.as_given(point._replace(params=moved)))
-    return [
-        leaf + (np.asarray(other, np.float64) - leaf) * (EPS32 / eps)
-        for leaf, other in zip(leaves, others, strict=True)
-    ]
+    params = [np.asarray(leaf, np.float64) for leaf in point.params]
+    moved = [leaf * (1 + eps * rng.choice([-1.0, 1.0], leaf.shape)) for leaf in params]
+    here, there = (
+        [np.asarray(leaf, np.float64) for leaf in run(point._replace(params=leaves))] for leaves in (params, moved)
+    )
+    return [leaf + (other - leaf) * (EPS32 / eps) for leaf, other in zip(here, there, strict=True)]
 
 
 def _along(scalar: Callable[..., Any], layout: Layout, point: Point, direction: Arrays, steps: Any) -> Any:

@@ -99,10 +99,7 @@ def _probe_loss(function: Callable[..., Any], inputs: Inputs, base: Point, has_a
     except Exception as error:
         way = Way(True, wide=False, why=_in_words(error))
         return dataclasses.replace(loss, way=way, wide=False, program=program)
-    wide = _runs_in(loss, layout, base, np.float64)
-    if not wide and not _runs_in(loss, layout, native, None):  # a derivative that traces and does not run
-        loss = dataclasses.replace(loss, derivative="")
-    return dataclasses.replace(loss, program=program, wide=wide)
+    return _widest(dataclasses.replace(loss, program=program), layout, base)
 
 
 def _untraced_loss(loss: Loss, inputs: Inputs, base: Point) -> Loss:
@@ -115,8 +112,7 @@ def _untraced_loss(loss: Loss, inputs: Inputs, base: Point) -> Loss:
     way = _untraced(call, inputs, base)
     loss = dataclasses.replace(loss, way=way)
     if any(leaf.family == "torch" and "param" in leaf.roles for leaf in layout.leaves):
-        with_torch = dataclasses.replace(loss, derivative="torch")
-        return dataclasses.replace(with_torch, wide=_runs_in(with_torch, layout, base, np.float64))
+        return _widest(dataclasses.replace(loss, derivative="torch"), layout, base)
     return loss
 
 
@@ -132,15 +128,19 @@ def _derivative(loss: Loss, layout: Layout, native: Point) -> str:
     return ""
 
 
-def _runs_in(loss: Loss, layout: Layout, point: Point, dtype: Any) -> bool:
-    """Whether the derivative can be evaluated in a dtype."""
+def _widest(loss: Loss, layout: Layout, base: Point) -> Loss:
+    """The loss with its derivative in float64, otherwise in the dtypes given, otherwise without one."""
     if not loss.derivative:
-        return False
+        return loss
     try:
-        loss.reverse(layout, point, dtype)
-    except Exception:
-        return False
-    return True
+        loss.reverse(layout, base, np.float64)
+    except Exception as error:
+        loss = dataclasses.replace(loss, wide=False, why=_in_words(error))
+        try:
+            loss.reverse(layout, base, np.float64)
+        except Exception:
+            return dataclasses.replace(loss, derivative="", why="")
+    return loss
 
 
 def _probe_gradient(function: Callable[..., Any], inputs: Inputs, base: Point, has_aux: bool) -> Gradient:
@@ -156,13 +156,14 @@ def _probe_gradient(function: Callable[..., Any], inputs: Inputs, base: Point, h
             second = jax.make_jaxpr(lambda point: packed(point))(native)
     except Exception:
         way = _untraced(lambda point, family: layout.call(function, point, family=family), inputs, base)
-        answer = layout.call(function, native, family=way.family)
+        with precision(None):
+            answer = layout.call(function, native, family=way.family)
         part = find_part(answer, names, has_aux=has_aux)
-        return Gradient(function, way, part, part_of(answer, part))
+        return Gradient(function, way, part, part_of(answer, part, layout))
     answer = unpack(shapes)
     part = find_part(answer, names, has_aux=has_aux)
     stateful = not same_program(first, second)
-    gradient = Gradient(function, Way(True), part, part_of(answer, part), first, stateful)
+    gradient = Gradient(function, Way(True), part, part_of(answer, part, layout), first, stateful)
     try:
         with precision(np.float64):
             program = jax.make_jaxpr(lambda point: pack(gradient.tree(layout, point)))(base)
@@ -175,16 +176,17 @@ def _probe_gradient(function: Callable[..., Any], inputs: Inputs, base: Point, h
 def _untraced(call: Callable[[Point, str], Any], inputs: Inputs, base: Point) -> Way:
     """How a function that JAX cannot trace is called: with the caller's arrays, otherwise with NumPy's."""
     family = "given"
-    try:
-        call(inputs.point, family)
-    except Exception as error:
-        if not any(leaf.family == "jax" for leaf in inputs.layout.leaves):
-            raise
-        family = "numpy"
+    with precision(None):
         try:
             call(inputs.point, family)
-        except Exception:
-            raise error from None  # what the caller would see
+        except Exception as error:
+            if not any(leaf.family == "jax" for leaf in inputs.layout.leaves):
+                raise
+            family = "numpy"
+            try:
+                call(inputs.point, family)
+            except Exception:
+                raise error from None  # what the caller would see
     try:
         with precision(np.float64):
             call(base, family)

@@ -24,6 +24,7 @@ class Kind(enum.Enum):
       CANCELLATION: digits lost in its own dtype that reverse mode keeps (`(1 + z) - 1`).
       PRECISION: computed in a lower precision than the parameters have (`x.astype(float16)`).
       SIGN: the gradient times -1 (`(y - f) x`).
+      CONJUGATE: the conjugate of the gradient by a complex parameter, which is the convention of another library.
       FACTOR: the gradient times a constant (`2 (f - y) x`, the mean in place of the sum).
       ZERO: nothing but zeros (`zeros_like(w)`).
       SWAPPED: the gradient of another leaf (`db` returned as `dw`).
@@ -62,6 +63,7 @@ class Kind(enum.Enum):
     CANCELLATION = "cancellation"
     PRECISION = "precision"
     SIGN = "sign"
+    CONJUGATE = "conjugate"
     FACTOR = "factor"
     ZERO = "zero"
     SWAPPED = "swapped"

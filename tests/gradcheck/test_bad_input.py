@@ -66,6 +66,45 @@ ERRORS = [
         "`loss` must be finite at `params`, got nan.",
     ),
     ((loss, grad, PARAMS), {"order": 3}, ValueError, "`order` must be 1 or 2, got 3."),
+    (
+        (lambda p: (loss(p), {"b": p["b"]}), grad, PARAMS),
+        {},
+        ValueError,
+        "`loss` must return a floating scalar [], got a tuple of 2. If it returns (value, auxiliary output), pass "
+        "has_aux=True.",
+    ),
+    (
+        (loss, grad, PARAMS),
+        {"has_aux": True},
+        ValueError,
+        "`loss` must return (value, auxiliary output) with has_aux=True, got one value.",
+    ),
+    ((lambda p: None, grad, PARAMS), {}, ValueError, "`loss` must return a floating scalar [], got None."),
+    ((loss, grad, PARAMS), {"argnums": 1}, ValueError, "`argnums` must be positions among the 1 arguments, got 1."),
+    (
+        (loss, grad, PARAMS),
+        {"argnums": (0, 0)},
+        ValueError,
+        "`argnums` must be positions among the 1 arguments, got (0, 0).",
+    ),
+    (
+        (loss, grad, PARAMS),
+        {"order": 2, "has_aux": True},
+        ValueError,
+        "with `order=2`, `argnums` must be 0 and `has_aux` False: bind the rest in a function.",
+    ),
+    (
+        (loss, grad, PARAMS),
+        {"l2": 0.1},
+        ValueError,
+        "`loss` raised TypeError: loss() got an unexpected keyword argument 'l2'",
+    ),
+    (
+        (lambda z: jnp.abs(z) ** 2, jnp.conj, np.array(complex(1, np.inf))),
+        {},
+        ValueError,
+        "`params.imag` must be finite, got inf.",
+    ),
 ]
 
 
@@ -139,6 +178,27 @@ def test_integer_leaves_among_the_parameters_are_held():
     )
     assert report.ok, str(report)
     assert [leaf.leaf for leaf in report.leaves] == ["['w']"]
+
+
+def test_a_tuple_for_one_array_may_be_gradients_by_several_arguments():
+    def product(u, v):
+        return jnp.sum(u * v)
+
+    report = check_gradient(product, jax.grad(product, (0, 1)), W, 2 * W)
+    assert report.findings[0].message == (
+        "params has no gradient: the tree returned lacks it; it is a tuple of 2: if it holds the gradients by several "
+        "arguments, pass argnums=(0, 1)."
+    )
+
+
+def test_a_value_beside_the_gradient_that_is_not_the_loss():
+    report = check_gradient(loss, lambda p: (loss(p) / 2, grad(p)), PARAMS)
+    assert not report.ok
+    assert all(leaf.ok for leaf in report.leaves)
+    assert report.findings[0].message == (
+        "`grad` returns (value, gradient), as jax.value_and_grad does; the gradient was checked. The value is 0.615, "
+        "that of `loss` 1.23."
+    )
 
 
 def test_the_report_as_plain_values():
