@@ -66,10 +66,20 @@ def to_rst(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[s
     between single backticks become code. Signs that mean something in reStructuredText (`*`, `|`) are escaped.
     """
     written: list[str] = []
-    literal = in_section = False
+    literal = in_section = in_list = False
     for number, line in enumerate(lines):
         if SECTIONS.match(line):
-            literal, in_section = False, True
+            literal, in_section, in_list = False, True, False
+        entry = None if in_section else re.match(r"^  (\w+): (.*)", line)
+        if entry:  # a list of names with their meanings
+            written += [] if in_list else [""]
+            written.append(f"* ``{entry[1]}``: {escaped(entry[2])}")
+            in_list = True
+            continue
+        if in_list and line.startswith("    "):
+            written.append(f"  {escaped(line.strip())}")
+            continue
+        in_list = False
         blank_before = number == 0 or not lines[number - 1].strip()
         indented = line.startswith("    ")
         if not in_section and indented and blank_before and not literal:
