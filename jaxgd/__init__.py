@@ -2,11 +2,14 @@
 
 from jaxgd import data, gradcheck, plot, problems, theory
 from jaxgd.descent import (
+    Curve,
     History,
     Result,
     StopReason,
     compress,
+    curve,
     descend,
+    explain,
     fit,
     gradient_descent,
     sharded,
@@ -25,6 +28,7 @@ from jaxgd.version import __version__
 __all__ = [
     "Batch",
     "CubicParams",
+    "Curve",
     "Fitted",
     "GradientReport",
     "History",
@@ -45,8 +49,10 @@ __all__ = [
     "check_gradient",
     "check_rule",
     "compress",
+    "curve",
     "data",
     "descend",
+    "explain",
     "fit",
     "gradcheck",
     "gradient_descent",

@@ -258,6 +258,28 @@ REFUSED = [
         "`jaxgd.fit` runs on the host and cannot be called inside jit, vmap or grad; use `jaxgd.descend`, "
         "the same run as one pure function.",
     ),
+    # Curves.
+    (
+        "the curve of a run that recorded nothing",
+        lambda: jaxgd.curve(jaxgd.descend(problems.quadratic(), {"x": 5.0}, None, **ONCE, record=())),
+        '`result` must hold recorded losses or parameters: run with "loss" or "params" in `record`.',
+    ),
+    (
+        "the curve of a sweep",
+        lambda: jaxgd.curve(sweep(learning_rate=[0.1, 0.2])),
+        "`lane` must hold an index for each of the 1 axes of the sweep, got None.",
+    ),
+    (
+        "the curve of a lane of a single run",
+        lambda: jaxgd.curve(descend(), lane=0),
+        "`lane` must be None for a single run, got 0.",
+    ),
+    (
+        "steps in `record`",
+        lambda: jaxgd.descend(LINEAR, W, (X, Y), **ONCE, record=("step",)),
+        "`record` must be one of 'loss', 'grad_norm', 'learning_rate', 'update_norm', 'predicted_decrease', "
+        "'actual_decrease', 'params', got 'step'.",
+    ),
 ]
 
 

@@ -17,7 +17,8 @@ import rich.table
 from jaxgd import data, reporting
 from jaxgd.commands import job as jobs
 from jaxgd.commands.job import Job, UserError
-from jaxgd.descent import Result, StopReason, fit
+from jaxgd.descent import Result, fit
+from jaxgd.descent.explain import sentence
 from jaxgd.descent.fast.blocks import NUM_CHUNKS
 from jaxgd.descent.host import ended_by
 from jaxgd.theory.bounds import smoothness
@@ -233,7 +234,8 @@ def _summarise(
     job: Job, options: FitOptions, result: Result, first_loss: float, learning_rate: float, seconds: float
 ) -> dict[str, Any]:
     plain = options.optimizer == "gradient_descent" and options.batch_size in (None, len(job.batch.inputs))
-    reason, num_steps = StopReason(int(result.stop_reason)), int(result.num_steps)
+    advice = "Lower the rate" if job.scaling else "Standardise the inputs or lower the rate"
+    reason, num_steps = result.stop_reason, int(result.num_steps)
     last_loss, grad_norm, predictions = jobs.evaluate(job.problem, result.params, job.batch)
     assert job.problem.formulas is not None
     summary: dict[str, Any] = {
@@ -249,31 +251,15 @@ def _summarise(
         "grad_norm": float(grad_norm),
         "num_steps": num_steps,
         "stop_reason": reason.name,
-        "ended": _describe_end(reason, num_steps, learning_rate, job, plain),
+        "ended": sentence(
+            reason, num_steps, learning_rate, job.facts.kind if plain else None, job.facts.limit, advice=advice
+        ),
         "learning_rate": learning_rate,
         **jobs.limits(job.facts),
         "seconds": seconds,
         "notes": job.notes,
     }
     return summary | _quality(job, result, predictions) | _parameters(job, result)
-
-
-def _describe_end(reason: StopReason, num_steps: int, rate: float, job: Job, plain: bool) -> str:
-    """How a run ended; of one that was lost also what was known about its rate, if it was full-batch descent."""
-    text, facts = f"{reason.name} at step {num_steps}: {reason.describe()}", job.facts
-    if reason not in (StopReason.DIVERGED, StopReason.NONFINITE):
-        return f"{text}."
-    if not plain:
-        return f"{text}. Lower the rate."
-    advice = "Standardise the inputs or lower the rate" if job.scaling is None else "Lower the rate"
-    over = f"learning_rate {rate:.4g} is {rate / facts.limit:.4g} times"
-    if facts.kind == "exact":
-        known = f"{over} the largest stable one, {facts.limit:.3g}"
-    elif facts.kind == "guaranteed from every start":
-        known = f"{over} the end of what is guaranteed, 2/L = {facts.limit:.3g}"
-    else:
-        known = f"{over} the limit at the start, {facts.limit:.3g}, which guarantees nothing further on"
-    return f"{text}. {known}. {advice}."
 
 
 def _quality(job: Job, result: Result, predictions: jax.Array) -> dict[str, float]:

@@ -1,6 +1,8 @@
 """How a problem is minimised: the rule, the batches, the loop, and the host that drives it."""
 
+from jaxgd.descent.curve import Curve, curve
 from jaxgd.descent.descend import descend
+from jaxgd.descent.explain import explain
 from jaxgd.descent.fast.compressed import compress
 from jaxgd.descent.fast.sharded import sharded
 from jaxgd.descent.fast.tiled import tiled
@@ -10,11 +12,14 @@ from jaxgd.descent.rule import gradient_descent
 from jaxgd.descent.sweep import sweep
 
 __all__ = [
+    "Curve",
     "History",
     "Result",
     "StopReason",
     "compress",
+    "curve",
     "descend",
+    "explain",
     "fit",
     "gradient_descent",
     "sharded",

@@ -13,7 +13,7 @@ from jax import lax
 from jaxgd.data.arguments import arguments
 from jaxgd.descent import batches, loop
 from jaxgd.descent.fast import choose
-from jaxgd.descent.result import History, Result
+from jaxgd.descent.result import RECORDED, Result
 from jaxgd.descent.rule import gradient_descent
 from jaxgd.descent.run import Run
 from jaxgd.descent.stopping import Limits
@@ -158,6 +158,7 @@ def bind(program: Program, given: Given) -> Run:
         reduction=problem.reduction,
         rule=_rule(settings.optimizer, controls.learning_rate),
         learning_rate=controls.learning_rate,
+        descends=settings.optimizer is None,
         limits=limits,
         epochs=epochs,
         key=key,
@@ -222,8 +223,8 @@ def check_settings(
     if isinstance(record, str):
         raise TypeError(f"`record` must be a sequence of field names, got the string {record!r}.")
     for field in record:
-        check_choice("record", field, History._fields)
-    fields = tuple(field for field in History._fields if field in record)
+        check_choice("record", field, RECORDED)
+    fields = tuple(field for field in RECORDED if field in record)
     if learning_rate is None:
         fields = tuple(field for field in fields if field != "learning_rate")
     return Settings(

@@ -1,9 +1,10 @@
 """What a run returns: how it ended, its trace, and the parameters it led to."""
 
 import enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from jaxgd.types import Params
 
@@ -26,6 +27,30 @@ class StopReason(enum.IntEnum):
         """
         return _DESCRIPTIONS[self]
 
+    def __str__(self) -> str:
+        return self.name
+
+    def __format__(self, spec: str) -> str:
+        return format(int(self), spec) if spec.endswith(("d", "x", "b")) else format(self.name, spec)
+
+
+class StopReasons(np.ndarray[Any, np.dtype[Any]]):
+    """The stop reasons of several runs: an integer array whose entries are, and print as, a `StopReason`."""
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return StopReason(int(found)) if isinstance(found, np.integer) else found
+
+    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
+        # What is computed from reasons, such as a comparison, is a plain array.
+        plain = np.asarray(array)
+        return plain[()] if return_scalar else plain
+
+    def __repr__(self) -> str:
+        return str(np.array([StopReason(code).name for code in self.ravel().tolist()]).reshape(self.shape))
+
+    __str__ = __repr__
+
 
 _DESCRIPTIONS = {
     StopReason.MAX_STEPS: "all steps were taken",
@@ -41,7 +66,7 @@ class History(NamedTuple):
     """The trace of a run; leading axis R, the recorded steps. What was not asked for is None.
 
     Entry i describes theta_t for t = i * record_every, before update t. Entries after the stop repeat the
-    one at the stop.
+    one at the stop. `jaxgd.curve` joins them with the end of the run.
 
     Attributes:
       loss: `[R]`, of the rows of that step.
@@ -51,6 +76,7 @@ class History(NamedTuple):
       predicted_decrease: `[R]`, -g . (theta_{t+1} - theta_t), what the first-order expansion promises.
       actual_decrease: `[R]`, L(theta_t) - L(theta_{t+1}) on the same rows; costs one more loss a step.
       params: a tree like the parameters with leading axis R.
+      step: `[R]` int32, t of every entry; kept with everything else.
     """
 
     loss: jax.Array | None = None
@@ -60,9 +86,24 @@ class History(NamedTuple):
     predicted_decrease: jax.Array | None = None
     actual_decrease: jax.Array | None = None
     params: Params | None = None
+    step: jax.Array | None = None
 
 
-class Result(NamedTuple):
+RECORDED = History._fields[:-1]
+"""The fields of the history that `record` may name."""
+
+
+class _Result(NamedTuple):
+    params: Params
+    best_params: Params
+    loss: jax.Array
+    num_steps: jax.Array
+    stop_reason: jax.Array
+    history: History
+    learning_rate: jax.Array | None = None
+
+
+class Result(_Result):
     """What a run returns.
 
     Attributes:
@@ -71,13 +112,19 @@ class Result(NamedTuple):
         loss (`params` if no epoch was completed).
       loss: `[]`, of the whole batch at `params`.
       num_steps: `[]` int32, updates that led to `params`.
-      stop_reason: `[]` int32, a `StopReason`.
+      stop_reason: a `StopReason`, of several runs an array of them; inside jit and vmap, and as a leaf of the tree,
+        `[]` int32.
       history: the trace.
+      learning_rate: `[]`, eta of the last step; None with an optax optimizer, whose steps are not `-eta g`.
     """
 
-    params: Params
-    best_params: Params
-    loss: jax.Array
-    num_steps: jax.Array
-    stop_reason: jax.Array
-    history: History
+    __slots__ = ()
+
+    @property
+    def stop_reason(self) -> Any:
+        """How the run ended, in words where its value is known."""
+        code = self[self._fields.index("stop_reason")]
+        if isinstance(code, jax.core.Tracer) or not getattr(code, "is_fully_addressable", isinstance(code, np.ndarray)):
+            return code
+        codes = np.asarray(code)
+        return codes.view(StopReasons) if codes.ndim else StopReason(int(codes))

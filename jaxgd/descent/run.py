@@ -24,6 +24,7 @@ class Run(NamedTuple):
     reduction: str  # whether the loss is the "mean" or the "sum" over rows; static
     rule: Callable[[Any], optax.GradientTransformationExtraArgs]  # rate of the step -> (init, update)
     learning_rate: Any  # eta, [], or a function step -> eta
+    descends: bool  # whether the rule is gradient descent at that rate, rather than one of optax; static
     limits: Limits  # when to stop
     epochs: Epochs  # how rows are cut into batches; static
     key: jax.Array | None  # shuffles the rows; None visits them in order
@@ -77,11 +78,15 @@ def finish(run: Run, state: State, batch: Any) -> Result:
     # Entries after the stop repeat the one at the stop; the entry that took what is not kept is left out.
     kept = jnp.arange(-(-run.num_steps // run.record_every), dtype=jnp.int32)
     kept = jnp.minimum(kept, lax.div(state.last_step, jnp.int32(run.record_every)))
+    history: History = jax.tree.map(lambda values: values[kept], state.history)
+    if run.record:
+        history = history._replace(step=kept * jnp.int32(run.record_every))
     return Result(
         params=params,
         best_params=optax.tree.where(last_is_best, params, state.watch.best_params),
         loss=loss,
         num_steps=state.num_steps - broken.astype(jnp.int32),
         stop_reason=jnp.where(running & ~finite, StopReason.NONFINITE, state.stop_reason),
-        history=jax.tree.map(lambda values: values[kept], state.history),
+        history=history,
+        learning_rate=jnp.asarray(rate_at(run.learning_rate, state.last_step), loss.dtype) if run.descends else None,
     )

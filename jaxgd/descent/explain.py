@@ -1,0 +1,136 @@
+"""How a run ended, in a sentence: the reason, and the rate of a run that was lost beside the largest stable one."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgd.data.arguments import arguments
+from jaxgd.descent.result import Result, StopReason
+from jaxgd.theory.bounds import smoothness
+from jaxgd.theory.curvature import largest_stable_learning_rate
+from jaxgd.theory.rates import Kind, rate_facts
+from jaxgd.types import Params, Problem
+from jaxgd.validation import check_rows
+
+LOST = (StopReason.DIVERGED, StopReason.NONFINITE)
+"""How runs end that found no minimum."""
+
+STATEMENTS: dict[Kind, str] = {
+    "exact": "the largest stable one, {limit:.3g}",
+    "guaranteed from every start": "the end of what is guaranteed, 2/L = {limit:.3g}",
+    "local at this start": "the limit at {place}, {limit:.3g}, which guarantees nothing further on",
+}
+"""What a rate is a multiple of, by what is known about the rates of the problem; see `jaxgd.theory.rates`."""
+
+
+def explain(
+    result: Result, problem: Problem, batch: Any, start: Params | None = None, *, batch_size: int | None = None
+) -> Any:
+    """How a run ended, in words.
+
+    A run of gradient descent that was lost has its learning rate compared with what is known about rates: the largest
+    stable one of a quadratic loss, `2 / lambda_max`; else 2/L, where L bounds the curvature everywhere; else the limit
+    at `start`, which speaks about small moves around that point.
+
+    Args:
+      result: of `descend`, `fit` or `sweep`.
+      problem: what was minimised.
+      batch: the data.
+      start: theta_0, for a limit that depends on it; None takes the best parameters of the run instead.
+      batch_size: rows of a step, as the run was given it; None is all.
+
+    Returns:
+      One to three sentences; of a sweep a list of them, nested as its axes are. Lanes over `l2` or `batch` are compared
+      with the limit of the `problem` and the `batch` given here.
+
+    Raises:
+      ValueError: as `descend`, or targets outside the range of the problem.
+      TypeError: as `descend`.
+    """
+    reasons = np.asarray(result.stop_reason)
+    lost, rates, limits = np.isin(reasons, LOST), np.full(reasons.shape, np.nan), np.full(reasons.shape, np.nan)
+    kind, advice, place = None, "Lower the rate", "the start"
+    if result.learning_rate is not None and lost.any():
+        rates[...] = result.learning_rate
+        params, batch = arguments(problem, _first(result, lost) if start is None else start, batch)
+        kind, limit = _limit(problem, params, batch, batch_size)
+        limits[...] = limit
+        if kind == "local at this start" and start is None:
+            limits[lost] = _limits(problem, jax.tree.map(lambda leaf: leaf[lost], result.best_params), batch)
+            place = "its best parameters"
+        advice = advice if _are_centred(batch) else "Standardise the inputs or lower the rate"
+    told = [
+        sentence(StopReason(int(reason)), int(num_steps), float(rate), kind, float(limit), place=place, advice=advice)
+        for reason, num_steps, rate, limit in zip(
+            reasons.ravel(), np.ravel(result.num_steps), rates.ravel(), limits.ravel(), strict=True
+        )
+    ]
+    return np.array(told, object).reshape(reasons.shape).tolist()
+
+
+def sentence(
+    reason: StopReason,
+    num_steps: int,
+    rate: float,
+    kind: Kind | None,
+    limit: float,
+    *,
+    advice: str,
+    place: str = "the start",
+) -> str:
+    """How one run ended.
+
+    Args:
+      reason: why.
+      num_steps: updates made.
+      rate: eta.
+      kind: what is known about the rates of the problem; None if nothing is, or if the run was not descent at `rate`.
+      limit: the rate that `kind` speaks of; infinite where nothing curves upwards.
+      advice: what to do about a rate that was too large.
+      place: where a local limit was taken.
+
+    Returns:
+      The reason in words and, for a run that was lost, what its rate has to do with it.
+    """
+    text = f"{reason.name} at step {num_steps}: {reason.describe()}."
+    if reason not in LOST:
+        return text
+    if kind is None or not np.isfinite(limit):
+        return f"{text} Lower the rate."
+    known = STATEMENTS[kind].format(limit=limit, place=place)
+    return f"{text} learning_rate {rate:.4g} is {rate / limit:.4g} times {known}. {advice}."
+
+
+def _limit(problem: Problem, params: Params, batch: Any, batch_size: int | None) -> tuple[Kind | None, float]:
+    """What is known about the rates of a problem, and the limit of which that speaks."""
+    if batch_size is None or batch_size >= check_rows(batch):
+        facts = rate_facts(problem, params, batch)
+        return facts.kind, facts.limit
+    # The largest curvature of a mini-batch is not that of all rows; what is known holds for every batch of that size.
+    bound = smoothness(problem, batch, batch_size=batch_size)
+    return (None, math.inf) if bound is None else ("guaranteed from every start", 2 / float(bound))
+
+
+def _first(result: Result, lost: Any) -> Params:
+    """The best parameters of the first lane that was lost."""
+    index = tuple(int(i) for i in np.argwhere(lost)[0])
+    return jax.tree.map(lambda leaf: leaf[index], result.best_params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _limits(problem: Problem, lanes: Params, batch: Any) -> jax.Array:
+    """`[L]`, the largest stable rate at the parameters of each lane; one at a time, since a Hessian may be large."""
+    return jax.lax.map(lambda params: largest_stable_learning_rate(problem, params, batch), lanes)
+
+
+def _are_centred(batch: Any) -> bool:
+    """Whether standardising the inputs would change little: every column has mean 0 beside their common scale."""
+    inputs = getattr(batch, "inputs", None)
+    if inputs is None or jnp.ndim(inputs) != 2:
+        return True
+    scale = jnp.sqrt(jnp.mean(jnp.square(inputs)))
+    return bool(jnp.all(jnp.abs(jnp.mean(inputs, axis=0)) <= 0.01 * scale))
