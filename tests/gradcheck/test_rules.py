@@ -12,6 +12,7 @@ import pytest
 import jaxgd
 from jaxgd import gradcheck
 from jaxgd.gradcheck import Kind
+from jaxgd.gradcheck.rules import parts
 
 X = jnp.array([0.3, -1.2, 0.7, 2.0])
 Y = jnp.array([0.5, 0.1, -0.4, 1.0])
@@ -320,6 +321,47 @@ def test_wrong_rule(name: str) -> None:
     wrong = [finding for finding in report.findings if finding.wrong]
     assert {finding.kind for finding in wrong} == {case.kind}, report
     assert re.search(case.words, "\n".join(finding.message for finding in wrong)), report
+
+
+MADE = np.array([[2.0, 3.0, 0.0], [0.0, 5.0, 7.0]])
+
+
+@pytest.mark.parametrize(
+    ("made", "right", "kind", "words"),
+    [
+        (MADE, MADE + np.array([[0, 0, 4.0], [0, 0, 0]]), Kind.PATH,
+         r"lacks, in entry \[0\], the part that comes from entry \[2\] of the incoming gradient"),
+        (MADE, MADE * [[1, 0, 1], [1, 0, 1]], Kind.PATH,
+         r"has, in all 2 entries, a part that comes from entry \[1\] of the incoming gradient and does not belong"),
+        (np.array([[1.0, 1.5, 2.0], MADE[1]]), np.array([[2.0, 3.0, 1.0], MADE[1]]), Kind.FACTOR,
+         r"wrong in entry \[0\]: a factor that belongs to the part from entry \[2\] .* onto the part from the block \["),
+    ],
+)  # fmt: skip
+def test_parts_of_the_incoming_gradient(made: Any, right: Any, kind: Kind, words: str) -> None:
+    found = parts.compare(made, right, (2,), (3,))
+    assert found is not None
+    assert found[0] is kind
+    assert re.search(words, found[1]), found
+    assert parts.compare(made, 3 * made, (2,), (3,)) is None
+
+
+def test_worked_mistakes_of_the_documentation() -> None:
+    """The sentences that the docstring of check_rule quotes are those of the reports."""
+    text = " ".join((gradcheck.check_rule.__doc__ or "").split())
+    quoted = re.findall(r'"([^"]+\.)"', text)
+    rows, bias, five = jnp.ones((4, 3)), jnp.array([0.5, -1.0, 2.0]), jnp.linspace(0.1, 0.9, 5)
+    round_ste = with_vjp(lambda x: jnp.round(x), lambda x: (jnp.round(x), None), lambda _, g: (g,))
+    calls = [
+        (WRONG["incoming gradient not used"].f, (five,)),
+        (WRONG["sign of one argument"].f, (five, 2 * five)),
+        (WRONG["output saved in place of the argument"].f, (five,)),
+        (WRONG["broadcast not summed"].f, (rows, bias)),
+        (round_ste, (five,)),
+    ]
+    assert len(quoted) == len(calls)
+    for sentence, (f, args) in zip(quoted, calls, strict=True):
+        said = " ".join(str(gradcheck.check_rule(f, *args)).replace("<lambda>", "f").split())
+        assert sentence in said
 
 
 def test_report_names_function_and_arguments() -> None:

@@ -39,32 +39,35 @@ def check_rule(
 
            f.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (jnp.cos(x),))
 
-       "x is the same whatever the incoming gradient is: the incoming gradient is not used (for an incoming gradient
-       of ones the result is right)." Write `g * jnp.cos(x)`.
+       "x is the same whatever the incoming gradient is: the incoming gradient is not used (the result is right only
+       where the incoming gradient is 1 everywhere)." Write `g * jnp.cos(x)`.
 
     2. A sign. For `a - b`:
 
            f.defvjp(lambda a, b: (a - b, None), lambda _, g: (g, g))
 
-       "b is -1 times the gradient in all 5 entries: the sign is wrong where `a - b` is differentiated." Write
-       `(g, -g)`.
+       "b is -1 times the gradient in all 5 entries: the sign is wrong." Write `(g, -g)`.
 
-    3. A residual that is not the one the formula needs. For `tanh(x)`, with the argument saved for the value:
+    3. The wrong value is saved. For `swish(x) = x * sigmoid(x)`, with its derivative `dswish`:
 
-           f.defvjp(lambda x: (jnp.tanh(x), x), lambda x, g: (g * (1 - x * x),))
+           f.defvjp(lambda x: (swish(x), swish(x)), lambda saved, g: (g * dswish(saved),))
 
-       The report names the function put in place of the derivative of tanh. Save `jnp.tanh(x)`.
+       "x is the derivative with the output in place of x: the wrong value is saved for the backward pass." Save
+       `x`.
 
-    4. A broadcast is not summed. For `x + b`, with `b` of shape `[D]` and `x` of shape `[N, D]`:
+    4. A broadcast is not summed. For `x + b`, with `x` of shape `[4, 3]` and `b` of shape `[3]`:
 
            f.defvjp(lambda x, b: (x + b, None), lambda _, g: (g, g))
 
        "b has shape (4, 3), the argument (3,): it is the gradient once summed over axis 0. A broadcast is not
        summed." Write `(g, g.sum(0))`.
 
-    5. A straight-through estimator, `jnp.round` with the rule `(g,)`, is no mistake but a choice, and the report
-       says so: the rule differs from the derivative of the function, which is zero. Declare the choice:
-       `check_rule(f, x, surrogate=lambda x: x)` checks the rule against the derivative of the identity.
+    5. A straight-through estimator: `jnp.round` with the rule `(g,)`. "x: the derivative of `f` is zero here, and the
+       rule returns another gradient." If that is on purpose, say so: `check_rule(f, x, surrogate=lambda x: x)`
+       compares the rule with the derivative of the identity.
+
+    The search for the mistake is that of `check_gradient`, and some more that only a rule can make: a wrong value is
+    saved, the Jacobian is applied where its transpose is meant, a part of the incoming gradient is lost.
 
     Args:
       f: a function with a rule of its own.

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxgd.gradcheck.mistakes.study import EXACT
 from jaxgd.gradcheck.report import Finding, Kind
+from jaxgd.gradcheck.rules import parts
 from jaxgd.gradcheck.rules.evaluate import Evaluator, Leaves
 from jaxgd.gradcheck.rules.problem import INCOMING
 
@@ -52,6 +53,9 @@ def explain(
         if name not in found and _stands_still(evaluator, points, name):
             words = "is the same at other arguments, where the derivative is another: it uses values of another call."
             found[name] = Finding(name, Kind.STALE, f"{name} {words}")
+    for name in names:
+        if name not in found and (by_parts := parts.explain(evaluator, points, name)) is not None:
+            found[name] = Finding(name, by_parts[0], f"{name} {by_parts[1]}")
     return found
 
 
