@@ -334,7 +334,7 @@ MADE = np.array([[2.0, 3.0, 0.0], [0.0, 5.0, 7.0]])
         (MADE, MADE * [[1, 0, 1], [1, 0, 1]], Kind.PATH,
          r"has, in all 2 entries, a part that comes from entry \[1\] of the incoming gradient and does not belong"),
         (np.array([[1.0, 1.5, 2.0], MADE[1]]), np.array([[2.0, 3.0, 1.0], MADE[1]]), Kind.FACTOR,
-         r"wrong in entry \[0\]: a factor that belongs to the part from entry \[2\] .* onto the part from the block \["),
+         r"wrong in entry \[0\]: a factor that belongs to the part from entry \[2\] .* onto the part from the"),
     ],
 )  # fmt: skip
 def test_parts_of_the_incoming_gradient(made: Any, right: Any, kind: Kind, words: str) -> None:
