@@ -84,7 +84,7 @@ def test_values_are_checked_once_on_the_host():
     batch = Batch(jnp.ones((3, 2)), jnp.array([0, 1, 2]))
     problem = problems.logistic_regression()
     params = problem.init(jax.random.key(0), batch)
-    with pytest.raises(ValueError, match=r"`labels` must be integers in \[0, 2\), got 2 at row 2"):
+    with pytest.raises(ValueError, match=r"`targets` must be integers in \[0, 2\), got 2 at row 2"):
         jaxgd.fit(problem, params, batch, learning_rate=0.1, num_steps=3)
 
 

@@ -76,11 +76,10 @@ def step_bytes(run: Run, batch: Any) -> int:
     return total * run.epochs.batch_size // run.epochs.num_rows if run.epochs.batch_size else total
 
 
-def steps_in_blocks(size: int, move: Move | None) -> Callable[[Run, State, Any, jax.Array], State]:
+def steps_in_blocks(size: int, move: Move) -> Callable[[Run, State, Any, jax.Array], State]:
     """A function like `loop.take_steps` that works in blocks of `size` steps.
 
-    `move` takes the steps of a block unjudged, for a rule without a state and a rate that is a number. None only
-    fetches the rows of a block together.
+    `move` takes the steps of a block unjudged, for a rule without a state and a rate that is a number.
     """
 
     def take_steps(run: Run, state: State, batch: Any, rows: jax.Array) -> State:
@@ -88,8 +87,6 @@ def steps_in_blocks(size: int, move: Move | None) -> Callable[[Run, State, Any, 
 
         def take_block(state: State, row_indices: jax.Array) -> tuple[State, None]:
             parts = batches.take(batch, row_indices) if run.epochs.batch_size else batch
-            if move is None:
-                return _take_judged(run, state, parts, size), None
             return _take_block(run, state, parts, size, move), None
 
         if blocked:
@@ -121,16 +118,6 @@ def move(run: Run, state: State, parts: Any, num_steps: int) -> Moved:
     begun = Moved(state.params, state.rule_state, epoch_loss, infinite, -infinite, {})
     moved, entries = lax.scan(take_one, begun, None if full else parts, length=num_steps)
     return moved._replace(entries=entries)
-
-
-def _take_judged(run: Run, state: State, parts: Any, size: int) -> State:
-    """A block, step by step."""
-
-    def take_one(state: State, part: Any) -> tuple[State, None]:
-        after, entry = loop.take_step(run, state, part, closes=False)
-        return after._replace(history=write(state.history, entry, state.step, run.record_every)), None
-
-    return lax.scan(take_one, state, parts, length=size)[0]
 
 
 def _take_block(run: Run, state: State, parts: Any, size: int, move: Move) -> State:

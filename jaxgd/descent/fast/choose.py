@@ -23,8 +23,8 @@ EVALUATIONS = ("auto", "plain", "tiled", "sharded", "compressed")
 TILED_FROM, SHARDED_FROM, COMPRESSED_FROM = 2**22, 2**24, 2**20
 """Bytes of a batch from which each pays, measured on two cores: out of the cache, worth two threads, worth a pass."""
 
-BLOCK_STEPS = 2000
-"""Steps of a block from which it is worth the compilation of a second program: half a second, for 20 ns a step."""
+BLOCKS_FROM, BLOCK_STEPS = 40_000, 100
+"""Steps of a run from which blocks are worth the compilation of a second program, half a second; least of a block."""
 
 BLOCK_BYTES = 2**20
 """Bytes of the rows of one step above which the stop tests cost nothing, so that none are left out."""
@@ -176,6 +176,7 @@ def how_to_step(
         assert problem.linear_form is not None
         return blocks.steps_in_blocks(size, row_steps.solved(problem.linear_form)) if size else loop.take_steps
     size = blocks.block_steps(run, batch)
-    if judged_by_last and size >= BLOCK_STEPS and blocks.step_bytes(run, batch) < BLOCK_BYTES:
+    long = run.num_steps >= BLOCKS_FROM and size >= BLOCK_STEPS
+    if judged_by_last and long and blocks.step_bytes(run, batch) < BLOCK_BYTES:
         return blocks.steps_in_blocks(size, blocks.move)
-    return blocks.steps_in_blocks(size, None) if size and run.epochs.batch_size else loop.take_steps
+    return loop.take_steps
