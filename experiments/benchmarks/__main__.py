@@ -67,8 +67,38 @@ def lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     return [cells(list(group)) for _, group in itertools.groupby(rows, key=lambda row: row.work)]
 
 
+HEADLINES = (
+    ("full batch, logistic_regression", "1,000,000 x 100", "optax"),
+    ("least squares, 1000 steps", "1,000,000 x 100", "optax"),
+    ("one row a step, shuffled", "100,000 x 200", "scikit-learn"),
+    ("wide sweep", "256 lanes, 100,000 x 100", "vmap"),
+    ("small sweeps", "4096 lanes, 100 x 4", "bare vmap"),
+    ("sweep", "4096 lanes, 100 x 4", "python around an optax step"),
+)
+"""The rows of the README: a kind of work, one size, and the peer that comes nearest to doing the same."""
+
+
+def headlines(rows: Sequence[Row]) -> str:
+    """The small table of the README.
+
+    Args:
+      rows: of the committed run.
+
+    Returns:
+      Markdown: jaxgd's time, and how many times as long the peer takes.
+    """
+    found = {(row.work, row.size): row for row in rows}
+    lines = ["| work | size | jaxgd | peer | its time over ours |", "|---|---|---|---|---|"]
+    for work, size, peer in HEADLINES:
+        row = found[work, size]
+        ratio = row.times(peer)
+        shown = f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}" if ratio >= 1 else f"{ratio:.2f}"
+        lines.append(f"| {work} | {size} | {_time(row)} a {row.per} | {peer} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
 def markdown(table: Iterable[tuple[str, ...]]) -> str:
-    """The table as the README has it."""
+    """The whole table, as it is written beside the JSON file."""
     whole = [COLUMNS, ("---",) * len(COLUMNS), *table]
     return "".join(f"| {' | '.join(line)} |\n" for line in whole)
 
