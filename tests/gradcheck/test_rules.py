@@ -461,7 +461,28 @@ def torch_functions() -> dict[str, Any]:
         def backward(ctx: Any, g: Any) -> Any:
             return g, g
 
-    return {"right": Product, "unused": Unused, "sign": Sign, "few": Few}
+    class Swish(torch.autograd.Function):  # type: ignore[misc]
+        """Saves its output, where its backward pass needs the input."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            y = x * torch.sigmoid(x)
+            ctx.save_for_backward(y)
+            return y
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            (y,) = ctx.saved_tensors
+            s = torch.sigmoid(y)
+            return g * (s + y * s * (1 - s))
+
+    return {"right": Product, "unused": Unused, "sign": Sign, "few": Few, "swish": Swish}
+
+
+def test_torch_saved_value() -> None:
+    report = gradcheck.check_rule(torch_functions()["swish"], np.array([0.3, -1.2, 0.7]))
+    assert [finding.kind for finding in report.findings] == [Kind.OPERAND]
+    assert "x is the derivative with the output in place of x" in str(report)
 
 
 @pytest.mark.parametrize(

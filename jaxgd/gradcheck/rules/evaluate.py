@@ -9,7 +9,8 @@ import numpy as np
 from jaxgd.gradcheck.backward.program import coarsest
 from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.programs import QUICK, UNTRACEABLE
-from jaxgd.gradcheck.rules.problem import Named, Problem, is_inexact
+from jaxgd.gradcheck.rules.problem import Named, Problem
+from jaxgd.gradcheck.rules.rule import is_inexact
 
 Leaves = dict[str, Any]
 """Arrays by name."""
@@ -84,6 +85,8 @@ def _evaluator_in(problem: Problem, dtype: Any) -> Evaluator:
         return problem.grad(Named(params), in_order(incoming), held).leaves
 
     def of_body(params: Leaves, incoming: Leaves) -> Leaves:
+        if problem.rule.derivative is not None and problem.like is problem.rule.body:
+            return problem.by_other(Named(params), in_order(incoming), held).leaves
         return jax.grad(lambda p: problem.loss(Named(p), in_order(incoming), held))(params)
 
     def outputs(params: Leaves, incoming: Leaves) -> Leaves:
@@ -118,7 +121,24 @@ def _evaluator_in(problem: Problem, dtype: Any) -> Evaluator:
         except UNTRACEABLE:
             unit = float(np.finfo(np.float64).eps)
     right, along = (_working(evaluate(function), params, some) for function in (of_body, pushed))
-    return Evaluator(params, dtype, evaluate(of_rule), right, along, evaluate(outputs), unit)
+    values = evaluate(outputs)
+    if right is not None and problem.rule.derivative is not None and not _confirmed(right, values, params, some):
+        right = None
+    return Evaluator(params, dtype, evaluate(of_rule), right, along, values, unit)
+
+
+def _confirmed(right: Function, outputs: Function, params: Leaves, incoming: Leaves) -> bool:
+    """Whether differences of the outputs confirm a derivative that follows the operations, which may be detached."""
+    rng = np.random.default_rng(1)
+    for name, leaf in params.items():
+        along = rng.normal(size=np.shape(leaf))
+        step = 1e-5 * max(float(np.max(np.abs(leaf), initial=0.0)), 1e-3)
+        ahead, behind = (outputs({**params, name: leaf + sign * step * along}, incoming) for sign in (1, -1))
+        slope = sum(np.sum(incoming[o] * (ahead[o] - behind[o])) / (2 * step) for o in incoming)
+        said = np.sum(right(params, incoming)[name] * along)
+        if not abs(slope - said) <= 1e-4 * max(abs(slope), abs(said), 1e-9):
+            return False
+    return True
 
 
 def _compiled(function: Function, params: Leaves, incoming: Leaves) -> Function:

@@ -11,8 +11,8 @@ from jaxgd.gradcheck.programs import QUICK
 from jaxgd.gradcheck.report import Finding, Kind
 from jaxgd.gradcheck.rules import incoming as arriving
 from jaxgd.gradcheck.rules.evaluate import Evaluator, cast
-from jaxgd.gradcheck.rules.forms import flatten, split
-from jaxgd.gradcheck.rules.problem import INCOMING, Problem, is_inexact
+from jaxgd.gradcheck.rules.problem import INCOMING, Problem
+from jaxgd.gradcheck.rules.rule import flatten, is_inexact, split
 
 LINEAR_TO = 1e-9
 """Relative difference that is rounding in a test of linearity, for a rule that computes in float64."""

@@ -17,11 +17,12 @@ from jaxgd.gradcheck.inputs import Arrays
 from jaxgd.gradcheck.pair import Pair, gap, ratio, size
 from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, Status, report_of
-from jaxgd.gradcheck.rules import program
+from jaxgd.gradcheck.rules import program, sites
 from jaxgd.gradcheck.rules.evaluate import evaluator_of
-from jaxgd.gradcheck.rules.forms import Rule, flatten, of_site, pull_by_jax
+from jaxgd.gradcheck.rules.forms import of_site
 from jaxgd.gradcheck.rules.judge import Check, judge
-from jaxgd.gradcheck.rules.problem import is_inexact, problem_of
+from jaxgd.gradcheck.rules.problem import problem_of
+from jaxgd.gradcheck.rules.rule import Rule, flatten, is_inexact, pull_by_jax
 
 MAX_FUNCTIONS = 16
 """Functions with rules of which a loss may have more, but no more are looked at."""
@@ -39,7 +40,7 @@ class Wrong(NamedTuple):
       report: what is wrong with it.
     """
 
-    site: program.Site
+    site: sites.Site
     report: GradientReport
 
     @property
@@ -167,13 +168,13 @@ def wrong_rules(pair: Pair, check: Check, *, libraries: bool) -> list[Wrong]:
       Each once, in the order in which the loss calls them; those of the user first.
     """
     closed = _program(pair, np.float64)
-    if not any(libraries or not site.of_a_library for site in program.sites(closed)):
+    if not any(libraries or not site.of_a_library for site in sites.sites(closed)):
         return []
     moved = pair.base._replace(params=[leaf + 0.01 * s for leaf, s in zip(pair.base.params, pair.scales, strict=True)])
     with precision(np.float64):
         met, elsewhere = program.arguments_met(closed, [jax.tree.leaves(pair.base), jax.tree.leaves(moved)])
-    narrow = list(program.sites(_program(pair, np.float32)))
-    numbers = {id(site.eqn): i for i, site in enumerate(program.sites(closed))}
+    narrow = list(sites.sites(_program(pair, np.float32)))
+    numbers = {id(site.eqn): i for i, site in enumerate(sites.sites(closed))}
     if len(narrow) != len(numbers):  # a program that depends on its dtype
         return []
     for of_a_library in (False, True) if libraries else (False,):
@@ -193,7 +194,7 @@ def wrong_rules(pair: Pair, check: Check, *, libraries: bool) -> list[Wrong]:
 class _Call(NamedTuple):
     """One call of a function with a rule, with the inputs of its equation."""
 
-    site: program.Site
+    site: sites.Site
     rule: Rule
     values: list[Any]
 
@@ -213,7 +214,7 @@ def _program(pair: Pair, dtype: Any) -> Any:
         return jax.make_jaxpr(lambda point: pair.loss.scalar(pair.layout, point))(pair.base.cast(dtype))
 
 
-def _key(site: program.Site) -> tuple[Any, ...]:
+def _key(site: sites.Site) -> tuple[Any, ...]:
     return site.name, site.file, site.line
 
 

@@ -12,9 +12,10 @@ import numpy as np
 from jaxgd.gradcheck.pair import gap, ratio, size
 from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, Status, not_checked, report_of
 from jaxgd.gradcheck.rules import faults, residuals
+from jaxgd.gradcheck.rules.cotangents import by_name
 from jaxgd.gradcheck.rules.evaluate import Evaluator, evaluator_of
-from jaxgd.gradcheck.rules.forms import Rule, pull_by_jax
-from jaxgd.gradcheck.rules.problem import Named, Problem, by_name, named_leaves, problem_of
+from jaxgd.gradcheck.rules.problem import Named, Problem, named_leaves, problem_of
+from jaxgd.gradcheck.rules.rule import Rule, pull_by_jax
 
 Check = Callable[..., GradientReport]
 """`check_gradient`: `(loss, grad, params, *args, key=)`."""

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.gradcheck.report import Finding, Kind
-from jaxgd.gradcheck.rules.forms import Rule, flatten
+from jaxgd.gradcheck.rules.cotangents import by_name
+from jaxgd.gradcheck.rules.rule import Rule, dtype_of, flatten, is_inexact
 
 INCOMING = "the incoming gradient"
 
@@ -144,8 +144,25 @@ class Problem(NamedTuple):
         Returns:
           A tree like `params`, as far as the rule returns one.
         """
+        return self._cotangents(self.rule.pull, params, incoming, held)
+
+    def by_other(self, params: Named, incoming: Named, held: Named) -> Named:
+        """What another library than JAX says the rule ought to return.
+
+        Args:
+          params: see `loss`.
+          incoming: see `loss`.
+          held: see `loss`.
+
+        Returns:
+          A tree like `params`.
+        """
+        assert self.rule.derivative is not None
+        return self._cotangents(self.rule.derivative, params, incoming, held)
+
+    def _cotangents(self, pull: Callable[..., Any], params: Named, incoming: Named, held: Named) -> Named:
         args = self.put({**held.leaves, **params.leaves})
-        cotangents = self.rule.pull(args, self.as_incoming(self.rule.body(*args), incoming.leaves))
+        cotangents = pull(args, self.as_incoming(self.rule.body(*args), incoming.leaves))
         found, _ = by_name(self.rule, args, cotangents)
         wanted = {name: leaf for name, leaf in found.items() if name in params.leaves or name not in held.leaves}
         zeros = {name: params.leaves[name] * 0 for name, leaf in wanted.items() if leaf is None}
@@ -170,30 +187,6 @@ class Problem(NamedTuple):
                 for leaf in leaves
             ]
         )
-
-
-def dtype_of(leaf: Any) -> Any:
-    """The dtype of an array or a Python number.
-
-    Args:
-      leaf: either.
-
-    Returns:
-      A dtype.
-    """
-    return jnp.result_type(leaf)
-
-
-def is_inexact(leaf: Any) -> bool:
-    """Whether a leaf is a real or complex floating number or array.
-
-    Args:
-      leaf: anything.
-
-    Returns:
-      The answer.
-    """
-    return isinstance(leaf, float | complex) or (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact))
 
 
 def named_leaves(name: str, arg: Any) -> dict[str, Any]:
@@ -247,85 +240,3 @@ def problem_of(rule: Rule, args: Sequence[Any], like: Callable[..., Any] | None 
     if not all(np.isfinite(np.asarray(leaf, np.complex128)).all() for leaf in floating):
         raise ValueError(f"`{rule.name}` must return finite values for these arguments, got NaN or infinity.")
     return Problem(rule, tuple(args), like or rule.body, tuple(names), tuple(held), outputs)
-
-
-def by_name(rule: Rule, args: Sequence[Any], cotangents: Any) -> tuple[dict[str, Any], list[Finding]]:
-    """The cotangents that a rule returns, by the names of the leaves, and what is wrong with their tree.
-
-    Args:
-      rule: the rule.
-      args: the arguments.
-      cotangents: what its backward pass returned.
-
-    Returns:
-      Those of floating leaves, None where None stands for zeros; a name that is left out has no cotangent.
-    """
-    wanted = [i for i in range(len(args)) if i not in rule.held]
-    floating = [i for i in wanted if any(is_inexact(leaf) for leaf in jax.tree.leaves(args[i]))]
-    listed = ", ".join(rule.arguments[i] for i in wanted)
-    if isinstance(cotangents, dict) and not rule.strict and set(cotangents) <= set(rule.arguments):
-        entries = {i: cotangents[rule.arguments[i]] for i in floating if rule.arguments[i] in cotangents}
-    elif not isinstance(cotangents, tuple | list):
-        if rule.strict or len(floating) != 1:
-            message = f"the backward pass returns {_kind_of(cotangents)}; it must return a tuple of one cotangent for "
-            return {}, [Finding("", Kind.STRUCTURE, f"{message}each of ({listed}).")]
-        entries = {floating[0]: cotangents}
-    elif len(cotangents) == len(wanted):
-        entries = {i: entry for i, entry in zip(wanted, cotangents, strict=True) if i in floating}
-    elif len(cotangents) == len(floating) and not rule.strict:
-        entries = dict(zip(floating, cotangents, strict=True))
-    else:
-        message = f"the backward pass returns {len(cotangents)} cotangents; it must return one for each of ({listed})."
-        return {}, [Finding("", Kind.STRUCTURE, message)]
-    found: dict[str, Any] = {}
-    findings: list[Finding] = []
-    for i, entry in entries.items():
-        found.update(_entry(rule.arguments[i], args[i], entry))
-        if _containers_differ(args[i], entry):
-            message = (
-                f"{rule.arguments[i]}: the cotangent is a tree of other containers than the argument: "
-                f"{jax.tree.structure(entry)}, not {jax.tree.structure(args[i])}."
-            )
-            findings.append(Finding("", Kind.STRUCTURE, message))
-    return found, findings
-
-
-def _kind_of(value: Any) -> str:
-    return f"an array of shape {tuple(value.shape)}" if hasattr(value, "shape") else f"{type(value).__name__}"
-
-
-def _entry(name: str, arg: Any, entry: Any) -> dict[str, Any]:
-    """The cotangent of one argument by the names of its leaves; None stands for zeros of a whole subtree."""
-    given = jax.tree_util.tree_flatten_with_path(entry, is_leaf=lambda leaf: leaf is None)[0]
-    by_path = {jax.tree_util.keystr(path): leaf for path, leaf in given}
-    found: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(arg)[0]:
-        if not is_inexact(leaf):
-            continue
-        prefixes = [jax.tree_util.keystr(path[:length]) for length in range(len(path) + 1)]
-        hit = next((prefix for prefix in prefixes if prefix in by_path), None)
-        if hit is not None and by_path[hit] is None:
-            found[name + prefixes[-1]] = None
-        elif hit == prefixes[-1]:
-            found[name + hit] = by_path[hit]
-    known = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(arg)[0]}
-    for extra, leaf in by_path.items():
-        inside = any(extra.startswith(other) or other.startswith(extra) for other in known)
-        if leaf is not None and extra not in known and not inside:
-            found[name + extra] = leaf
-    return found
-
-
-def _containers_differ(arg: Any, entry: Any) -> bool:
-    """Whether JAX refuses the tree though all paths are there: a list for a tuple."""
-    paths = [
-        [path for path, _ in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda leaf: leaf is None)[0]]
-        for tree in (arg, entry)
-    ]
-    if paths[0] != paths[1]:
-        return False
-    try:
-        jax.tree.map(lambda a, b: None, entry, arg, is_leaf=lambda leaf: leaf is None)
-    except ValueError:
-        return True
-    return False

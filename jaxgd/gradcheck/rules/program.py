@@ -6,138 +6,25 @@ chosen equations answered by somebody else; traced by `jax.make_jaxpr` it is a r
 """
 
 import functools
-import sysconfig
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxgd.gradcheck.backward.program import extend
 from jaxgd.gradcheck.programs import QUICK
+from jaxgd.gradcheck.rules.sites import Site, is_rule, site_of, sites
 
 Handler = Callable[[Any, list[Any]], list[Any] | None]
 """Takes an equation and the values of its inputs; returns those of its outputs, or None to leave the equation as it
 is."""
-
-RULES = ("custom_vjp_call", "custom_jvp_call")
-"""Primitives of functions with a rule of their own."""
 
 INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "checkpoint": "jaxpr", "remat2": "jaxpr"}
 """Primitives that only call a program, and the name of the program among their parameters."""
 
 MAX_CALLS = 3
 """Calls of one function in a loop whose arguments are kept."""
-
-
-@functools.cache
-def _extend() -> Any:
-    """`jax.extend`, whose import takes a tenth of a second."""
-    import jax.extend
-
-    return jax.extend
-
-
-class Site(NamedTuple):
-    """A function with a rule of its own, as a program calls it.
-
-    Attributes:
-      eqn: the equation.
-      name: of the function.
-      file: where it is defined; "" if that is not known.
-      line: the line of its definition.
-      arguments: the name of each input of the equation.
-    """
-
-    eqn: Any
-    name: str
-    file: str
-    line: int
-    arguments: tuple[str, ...]
-
-    @property
-    def place(self) -> str:
-        """`model.py:12`, or ""."""
-        return f"{Path(self.file).name}:{self.line}" if self.file else ""
-
-    @property
-    def of_a_library(self) -> bool:
-        """Whether the function belongs to an installed package or to Python."""
-        return _is_installed(self.file)
-
-
-def is_rule(eqn: Any) -> bool:
-    """Whether an equation calls a function with a rule of its own.
-
-    Args:
-      eqn: of a jaxpr.
-
-    Returns:
-      The answer.
-    """
-    return eqn.primitive.name in RULES and "call_jaxpr" in eqn.params
-
-
-def sites(jaxpr: Any) -> Iterator[Site]:
-    """The functions with rules of their own that a program calls, at any depth, in order.
-
-    Args:
-      jaxpr: open or closed.
-
-    Yields:
-      One site for each equation.
-    """
-    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        if is_rule(eqn):
-            yield site_of(eqn)
-        for inner in _extend().core.jaxprs_in_params(eqn.params):
-            yield from sites(inner)
-
-
-def site_of(eqn: Any) -> Site:
-    """What an equation says about the function that it calls.
-
-    Args:
-      eqn: of a function with a rule of its own.
-
-    Returns:
-      The site.
-    """
-    infos = _infos(eqn)
-    name = (infos[0].func_src_info or "").partition(" at ")[0] or str(infos[0].func_name)
-    # A rule that a user gave to a function of a library, jax.custom_vjp(jnp.tanh), is the user's.
-    places = [_place_of(info) for info in infos]
-    file, line = next((place for place in places if place[0] and not _is_installed(place[0])), places[0])
-    names = _argument_names(eqn, len(eqn.invars) - eqn.params["num_consts"])
-    constants = tuple(f"constant {i}" for i in range(eqn.params["num_consts"]))
-    return Site(eqn, name, file, line, (*constants, *names))
-
-
-def _infos(eqn: Any) -> list[Any]:
-    """What is known of the function and of its rule."""
-    infos = [eqn.params["call_jaxpr"].jaxpr.debug_info]
-    return infos + [eqn.params[key].debug_info for key in ("fwd_jaxpr_thunk", "jvp_jaxpr_fun") if key in eqn.params]
-
-
-def _place_of(info: Any) -> tuple[str, int]:
-    """File and line of a function; "" and 0 if they are not known."""
-    file, _, line = (info.func_src_info or "").partition(" at ")[2].rpartition(":")
-    return (file, int(line)) if line.isdigit() else ("", 0)
-
-
-@functools.cache
-def _is_installed(file: str) -> bool:
-    paths = sysconfig.get_paths()
-    return any(file.startswith(paths[kind]) for kind in ("purelib", "platlib", "stdlib"))
-
-
-def _argument_names(eqn: Any, count: int) -> tuple[str, ...]:
-    """Names of the inputs, from the function's signature or that of its forward rule."""
-    for info in _infos(eqn):
-        names = getattr(info, "arg_names", None)
-        if names and len(names) >= count and all(names[:count]):
-            return tuple(str(name) for name in names[:count])
-    return tuple(f"argument {i}" for i in range(count))
 
 
 def body(eqn: Any) -> Callable[..., list[Any]]:
@@ -163,7 +50,7 @@ def bind(eqn: Any, values: Sequence[Any]) -> list[Any]:
     Returns:
       Those of its outputs.
     """
-    info = _extend().source_info_util
+    info = extend().source_info_util
     stack = info.current_name_stack() + eqn.source_info.name_stack
     with info.user_context(eqn.source_info.traceback, name_stack=stack), eqn.ctx.manager:
         result = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
@@ -248,7 +135,7 @@ def _run(jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], handle: Handl
     env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *values), strict=True))
 
     def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, _extend().core.Literal) else env[atom]
+        return atom.val if isinstance(atom, extend().core.Literal) else env[atom]
 
     for eqn in jaxpr.eqns:
         inputs = [read(atom) for atom in eqn.invars]
