@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import scipy.special
 
-from jaxgd.gradcheck.backward.arithmetic import expand
+from jaxgd.gradcheck.backward.arithmetic import evaluate, expand
 from jaxgd.gradcheck.backward.site import Change, Send, Site, is_square
 from jaxgd.gradcheck.report import Kind
 
@@ -107,11 +107,59 @@ BROADCAST = (
     ),
     Change(
         Kind.NOT_SUMMED,
-        "the broadcast of {x} is averaged, not summed",
+        "the broadcast of {x} is averaged over its copies, not summed",
         lambda s, g, r: r * (s.x.size / s.y.size),
         _is_spread,
     ),
+    Change(
+        Kind.NOT_SUMMED,
+        "what the broadcast of {x} sends back is summed over all rows, not over each",
+        lambda s, g, r: np.broadcast_to(r.mean(tuple(range(1, r.ndim)), keepdims=True), r.shape),
+        lambda s: _is_spread(s) and s.x.size > 1,
+    ),
+    Change(
+        Kind.NOT_SUMMED,
+        "what the broadcast of {x} sends back is summed over all rows, once for each",
+        lambda s, g, r: np.broadcast_to(r.sum(tuple(range(1, r.ndim)), keepdims=True), r.shape),
+        lambda s: _is_spread(s) and s.x.size > 1,
+    ),
 )
+
+
+def _overwritten(first: bool) -> Send:
+    """What an assignment makes of rows that are read several times: one of them stays."""
+
+    def send(site: Site, ahead: Any, right: Any) -> Any:
+        indices = read_indices(site)
+        if indices is None:
+            return right
+        out = np.zeros((len(ahead), site.x.size), ahead.dtype)
+        order = slice(None, None, -1 if first else 1)
+        out[:, indices.ravel()[order]] = ahead.reshape(len(ahead), -1)[:, order]
+        return out.reshape(right.shape)
+
+    return send
+
+
+def read_indices(site: Site) -> Any:
+    """For each entry of the output of a gather, the entry of the input that it reads; None if one lies outside."""
+    numbers = np.arange(site.x.size, dtype=np.float64).reshape(site.x.shape)
+    (read,) = evaluate(site.step.primitive, [numbers, *site.values[1:]])
+    inside = np.isfinite(read).all() and np.all(read >= 0) and np.all(read < site.x.size)
+    return read.astype(np.int64) if inside else None
+
+
+def _repeats(site: Site) -> bool:
+    indices = read_indices(site)
+    return indices is not None and len(np.unique(indices)) < indices.size
+
+
+GATHER = (
+    Change(Kind.NOT_SUMMED, "in the derivative of the indexing {f}, entries of {x} that are read several times are "
+           "overwritten, not added up: only the last one counts", _overwritten(False), _repeats),
+    Change(Kind.NOT_SUMMED, "in the derivative of the indexing {f}, entries of {x} that are read several times are "
+           "overwritten, not added up: only the first one counts", _overwritten(True), _repeats),
+)  # fmt: skip
 
 CUMULATIVE = (
     Change(Kind.ORDER, "the gradient of the cumulative sum {f} is summed forwards, not backwards",

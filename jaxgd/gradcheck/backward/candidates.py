@@ -15,7 +15,7 @@ from jaxgd.gradcheck.backward.arithmetic import ELEMENTWISE, UNARY, evaluate
 from jaxgd.gradcheck.backward.edits import EDITS, families
 from jaxgd.gradcheck.backward.program import name_of
 from jaxgd.gradcheck.backward.site import Change, Site
-from jaxgd.gradcheck.backward.tape import Edge, Edit, Tape, region
+from jaxgd.gradcheck.backward.tape import Edge, Edit, Tape, region, rerun
 from jaxgd.gradcheck.report import Kind
 
 MAX_SPAN = 24
@@ -25,6 +25,10 @@ MAX_OTHERS = 8
 """Other arrays of a shape that are tried in place of the right one."""
 
 
+OF_A_KIND = (Kind.DERIVATIVE, Kind.MASK, Kind.TRANSPOSED, Kind.NOT_SUMMED)
+"""Mistakes that are made in all operations of a kind at once."""
+
+
 class Candidate(NamedTuple):
     """A change of the backward pass.
 
@@ -32,13 +36,18 @@ class Candidate(NamedTuple):
       kind: what to call it.
       words: what was done, in words.
       spots: the edges and what is sent along each.
-      path: whether it cuts one path, so that multiples of the path can be read off.
+      share: what a part of the change means, so that the part can be read off: "path" for a path that is cut, "rate"
+        for a parameter that is moved along its gradient; "" if only the whole change has a meaning.
+      values: changes the values of the tape on which the backward pass runs; None if it changes edges.
+      named: whether the operation is one that a reader knows, not a group that was found between two arrays.
     """
 
     kind: Kind
     words: str
     spots: tuple[tuple[Edge, Change], ...]
-    path: bool = False
+    share: str = ""
+    values: Callable[[Tape], Tape] | None = None
+    named: bool = True
 
     def edits(self, tape: Tape) -> list[Edit]:
         """The change on a tape.
@@ -176,20 +185,21 @@ def candidates(reading: Reading) -> list[Candidate]:
         target = reading.keys[reading.producer[edge.target]] if edge.target in reading.producer else edge.target
         what = (edge.position, target if edge.target != -1 else None, change.kind, change.words)
         grouped.setdefault((reading.keys[edge.step], what), []).append((edge, change))
-        if change.kind in (Kind.DERIVATIVE, Kind.MASK, Kind.TRANSPOSED) and edge.target == -1:
+        if change.kind in OF_A_KIND and edge.target == -1:
             of_kind.setdefault((step.name, edge.position, change.words), []).append((edge, change))
     for members in grouped.values():
         # Of many turns, a mistake is made in all, in the first or in the last.
         for edge, change in members if len(members) < 4 else (members[0], members[-1]):
             words = _words(reading, edge, change)
+            cut = change.kind is Kind.PATH and change.words == CUT.words
             found.append(
-                Candidate(change.kind, words, ((edge, change),), change.kind is Kind.PATH and edge.target == -1)
+                Candidate(change.kind, words, ((edge, change),), "path" if cut else "", named=_named(edge, change))
             )
     for members in grouped.values():
         if len(members) > 1:
             edge, change = members[0]
             words = f"{_words(reading, edge, change)}, in each of its {len(members)} occurrences"
-            found.append(Candidate(change.kind, words, tuple(members)))
+            found.append(Candidate(change.kind, words, tuple(members), named=_named(edge, change)))
     for members in of_kind.values():
         keys = {reading.keys[edge.step] for edge, _ in members}
         if len(members) > 1 and len(keys) > 1:
@@ -202,7 +212,14 @@ def candidates(reading: Reading) -> list[Candidate]:
                 f": {', '.join(places)}" if len(places) < 4 else ""
             )
             found.append(Candidate(change.kind, words, tuple(members)))
-    return [*found, *_carries(reading), *_conditions(reading)]
+    return [
+        *found,
+        *_carries(reading),
+        *_conditions(reading),
+        *_moved(reading),
+        *_factors(reading),
+        *_bypassed(reading),
+    ]
 
 
 def _edges(reading: Reading) -> Iterator[tuple[Edge, Change]]:
@@ -211,6 +228,10 @@ def _edges(reading: Reading) -> Iterator[tuple[Edge, Change]]:
     for index in range(len(tape.steps) - 1, -1, -1):
         step = tape.steps[index]
         if not step.active or len(step.outs) != 1:
+            continue
+        if step.name == "mul" and step.ins[0] == step.ins[1]:
+            # A square that is written as a product is one function of one array.
+            yield from _changes(Site(tape, Edge(index, -2, step.ins[0], (index,))), True)
             continue
         for position in (-1, *(j for j, number in enumerate(step.ins) if tape.active[number])):
             yield from _changes(Site(tape, Edge(index, position)))
@@ -247,7 +268,7 @@ def _groups(reading: Reading) -> Iterator[tuple[Edge, bool]]:
         if step.name in ("broadcast_in_dim", "reshape", "squeeze", "transpose", "convert_element_type"):
             continue
         for number in reversed(ancestors[out]):
-            if tape.values[number].shape == shape and number not in step.ins and (number, out) not in seen:
+            if tape.values[number].shape == shape and (number, out) not in seen:
                 yield from _group(reading, number, out)
 
 
@@ -374,6 +395,77 @@ def _carries(reading: Reading) -> Iterator[Candidate]:
             f"before, in each of the {turns} turns"
         )
         yield Candidate(Kind.PATH, words, tuple(spot for key in states for spot in by_state[key]))
+
+
+def _named(edge: Edge, change: Change) -> bool:
+    """Whether a change speaks of one operation, or of a function that was recognised."""
+    return edge.target == -1 or len(edge.through) == 1 or change not in (*EDITS["elementwise"], *EDITS["jacobian"])
+
+
+def _moved(reading: Reading) -> Iterator[Candidate]:
+    """A factor of a matrix product that has already been updated when the other factor's gradient is taken."""
+    tape = reading.tape
+    for index, step in enumerate(tape.steps):
+        if step.name != "dot_general" or not step.active:
+            continue
+        for position in (0, 1):
+            number, used = step.ins[position], step.ins[1 - position]
+            if tape.active[number] and tape.active[used] and used < len(reading.names):
+                name = label(reading, used)
+                words = f"in the matrix product {step.source.quote()}, {name} has already been updated"
+                change = Change(Kind.STALE, words, functools.partial(_multiplied_by_moved, number=used))
+                yield Candidate(Kind.STALE, words, ((Edge(index, position), change),), "rate")
+
+
+def _multiplied_by_moved(site: Site, ahead: Any, right: Any, number: int) -> Any:
+    if number >= len(site.tape.grads):
+        return right
+    values = site.values
+    values[1 - site.edge.position] = site.tape.values[number] - site.tape.grads[number]
+    return site.back_with(values, ahead)
+
+
+PRODUCTS = ("mul", "broadcast_in_dim", "reshape", "transpose", "squeeze", "expand_dims", "convert_element_type")
+
+
+def _factors(reading: Reading) -> Iterator[Candidate]:
+    """An input that is left out of a whole product in the backward pass, but not in the values that follow it."""
+    tape = reading.tape
+    spread: dict[int, int] = {}
+    for step in tape.steps:
+        if step.name in PRODUCTS[1:] and step.ins and (step.ins[0] < len(reading.names) or step.ins[0] in spread):
+            spread[step.outs[0]] = spread.get(step.ins[0], step.ins[0])
+    seen = set()
+    for step in tape.steps:
+        if step.name != "mul" or not step.active:
+            continue
+        for number in step.ins:
+            origin = spread.get(number, number)
+            if origin < len(reading.names) and (origin, number) not in seen:
+                seen.add((origin, number))
+                words = f"in the product {step.source.quote()}, the factor {label(reading, origin)} is left out"
+                values = functools.partial(_as_one, number=number)
+                yield Candidate(Kind.DERIVATIVE, words, (), values=values)
+
+
+def _as_one(tape: Tape, number: int) -> Tape:
+    return rerun(tape, {number: np.ones_like(tape.values[number])}, PRODUCTS)
+
+
+def _bypassed(reading: Reading) -> Iterator[Candidate]:
+    """A mask that the values have and the backward pass, which computes them once more, does not."""
+    tape = reading.tape
+    for step in tape.steps:
+        if step.name == "select_n" and step.active and len(step.ins) == 3:
+            for position in (1, 2):
+                if tape.active[step.ins[position]]:
+                    words = f"the values of {step.source.quote()} are taken without the mask in the backward pass"
+                    values = functools.partial(_without_mask, number=step.outs[0], taken=step.ins[position])
+                    yield Candidate(Kind.MASK, words, (), values=values)
+
+
+def _without_mask(tape: Tape, number: int, taken: int) -> Tape:
+    return rerun(tape, {number: np.broadcast_to(tape.values[taken], tape.values[number].shape)})
 
 
 def _conditions(reading: Reading) -> Iterator[Candidate]:

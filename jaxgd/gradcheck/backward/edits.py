@@ -25,6 +25,7 @@ EDITS: dict[str, tuple[Change, ...]] = {
     "reduce_max": arrays.REDUCE_MAX,
     "reduce_min": arrays.REDUCE_MAX,
     "broadcast_in_dim": arrays.BROADCAST,
+    "gather": arrays.GATHER,
     "rem": elementwise.REMAINDER,
     "triangular_solve": matrices.TRIANGULAR_SOLVE,
     "cholesky": matrices.CHOLESKY,

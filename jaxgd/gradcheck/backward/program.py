@@ -74,11 +74,13 @@ class Source(NamedTuple):
       place: `file.py:12`; "" if it is not known.
       key: file, line and column of every call that leads to it, so that two operations of one expression in two
         iterations of a loop have the same key.
+      caller: the call of the function in which it stands, if that is a line of its own.
     """
 
     text: str
     place: str
     key: tuple[Any, ...]
+    caller: str = ""
 
     def quote(self) -> str:
         """The expression and its place, or as much as is known.
@@ -88,7 +90,8 @@ class Source(NamedTuple):
         """
         if not self.place:
             return ""
-        return f"`{self.text}` ({self.place})" if self.text else self.place
+        own = f"`{self.text}` ({self.place})" if self.text else self.place
+        return f"{own}, called by {self.caller}" if self.caller else own
 
 
 NOWHERE = Source("", "", ())
@@ -108,7 +111,18 @@ def _source(info: Any) -> Source:
     if "\n" in text:
         text = ""
     short = frame.file_name.rpartition("/")[2]
-    return Source(text, f"{short}:{frame.start_line}", key)
+    return Source(text, f"{short}:{frame.start_line}", key, _caller(frames))
+
+
+def _caller(frames: list[Any]) -> str:
+    """The call of a short function, such as a sigmoid, which one line defines and several lines call."""
+    if len(frames) < 2 or frames[1].file_name != frames[0].file_name:
+        return ""
+    inner, outer = frames[0], frames[1]
+    text = _expression(outer)
+    # A loss that is itself called is not worth naming: its operations stand in many lines.
+    short = inner.function_name.endswith("<lambda>")
+    return f"`{text}` (line {outer.start_line})" if short and "\n" not in text and len(text) <= 80 else ""
 
 
 def _frames(info: Any) -> list[Any]:

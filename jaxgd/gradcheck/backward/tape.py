@@ -6,7 +6,7 @@ row `c` of every cotangent belongs to variant `c`. Rows that no change has reach
 row 0, the pass without a change.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -73,6 +73,7 @@ class Tape(NamedTuple):
       steps: the operations in the order in which they ran.
       calls: the named functions, inner ones first.
       outs: numbers of the program's outputs.
+      grads: the gradient that is to be explained, by the first inputs, if there is one.
     """
 
     values: tuple[Any, ...]
@@ -80,6 +81,7 @@ class Tape(NamedTuple):
     steps: tuple[Step, ...]
     calls: tuple[Call, ...]
     outs: tuple[int, ...]
+    grads: tuple[Any, ...] = ()
 
     def local(self, step: Step) -> tuple[list[Any], list[Any]]:
         """The inputs and outputs of a step."""
@@ -89,6 +91,26 @@ class Tape(NamedTuple):
         """The cotangent `[C, ...]` of one input of a step."""
         values, outs = self.local(step)
         return pull(step.primitive, values, outs, ahead, position)
+
+
+def rerun(tape: Tape, changed: Mapping[int, Any], only: Container[str] | None = None) -> Tape:
+    """The tape with other values, and everything that follows from them.
+
+    Args:
+      tape: the tape.
+      changed: other values, by their number.
+      only: names of the operations that are run again; None for all.
+
+    Returns:
+      The tape.
+    """
+    values = {**changed}
+    with precision(np.float64):
+        for step in tape.steps:
+            if any(i in values for i in step.ins) and (only is None or step.name in only):
+                outs = evaluate(step.primitive, [values.get(i, tape.values[i]) for i in step.ins])
+                values.update((i, out) for i, out in zip(step.outs, outs, strict=True) if i not in changed)
+    return tape._replace(values=tuple(values.get(i, value) for i, value in enumerate(tape.values)))
 
 
 class TooLongError(Exception):

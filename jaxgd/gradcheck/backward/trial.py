@@ -59,17 +59,29 @@ def trial(
             for column, nothing in zip(rows, Trial(np.inf, 0.0, np.inf, 0.0, np.inf), strict=True):
                 column.append(np.full((len(some), len(hand)), nothing))
             continue
-        variants = [[edit for candidate in together for edit in candidate.edits(tape)] for together in some]
         with np.errstate(all="ignore"):
-            found = backward(tape, variants)
             columns = [
                 _compare(real(leaf), real(target))
-                for leaf, target in zip(leaves(found, tape, len(hand)), hand, strict=False)
+                for leaf, target in zip(_gradients(tape, some, len(hand)), hand, strict=True)
             ]
         for column, parts in zip(rows, zip(*columns, strict=True), strict=True):
             column.append(np.stack(parts, axis=1))
     empty = np.zeros((0, len(hand)))
     return Trial(*(np.concatenate([empty, *column]) for column in rows))
+
+
+def _gradients(tape: Tape, variants: Sequence[Sequence[Candidate]], count: int) -> list[Any]:
+    """The gradient without a change, and under each variant: `[1 + variants, ...]` for each leaf."""
+    edits = [[edit for candidate in together for edit in candidate.edits(tape)] for together in variants]
+    rows = [leaf.copy() for leaf in leaves(backward(tape, edits), tape, count)]
+    for number, together in enumerate(variants):
+        changed = tape
+        for candidate in together:
+            changed = candidate.values(changed) if candidate.values else changed
+        if changed is not tape:
+            for leaf, row in zip(rows, leaves(backward(changed, [edits[number]]), changed, count), strict=True):
+                leaf[number + 1] = row[-1]
+    return rows
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

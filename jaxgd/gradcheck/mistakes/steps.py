@@ -18,6 +18,9 @@ from jaxgd.gradcheck.report import Kind
 PAIR_CANDIDATES = 56
 """Candidates of which all pairs are tried where one does not explain the gradient."""
 
+PAIRED = (Kind.PATH, Kind.SIGN, Kind.MASK, Kind.NOT_SUMMED, Kind.TRANSPOSED, Kind.OPERAND)
+"""Kinds of which two are made at once. Two formulas that nobody writes fit anything by chance."""
+
 MAX_TERMS = 6
 """Arguments that are set to 0 in turn, so that one term of the loss is left."""
 
@@ -70,6 +73,7 @@ def passes(case: Case, places: Sequence[Place]) -> Passes | None:
             continue
         if good and len({tuple(step.name for step in tape.steps) for tape in tapes}) == 1:
             reading = read(tapes[0], _names(case))
+            tapes = [tape._replace(grads=tuple(place.hand)) for tape, place in zip(tapes, places, strict=True)]
             return Passes(tapes, reading, candidates(reading), rules)
     return None
 
@@ -122,11 +126,11 @@ def two_changes(study: Study, leaves: list[int]) -> dict[int, Explanation]:
     made = study.passes()
     if made is None:
         return {}
-    alone = trial(made.tapes[0], [(c,) for c in made.candidates], study.places[0].hand, study.deadline)
+    simple = [c for c in made.candidates if c.kind in PAIRED or "left out" in c.words]
+    alone = trial(made.tapes[0], [(c,) for c in simple], study.places[0].hand, study.deadline)
     misfit = np.where(np.isfinite(alone.scaled[:, leaves]), alone.scaled[:, leaves], np.inf).max(axis=1, initial=0.0)
-    rank = np.array([RANK.get(candidate.kind, 2) for candidate in made.candidates])
-    nearest = sorted(np.lexsort((misfit, rank > 1))[:PAIR_CANDIDATES].tolist())
-    pairs = [(made.candidates[i], made.candidates[j]) for i, j in itertools.combinations(nearest, 2)]
+    nearest = sorted(np.argsort(misfit, kind="stable")[:PAIR_CANDIDATES].tolist())
+    pairs = [(simple[i], simple[j]) for i, j in itertools.combinations(nearest, 2)]
     return _search(study, made, leaves, pairs)
 
 
@@ -235,36 +239,50 @@ def _fit(
         if plain[leaf]:
             found[leaf] = ("", "")
             continue
-        if len(changes) == 1 and changes[0].path and shared[leaf]:
+        if len(changes) == 1 and changes[0].share and shared[leaf]:
             share = common([float(result.share[row, leaf]) for result in trials], study.case.exact)
-            words = None if share is None else _of_share(study, share)
+            words = None if share is None else SHARES[changes[0].share](study, share)
             if words:
                 found[leaf] = (words, "")
-                grade = max(grade, 1)
+                grade = max(grade, 0 if words == WRONG_SIGN else 1)
                 continue
         if scaled[leaf]:
             times = _of_factor(study, made, [float(result.constant[row, leaf]) for result in trials])
             if times:
                 found[leaf] = ("", times)
-                grade = max(grade, 2)
+                grade = max(grade, 3 if "minus" in times else 2)
     exactly = sum(not instead and not times for instead, times in found.values())
     disturbed = not all(plain[leaf] for leaf in right)
-    rank = max(RANK.get(change.kind, 2) for change in changes)
+    # A function that a reader does not know by name says less than one operation.
+    rank = max(RANK.get(change.kind, 2) + (0 if change.named else 1.5) for change in changes)
     spots = sum(len(change.spots) for change in changes)
     return _Fit((-len(found), -exactly, disturbed, grade, rank, spots > 1, row), changes, found)
 
 
-def _of_share(study: Study, share: float) -> str:
+def _of_rate(study: Study, share: float) -> str:
+    """What a part of a step along the gradient means: the learning rate."""
+    del study
+    return f"with learning rate {share:.6g}: all gradients must be taken before the first update"
+
+
+WRONG_SIGN = "has the wrong sign"
+
+
+def _of_path(study: Study, share: float) -> str:
     """What a multiple of a cut path means: the path is taken `1 - share` times."""
     times = 1.0 - share
     if abs(share - 1) < 1e-9:
         return ""
     if abs(times + 1) < 1e-8:
-        return "has the wrong sign"
+        return WRONG_SIGN
     if abs(times) < 1e-8 or not is_known(study, times):
         return ""
     sign = "with the wrong sign and " if times < 0 else ""
     return f"is taken {sign}{abs(times):.6g} times ({cause(study, times)})"
+
+
+SHARES = {"path": _of_path, "rate": _of_rate}
+"""What a part of a change means, in words."""
 
 
 def _of_factor(study: Study, made: Passes, constants: list[float]) -> str:
@@ -294,13 +312,13 @@ def _of_factor(study: Study, made: Passes, constants: list[float]) -> str:
 
 def _in_words(changes: tuple[Candidate, ...], instead: str, times: str) -> Explanation:
     texts = [change.words for change in changes]
-    if instead:
+    if instead and changes[0].share == "path":
         texts[0] = texts[0].replace("is left out", instead)
+    elif instead:
+        texts[0] = f"{texts[0]} {instead}"
     number = "one mistake" if len(changes) == 1 else "two mistakes"
     kind = changes[0].kind
-    if instead == "has the wrong sign":
-        kind = Kind.SIGN
-    elif instead:
-        kind = Kind.FACTOR
+    if changes[0].share == "path" and instead:
+        kind = Kind.SIGN if instead == WRONG_SIGN else Kind.FACTOR
     listed = "\n".join(texts)
     return Explanation(kind, f"is the gradient with {number} in its backward pass{times}:\n{listed}.")
