@@ -68,6 +68,8 @@ REDUCE_MAX = (
     Change(M, "every entry that ties in {f} gets the whole gradient, not its share", _to_all_ties),
     Change(M, "the whole gradient of {f} goes to the first entry of a tie", _to_one_tie(False)),
     Change(M, "the whole gradient of {f} goes to the last entry of a tie", _to_one_tie(True)),
+    Change(M, "the gradient of {f} is shared by all entries equally, as that of a mean",
+           lambda s, g, r: expand(g, s.step.primitive.params["axes"], s.x.shape) * (s.y.size / s.x.size)),
     Change(M, "the gradient of {f} goes to every entry, not only to the largest one",
            lambda s, g, r: expand(g, s.step.primitive.params["axes"], s.x.shape)),
 )  # fmt: skip
@@ -161,6 +163,28 @@ GATHER = (
            "overwritten, not added up: only the first one counts", _overwritten(True), _repeats),
 )  # fmt: skip
 
+
+def _flipped_kernel(site: Site, ahead: Any, right: Any) -> Any:
+    """The cotangent of the input of a convolution with the kernel reversed along its spatial axes."""
+    del right
+    values = site.values
+    axes = tuple(site.step.primitive.params["dimension_numbers"].rhs_spec[2:])
+    values[1] = np.flip(values[1], axes)
+    return site.back_with(values, ahead)
+
+
+def _flipped_result(site: Site, ahead: Any, right: Any) -> Any:
+    del ahead
+    return np.flip(right, tuple(1 + a for a in site.step.primitive.params["dimension_numbers"].rhs_spec[2:]))
+
+
+CONVOLUTION = (
+    Change(Kind.ORDER, "in the derivative of the convolution {f} by {x}, the kernel is not flipped", _flipped_kernel,
+           lambda s: s.edge.position == 0),
+    Change(Kind.ORDER, "the gradient of the convolution {f} by its kernel {x} is flipped", _flipped_result,
+           lambda s: s.edge.position == 1),
+)  # fmt: skip
+
 CUMULATIVE = (
     Change(Kind.ORDER, "the gradient of the cumulative sum {f} is summed forwards, not backwards",
            lambda s, g, r: np.flip(np.cumsum(np.flip(g, s.step.primitive.params["axis"] + 1),
@@ -179,7 +203,8 @@ ANY = (
 )  # fmt: skip
 
 OUTPUT = (
-    Change(D, "the gradient that arrives at {f} is ignored (1 stands in its place)", lambda s, g, r: np.ones_like(g)),
+    Change(D, "the gradient that arrives at {f} is ignored (1 stands in its place)", lambda s, g, r: np.ones_like(g),
+           lambda s: s.y.size > 1),
     Change(D, "the gradient that arrives at {f} is replaced by the value of {f}",
            lambda s, g, r: np.broadcast_to(s.y, g.shape).astype(g.dtype)),
 )  # fmt: skip

@@ -6,6 +6,7 @@ operation of a kind. It holds edges and no values, so that it can be tried on th
 
 import collections
 import functools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,13 +16,13 @@ from jaxgd.gradcheck.backward.arithmetic import ELEMENTWISE, UNARY, evaluate
 from jaxgd.gradcheck.backward.edits import EDITS, families
 from jaxgd.gradcheck.backward.program import name_of
 from jaxgd.gradcheck.backward.site import Change, Site
-from jaxgd.gradcheck.backward.tape import Edge, Edit, Tape, region, rerun
+from jaxgd.gradcheck.backward.tape import FIRST_OUTPUT, Edge, Edit, Tape, region, rerun
 from jaxgd.gradcheck.report import Kind
 
 MAX_SPAN = 24
 """Operations between the input and the output of a group."""
 
-MAX_OTHERS = 8
+MAX_OTHERS = 12
 """Other arrays of a shape that are tried in place of the right one."""
 
 
@@ -135,35 +136,30 @@ def operation(reading: Reading, index: int) -> str:
     return step.name
 
 
-def _function(reading: Reading, edge: Edge) -> str:
-    """The operation of an edge in words, with its place in the source."""
+def _function(reading: Reading, edge: Edge, noun: bool) -> str:
+    """The operation of an edge in words, with its place in the source; `noun` if the words say what it is."""
     step = reading.tape.steps[edge.step]
     quoted = step.source.quote()
     for call in reading.tape.calls:
         if call.name and edge.target in call.ins and step.outs[0] in call.outs:
-            where = call.source.quote()
-            return f"{call.name}, {where}," if where else call.name
-    if edge.target != -1 and step.source.place:
-        return f"{label(reading, step.outs[0])} ({step.source.place})"
+            quoted = call.source.quote() or call.name
+            return quoted if noun or f"{call.name}(" in quoted else f"{call.name}, {quoted},"
+    if edge.target != -1 or (noun and quoted):
+        return quoted or label(reading, step.outs[0])
     return f"the {operation(reading, edge.step)} {quoted}".strip()
+
+
+NOUNS = re.compile(
+    r"(product|quotient|power|softmax|inverse|determinant|det|sum|solve|factor|indexing|remainder|convolution) \{f\}"
+)
+"""Words that say what the operation is."""
 
 
 def _words(reading: Reading, edge: Edge, change: Change) -> str:
     step = reading.tape.steps[edge.step]
     number = edge.target if edge.target != -1 else step.ins[max(edge.position, 0)]
     other = step.ins[1 - edge.position] if len(step.ins) == 2 and edge.position in (0, 1) else number
-    function = _function(reading, edge)
-    for article in (
-        "the product ",
-        "the quotient ",
-        "the matrix product ",
-        "the sum ",
-        "the softmax ",
-        "the remainder ",
-    ):
-        if f"{article}{{f}}" in change.words and function.startswith("the "):
-            function = step.source.quote() or function
-            break
+    function = _function(reading, edge, NOUNS.search(change.words) is not None)
     return change.words.format(f=function, x=label(reading, number), other=label(reading, other))
 
 
@@ -179,12 +175,15 @@ def candidates(reading: Reading) -> list[Candidate]:
     singles = [*_edges(reading)]
     grouped: dict[Any, list[tuple[Edge, Change]]] = {}
     of_kind: dict[Any, list[tuple[Edge, Change]]] = {}
+    of_step: dict[Any, list[tuple[Edge, Change]]] = {}
     found = []
     for edge, change in singles:
         step = reading.tape.steps[edge.step]
         target = reading.keys[reading.producer[edge.target]] if edge.target in reading.producer else edge.target
         what = (edge.position, target if edge.target != -1 else None, change.kind, change.words)
         grouped.setdefault((reading.keys[edge.step], what), []).append((edge, change))
+        if edge.target == -1 and "{x}" not in change.words and "{other}" not in change.words:
+            of_step.setdefault((edge.step, change.words), []).append((edge, change))
         if change.kind in OF_A_KIND and edge.target == -1:
             of_kind.setdefault((step.name, edge.position, change.words), []).append((edge, change))
     for members in grouped.values():
@@ -193,13 +192,19 @@ def candidates(reading: Reading) -> list[Candidate]:
             words = _words(reading, edge, change)
             cut = change.kind is Kind.PATH and change.words == CUT.words
             found.append(
-                Candidate(change.kind, words, ((edge, change),), "path" if cut else "", named=_named(edge, change))
+                Candidate(
+                    change.kind, words, ((edge, change),), "path" if cut else "", named=_named(reading, edge, change)
+                )
             )
+    for members in of_step.values():
+        if len(members) > 1:
+            edge, change = members[0]
+            found.append(Candidate(change.kind, _words(reading, edge, change), tuple(members)))
     for members in grouped.values():
         if len(members) > 1:
             edge, change = members[0]
             words = f"{_words(reading, edge, change)}, in each of its {len(members)} occurrences"
-            found.append(Candidate(change.kind, words, tuple(members), named=_named(edge, change)))
+            found.append(Candidate(change.kind, words, tuple(members), named=_named(reading, edge, change)))
     for members in of_kind.values():
         keys = {reading.keys[edge.step] for edge, _ in members}
         if len(members) > 1 and len(keys) > 1:
@@ -219,6 +224,7 @@ def candidates(reading: Reading) -> list[Candidate]:
         *_moved(reading),
         *_factors(reading),
         *_bypassed(reading),
+        *_outputs(reading),
     ]
 
 
@@ -227,7 +233,7 @@ def _edges(reading: Reading) -> Iterator[tuple[Edge, Change]]:
     tape = reading.tape
     for index in range(len(tape.steps) - 1, -1, -1):
         step = tape.steps[index]
-        if not step.active or len(step.outs) != 1:
+        if not step.active or not step.source.place or len(step.outs) != 1:
             continue
         if step.name == "mul" and step.ins[0] == step.ins[1]:
             # A square that is written as a product is one function of one array.
@@ -307,17 +313,17 @@ def _other_arrays(reading: Reading, index: int) -> Iterator[tuple[Edge, Change]]
                         functools.partial(_masked_by, number=number, inside=inside),
                     ),
                 )
-    if step.name == "dot_general":
+    if step.name in ("dot_general", "mul") and step.ins[0] != step.ins[1]:
+        noun = "matrix product" if step.name == "dot_general" else "product"
         for position in (0, 1):
             if tape.active[step.ins[position]]:
                 used = step.ins[1 - position]
-                for number in _alike(reading, tape.values[used].shape, index, (used,)):
+                for number in _alike(reading, tape.values[used].shape, index, (used, step.outs[0])):
                     yield (
                         Edge(index, position),
                         Change(
                             Kind.OPERAND,
-                            f"in the matrix product {{f}}, {_escaped(label(reading, number))} stands in place of "
-                            "{other}",
+                            f"in the {noun} {{f}}, {_escaped(label(reading, number))} stands in place of {{other}}",
                             functools.partial(_multiplied_by, number=number),
                         ),
                     )
@@ -397,8 +403,10 @@ def _carries(reading: Reading) -> Iterator[Candidate]:
         yield Candidate(Kind.PATH, words, tuple(spot for key in states for spot in by_state[key]))
 
 
-def _named(edge: Edge, change: Change) -> bool:
-    """Whether a change speaks of one operation, or of a function that was recognised."""
+def _named(reading: Reading, edge: Edge, change: Change) -> bool:
+    """Whether a change speaks of one operation of the user's code, or of a function that was recognised."""
+    if reading.tape.steps[edge.step].source.inner and edge.target == -1:
+        return False
     return edge.target == -1 or len(edge.through) == 1 or change not in (*EDITS["elementwise"], *EDITS["jacobian"])
 
 
@@ -423,6 +431,23 @@ def _multiplied_by_moved(site: Site, ahead: Any, right: Any, number: int) -> Any
     values = site.values
     values[1 - site.edge.position] = site.tape.values[number] - site.tape.grads[number]
     return site.back_with(values, ahead)
+
+
+OUTPUTS = {"eigh": ("eigenvectors", "eigenvalues"), "svd": ("singular values", "left singular vectors",
+           "right singular vectors"), "qr": ("orthogonal factor", "triangular factor")}  # fmt: skip
+"""What the outputs of an operation with several are called."""
+
+
+def _outputs(reading: Reading) -> Iterator[Candidate]:
+    """One output of an operation with several, whose gradient is left out."""
+    for index, step in enumerate(reading.tape.steps):
+        if len(step.outs) > 1 and step.active:
+            for output, number in enumerate(step.outs):
+                if reading.tape.active[number]:
+                    names = OUTPUTS.get(step.name, ())
+                    name = names[output] if output < len(names) else f"output {output}"
+                    words = f"the path through the {name} of {step.source.quote() or step.name} is left out"
+                    yield Candidate(Kind.PATH, words, ((Edge(index, FIRST_OUTPUT - output), CUT),))
 
 
 PRODUCTS = ("mul", "broadcast_in_dim", "reshape", "transpose", "squeeze", "expand_dims", "convert_element_type")
@@ -456,7 +481,7 @@ def _bypassed(reading: Reading) -> Iterator[Candidate]:
     """A mask that the values have and the backward pass, which computes them once more, does not."""
     tape = reading.tape
     for step in tape.steps:
-        if step.name == "select_n" and step.active and len(step.ins) == 3:
+        if step.name == "select_n" and step.active and len(step.ins) == 3 and not step.source.inner:
             for position in (1, 2):
                 if tape.active[step.ins[position]]:
                     words = f"the values of {step.source.quote()} are taken without the mask in the backward pass"
@@ -472,7 +497,7 @@ def _conditions(reading: Reading) -> Iterator[Candidate]:
     """The condition of a `where`, evaluated differently."""
     tape = reading.tape
     for index, step in enumerate(tape.steps):
-        if step.name != "select_n" or not step.active or len(step.ins) != 3:
+        if step.name != "select_n" or not step.active or len(step.ins) != 3 or step.source.inner:
             continue
         made = reading.producer.get(step.ins[0])
         options: list[tuple[str, Callable[[Tape], Any]]] = [

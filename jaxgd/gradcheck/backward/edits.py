@@ -26,6 +26,8 @@ EDITS: dict[str, tuple[Change, ...]] = {
     "reduce_min": arrays.REDUCE_MAX,
     "broadcast_in_dim": arrays.BROADCAST,
     "gather": arrays.GATHER,
+    "conv_general_dilated": arrays.CONVOLUTION,
+    "pow": elementwise.POWER,
     "rem": elementwise.REMAINDER,
     "triangular_solve": matrices.TRIANGULAR_SOLVE,
     "cholesky": matrices.CHOLESKY,

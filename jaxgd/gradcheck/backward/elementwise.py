@@ -25,14 +25,18 @@ def _value_at_value(site: Site, ahead: Any, right: Any) -> Any:
 
 def _saturates(site: Site) -> bool:
     """Whether the values are those of a sigmoid or a tanh, whose derivatives are formulas of their values."""
-    if site.y.dtype.kind != "f":
+    if site.y.dtype.kind != "f" or site.x.dtype.kind != "f":
         return False
     known = (scipy.special.expit, np.tanh)
     return any(np.allclose(function(site.x), site.y, rtol=1e-9, atol=1e-12) for function in known)
 
 
 def _is_power(site: Site) -> bool:
-    return site.step.name in ("integer_pow", "square", "pow", "sqrt", "rsqrt", "log", "mul")
+    return len(site.edge.through) < 2 and site.step.name in ("integer_pow", "square", "pow", "sqrt", "rsqrt", "log", "mul")
+
+
+def _is_no_power(site: Site) -> bool:
+    return not _is_power(site)
 
 
 ELEMENTWISE = (
@@ -44,14 +48,16 @@ ELEMENTWISE = (
     Change(D, f"{the}, at its value f, is replaced by f^2", lambda s, g, r: g * s.y * s.y, _saturates),
     Change(D, f"{the}, at its value f, is replaced by 1 + f^2", lambda s, g, r: g * (1 + s.y * s.y), _saturates),
     Change(D, f"{the}, at its value f, is replaced by f (1 + f)", lambda s, g, r: g * s.y * (1 + s.y), _saturates),
-    Change(D, f"{the} is taken at its value instead of at its argument", _at_value),
-    Change(D, f"{the} is replaced by {{f}} of its own value", _value_at_value),
+    Change(D, f"{the} is taken at its value instead of at its argument", _at_value, _is_no_power),
+    Change(D, f"{the} is replaced by {{f}} of its own value", _value_at_value, _is_no_power),
     Change(D, f"{the} is replaced by its argument", lambda s, g, r: g * s.x),
     Change(D, f"{the}, at its argument x, is replaced by x (1 - x)", lambda s, g, r: g * s.x * (1 - s.x), _saturates),
     Change(D, f"{the} is taken twice", lambda s, g, r: r * s.slope()),
     Change(D, f"{the} is divided by instead of multiplied with", lambda s, g, r: g / s.slope()),
     Change(D, f"{the} lacks a factor x, its argument", lambda s, g, r: r / s.x, _is_power),
     Change(D, f"{the} has a factor x, its argument, too much", lambda s, g, r: r * s.x, _is_power),
+    Change(D, f"{the} lacks a factor f, its value", lambda s, g, r: r / s.y, _is_power),
+    Change(D, f"{the} has a factor f, its value, too much", lambda s, g, r: r * s.y, _is_power),
     Change(D, f"{the} is replaced by its absolute value", lambda s, g, r: g * np.abs(s.slope())),
 )
 """Changes of an elementwise function. Formulas of its value are tried only where people know such formulas."""
@@ -107,6 +113,15 @@ DENOMINATOR = (
            lambda s, g, r: like(g * s.y, s.x)),
 )  # fmt: skip
 
+
+POWER = (
+    Change(D, "in the power {f}, the factor log({other}) is missing in the derivative by the exponent {x}",
+           lambda s, g, r: like(g * s.y, s.x), lambda s: s.edge.position == 1),
+    Change(D, "in the power {f}, the derivative by {x} lacks the exponent as a factor",
+           lambda s, g, r: r / s.other, lambda s: s.edge.position == 0),
+    Change(D, "in the power {f}, the derivative by {x} has the exponent unreduced",
+           lambda s, g, r: r * s.x, lambda s: s.edge.position == 0),
+)  # fmt: skip
 
 REMAINDER = (
     Change(

@@ -5,52 +5,80 @@ from typing import Any
 
 import numpy as np
 
+from jaxgd.gradcheck.backward.arithmetic import solve_triangular
 from jaxgd.gradcheck.backward.site import Change, Send, Site, is_square
 from jaxgd.gradcheck.report import Kind
 
 D, M = Kind.DERIVATIVE, Kind.MASK
 
 
-def _solved(site: Site, ahead: Any, *, transposed: bool, masked: bool) -> Any:
-    """The gradient by the matrix of a triangular solve, from the general one of a solve."""
+def _by_matrix(site: Site, db: Any, *, transposed: bool = False, triangle: str = "read") -> Any:
+    """The gradient by the matrix of a triangular solve: a x = b gives da = -db x^T, x a = b gives da = -x^T db."""
     p = site.step.primitive.params
-    db = site.tape.pull(site.step, [ahead], 1)
-    # a x = b gives da = -db x^T; x a = b gives da = -x^T db.
-    da = -(db @ np.swapaxes(site.y, -1, -2)) if p["left_side"] else -(np.swapaxes(site.y, -1, -2) @ db)
+    x = np.swapaxes(site.y, -1, -2)
+    da = -(db @ x) if p["left_side"] else -(x @ db)
     da = np.swapaxes(da, -1, -2) if p["transpose_a"] != transposed else da
-    if masked:
-        da = np.tril(da) if p["lower"] else np.triu(da)
-    return da
+    if triangle == "all":
+        return da
+    return np.tril(da) if p["lower"] == (triangle == "read") else np.triu(da)
+
+
+def _right_by_b(site: Site, ahead: Any) -> Any:
+    return site.tape.pull(site.step, [ahead], 1)
+
+
+def _with_the_matrix_itself(site: Site, ahead: Any, right: Any) -> Any:
+    """The backward solve without the transpose; by the matrix, what follows from it."""
+    del right
+    db = solve_triangular(site.step.primitive.params, site.values[0], ahead)
+    return db if site.edge.position == 1 else _by_matrix(site, db)
+
+
+def _of_matrix(site: Site) -> bool:
+    return site.edge.position == 0 and not site.step.primitive.params["unit_diagonal"]
 
 
 TRIANGULAR_SOLVE = (
-    Change(
-        M,
-        "the gradient by the matrix of the triangular solve {f} is not masked to the triangle that is read",
-        lambda s, g, r: _solved(s, g, transposed=False, masked=False),
-        lambda s: s.edge.position == 0 and not s.step.primitive.params["unit_diagonal"],
-    ),
-    Change(
-        M,
-        "the gradient by the matrix of the triangular solve {f} is masked to the wrong triangle",
-        lambda s, g, r: np.tril(a) if np.array_equal(a := _solved(s, g, transposed=False, masked=False), 0 * a)
-        else (np.triu(a) if s.step.primitive.params["lower"] else np.tril(a)),
-        lambda s: s.edge.position == 0 and not s.step.primitive.params["unit_diagonal"],
-    ),
-    Change(
-        Kind.TRANSPOSED,
-        "the gradient by the matrix of the triangular solve {f} is transposed",
-        lambda s, g, r: _solved(s, g, transposed=True, masked=True),
-        lambda s: s.edge.position == 0 and not s.step.primitive.params["unit_diagonal"],
-    ),
+    Change(M, "the gradient by the matrix of the triangular solve {f} is not masked to the triangle that is read",
+           lambda s, g, r: _by_matrix(s, _right_by_b(s, g), triangle="all"), _of_matrix),
+    Change(M, "the gradient by the matrix of the triangular solve {f} is masked to the wrong triangle",
+           lambda s, g, r: _by_matrix(s, _right_by_b(s, g), triangle="other"), _of_matrix),
+    Change(Kind.TRANSPOSED, "the gradient by the matrix of the triangular solve {f} is transposed",
+           lambda s, g, r: _by_matrix(s, _right_by_b(s, g), transposed=True), _of_matrix),
+    Change(Kind.TRANSPOSED, "the backward solve of the triangular solve {f} is with the matrix, not with its transpose",
+           _with_the_matrix_itself),
 )  # fmt: skip
 
+
+def _factorised(middle: Callable[[Any], Any]) -> Send:
+    """The gradient of a Cholesky factor L, L^-T M L^-1 made symmetric, with another middle factor M of L^T G."""
+
+    def send(site: Site, ahead: Any, right: Any) -> Any:
+        lower, inverse = site.y, np.linalg.inv(site.y)
+        inner = middle(np.swapaxes(lower, -1, -2) @ ahead)
+        whole = np.swapaxes(inverse, -1, -2) @ inner @ inverse
+        symmetric = (whole + np.swapaxes(whole, -1, -2)) / 2
+        return symmetric if np.triu(right, 1).any() else 2 * np.tril(symmetric) - _diagonal_of(symmetric)
+
+    return send
+
+
+def _diagonal_of(matrix: Any) -> Any:
+    return matrix * np.eye(matrix.shape[-1])
+
+
 CHOLESKY = (
-    Change(Kind.TRANSPOSED, "the gradient of the Cholesky factor {f} is not made symmetric",
-           lambda s, g, r: 2 * np.tril(r) - np.einsum("...ii->...i", r)[..., None] * np.eye(r.shape[-1])),
-    Change(D, "the gradient of the Cholesky factor {f} is twice what it should be off the diagonal",
+    Change(D, "in the derivative of the Cholesky factor {f} = L, the diagonal of L^T G is not halved",
+           _factorised(np.tril)),
+    Change(D, "in the derivative of the Cholesky factor {f} = L, L^T G is not cut to its lower triangle",
+           _factorised(lambda inner: inner)),
+    Change(D, "in the derivative of the Cholesky factor {f} = L, L^T G is cut to its triangle without the diagonal",
+           _factorised(lambda inner: np.tril(inner, -1))),
+    Change(Kind.TRANSPOSED, "the gradient by the matrix of the Cholesky factor {f} is not made symmetric",
+           lambda s, g, r: 2 * np.tril(r) - _diagonal_of(r)),
+    Change(D, "the gradient by the matrix of the Cholesky factor {f} is twice too large off the diagonal",
            lambda s, g, r: r * (2 - np.eye(r.shape[-1]))),
-    Change(D, "the gradient of the Cholesky factor {f} is halved on the diagonal",
+    Change(D, "the gradient by the matrix of the Cholesky factor {f} is halved on the diagonal",
            lambda s, g, r: r * (1 - 0.5 * np.eye(r.shape[-1]))),
 )  # fmt: skip
 

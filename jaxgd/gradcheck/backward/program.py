@@ -2,6 +2,7 @@
 
 import functools
 import linecache
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,12 +76,14 @@ class Source(NamedTuple):
       key: file, line and column of every call that leads to it, so that two operations of one expression in two
         iterations of a loop have the same key.
       caller: the call of the function in which it stands, if that is a line of its own.
+      inner: whether it stands inside a function of a library, so that the text is that of the call.
     """
 
     text: str
     place: str
     key: tuple[Any, ...]
     caller: str = ""
+    inner: bool = False
 
     def quote(self) -> str:
         """The expression and its place, or as much as is known.
@@ -97,10 +100,13 @@ class Source(NamedTuple):
 NOWHERE = Source("", "", ())
 OWN = str(Path(__file__).parents[1])
 
+OWN = os.path.dirname(os.path.dirname(__file__))
+"""The folder of the checker, whose own operations have no place in the user's code."""
+
 
 @functools.lru_cache(maxsize=4096)
 def _source(info: Any) -> Source:
-    frames = _frames(info)
+    frames = [frame for frame in _frames(info) if not frame.file_name.startswith(OWN)]
     if not frames:
         return _source_of_line(info)
     if frames[0].file_name.startswith(OWN):  # an operation that the check itself adds to a function
@@ -139,7 +145,7 @@ def _source_of_line(info: Any) -> Source:
     place = extend().source_info_util.summarize(info).split(" (")[0]
     file, _, rest = place.partition(":")
     line = rest.partition(":")[0]
-    if not line.isdigit():
+    if not line.isdigit() or file.startswith(OWN):
         return NOWHERE
     text = linecache.getline(file, int(line)).strip()
     return Source(text, f"{file.rpartition('/')[2]}:{line}", (file, int(line)))

@@ -234,7 +234,7 @@ def record(
 def _source_in(eqn: Any, caller: Source, order: int) -> Source:
     """Where an equation stands; that of the call for an equation inside a function of a library."""
     own = source_of(eqn)
-    return own if own.place else caller._replace(key=(*caller.key, order)) if caller.place else own
+    return own if own.place else caller._replace(key=(*caller.key, order), inner=True) if caller.place else own
 
 
 def _body(eqn: Any) -> Any:
@@ -243,6 +243,10 @@ def _body(eqn: Any) -> Any:
 
 Change = Callable[[Any, Any], Any]
 """`(ahead, right) -> cotangent`: what a variant sends along an edge, `[R, ...]`, in place of `right`."""
+
+
+FIRST_OUTPUT = -3
+"""The position that stands for the first output of an operation with several; -4 for the second, and so on."""
 
 
 class Edge(NamedTuple):
@@ -325,6 +329,11 @@ def _run_back(tape: Tape, index: int, cotangents: dict[int, Any], edits: Sequenc
             if not ahead[0].flags.writeable or ahead[0] is cotangents.get(step.outs[0]):
                 ahead[0] = ahead[0].copy()
             ahead[0][row] = _sent(edit, ahead[0][row : row + 1], ahead[0][row : row + 1])
+    for row, edit in edits:
+        output = FIRST_OUTPUT - edit.edge.position
+        rows = ahead[output] if 0 <= output < len(ahead) else None
+        if rows is not None:
+            ahead[output] = np.where(np.arange(len(rows)).reshape(-1, *[1] * (rows.ndim - 1)) == row, 0, rows)
     for edge, members in _by_group(edits).items():
         if ahead[0] is not None:
             # One walk through the operations in between for all variants that change this edge.

@@ -15,6 +15,7 @@ CHANGES: tuple[tuple[str, Callable[[Any], Any]], ...] = (
     ("were 0: it is left out", np.zeros_like),
     ("were 1: it is left out", np.ones_like),
     ("had the other sign", np.negative),
+    ("were replaced by 1 minus it", lambda value: 1 - value),
 )
 """What is done to one input."""
 
@@ -52,6 +53,8 @@ def _replacements(study: Study) -> Iterator[tuple[str, Callable[[Place], Arrays]
         for number, name in enumerate(names):
             # A parameter of the other sign is a coincidence of even and odd functions.
             for words, change in CHANGES if field == "floats" else CHANGES[:2]:
+                if study.late:
+                    return
                 gradients = [_right_at(study, place.point, field, number, change) for place in study.places]
                 if all(gradient is not None for gradient in gradients):
                     by_place = dict(zip(map(id, study.places), gradients, strict=True))

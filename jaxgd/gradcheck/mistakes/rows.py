@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxgd.gradcheck.backward.tape import gradient
 from jaxgd.gradcheck.inputs import Arrays, Point
-from jaxgd.gradcheck.mistakes.study import Explanation, Study, size
+from jaxgd.gradcheck.mistakes.study import Explanation, Place, Study, size
 from jaxgd.gradcheck.report import Kind
 
 MAX_ROWS = 128
@@ -31,7 +31,11 @@ def rows(study: Study, leaves: list[int]) -> dict[int, Explanation]:
     found: dict[int, Explanation] = {}
     for words, weights in weightings(num_rows):
         for leaf in leaves:
-            if leaf not in found and _fits(study, parts, leaf, weights, share):
+            if (
+                leaf not in found
+                and _fits(study, parts, leaf, weights, share)
+                and _holds_permuted(study, weights, leaf)
+            ):
                 found[leaf] = Explanation(Kind.ROWS, f"is the gradient with {words}.")
     return found
 
@@ -62,6 +66,25 @@ def _fits(study: Study, parts: list[Arrays], leaf: int, weights: Any, share: flo
     }
     c = study.constant(leaf, lambda place: by_place[id(place)])
     return c is not None and any(np.isclose(c, s, rtol=1e-9) for s in (share, 1 / max(weights.sum(), 1)))
+
+
+def _holds_permuted(study: Study, weights: Any, leaf: int) -> bool:
+    """Whether the rows stay the same if integer arguments, which did not move, are put into another order."""
+    case, point = study.case, study.case.point
+    integers = [i for i, x in enumerate(point.arrays) if np.ndim(x) == 1 and len(x) == len(weights) and _whole(x)]
+    if not integers:
+        return True
+    order = np.random.default_rng(0).permutation(len(weights))
+    arrays = [np.asarray(x)[order] if i in integers else x for i, x in enumerate(point.arrays)]
+    moved = point._replace(arrays=arrays)
+    hand, right = case.both(moved)
+    there = study._replace(places=[Place(moved, hand, right)])
+    parts, share = _split(there)
+    return bool(parts) and _fits(there, parts, leaf, weights, share)
+
+
+def _whole(x: Any) -> bool:
+    return np.asarray(x).dtype.kind in "iu"
 
 
 def _split(study: Study) -> tuple[list[Arrays], float]:

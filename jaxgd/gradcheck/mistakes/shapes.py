@@ -20,6 +20,10 @@ def _clipped(place: Place, leaf: int) -> Any:
     return np.clip(place.right[leaf], -top, top)
 
 
+def _everywhere(leaf: Any, reduce: Callable[[Any], Any]) -> Any:
+    return np.full_like(leaf, reduce(leaf))
+
+
 FUNCTIONS: tuple[tuple[str, Callable[[Place, int], Any]], ...] = (
     ("is the absolute value of the gradient: the signs are lost.", lambda p, i: np.abs(p.right[i])),
     ("is only the sign of the gradient.", lambda p, i: np.sign(p.right[i])),
@@ -27,6 +31,14 @@ FUNCTIONS: tuple[tuple[str, Callable[[Place, int], Any]], ...] = (
     ("is the gradient divided by its norm.", lambda p, i: p.right[i] / _norm([p.right[i]])),
     ("is the gradient divided by the norm of all leaves.", lambda p, i: p.right[i] / _norm(p.right)),
     ("is the gradient with every entry clipped to a largest size.", _clipped),
+    (
+        "is the sum of the gradient over all entries, in each entry.",
+        lambda p, i: np.full_like(p.right[i], p.right[i].sum()),
+    ),
+    (
+        "is the mean of the gradient over all entries, in each entry.",
+        lambda p, i: np.full_like(p.right[i], p.right[i].mean()),
+    ),
     ("is the positive part of the gradient.", lambda p, i: np.maximum(p.right[i], 0)),
 )
 """Functions of the gradient that are returned in its place."""

@@ -18,7 +18,7 @@ from jaxgd.gradcheck.report import Kind
 PAIR_CANDIDATES = 56
 """Candidates of which all pairs are tried where one does not explain the gradient."""
 
-PAIRED = (Kind.PATH, Kind.SIGN, Kind.MASK, Kind.NOT_SUMMED, Kind.TRANSPOSED, Kind.OPERAND)
+PAIRED = (Kind.PATH, Kind.SIGN, Kind.NOT_SUMMED, Kind.TRANSPOSED)
 """Kinds of which two are made at once. Two formulas that nobody writes fit anything by chance."""
 
 MAX_TERMS = 6
@@ -126,7 +126,7 @@ def two_changes(study: Study, leaves: list[int]) -> dict[int, Explanation]:
     made = study.passes()
     if made is None:
         return {}
-    simple = [c for c in made.candidates if c.kind in PAIRED or "left out" in c.words]
+    simple = [c for c in made.candidates if c.named and (c.kind in PAIRED or "left out" in c.words)]
     alone = trial(made.tapes[0], [(c,) for c in simple], study.places[0].hand, study.deadline)
     misfit = np.where(np.isfinite(alone.scaled[:, leaves]), alone.scaled[:, leaves], np.inf).max(axis=1, initial=0.0)
     nearest = sorted(np.argsort(misfit, kind="stable")[:PAIR_CANDIDATES].tolist())

@@ -89,10 +89,18 @@ def explain(case: Case) -> list[Finding]:
         if rest and seen.late:
             stopped = True
             break
-        with np.errstate(all="ignore"):
-            found.update(mistake.explain(seen, rest) if rest else {})
+        found.update(_tried(mistake, seen, rest) if rest else {})
     stopped = stopped or seen.late
     return [_finding(seen, leaf, found.get(leaf), stopped) for leaf in case.wrong]
+
+
+def _tried(mistake: Mistake, study: Study, leaves: list[int]) -> dict[int, Explanation]:
+    """What a row explains. A loss that it cannot be tried on is not explained by it, and the check goes on."""
+    try:
+        with np.errstate(all="ignore"):
+            return mistake.explain(study, leaves)
+    except (ArithmeticError, IndexError, KeyError, NotImplementedError, TypeError, ValueError, np.linalg.LinAlgError):
+        return {}
 
 
 def _finding(study: Study, leaf: int, explanation: Explanation | None, stopped: bool) -> Finding:
