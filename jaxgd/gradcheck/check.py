@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.gradcheck import facts, reference
+from jaxgd.gradcheck import facts, reference, untraced
 from jaxgd.gradcheck.answer import by_path
 from jaxgd.gradcheck.compare import between, compare, contradicts, rough
 from jaxgd.gradcheck.conjugate import conjugates, whole
@@ -202,7 +202,7 @@ def _check_numbers(
     """The report of the leaves that can be compared."""
     loss, grad = programs
     if not pair.loss.derivative:
-        return _by_values(pair, rng, grad)
+        return _by_values(pair, rng, grad, seconds)
     both = pair.in_float64(pair.base)
     if not facts.repeats(pair, grad, both[0]):
         return _not_comparable(pair.names, Kind.RANDOM, facts.STATEFUL)
@@ -324,7 +324,7 @@ def _case(pair: Pair, rng: np.random.Generator, found: Gradients) -> Case:
     )
 
 
-def _by_values(pair: Pair, rng: np.random.Generator, grad: facts.GradientFacts) -> GradientReport:
+def _by_values(pair: Pair, rng: np.random.Generator, grad: facts.GradientFacts, seconds: float) -> GradientReport:
     """The report for a loss that JAX cannot trace: each leaf along one random direction."""
     hand = [np.asarray(leaf, np.float64) for leaf in pair.hand(pair.base, np.float64)]
     if not facts.repeats(pair, grad, hand):
@@ -333,8 +333,10 @@ def _by_values(pair: Pair, rng: np.random.Generator, grad: facts.GradientFacts) 
     unit = max((reference.eps_of(leaf) for leaf in native), default=facts.EPS64)
     compared = [_leaf_by_values(pair, rng, hand, i, max(unit, facts.EPS64)) for i in range(len(pair.names))]
     orders = [order for _, _, order in compared if order is not None]
+    unknown = [i for i, (_, finding, _) in enumerate(compared) if finding and finding.kind is Kind.UNKNOWN]
+    named = {finding.leaf: finding for finding in untraced.causes(pair, rng, hand, unknown, seconds)} if unknown else {}
     return report_of(
-        [finding for _, finding, _ in compared if finding],
+        [named.get(finding.leaf, finding) for _, finding, _ in compared if finding],
         tuple(leaf for leaf, _, _ in compared),
         min(orders, default=None),
         "values of the loss only (it cannot be traced by jax)",

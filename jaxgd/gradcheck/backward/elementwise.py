@@ -32,7 +32,8 @@ def _saturates(site: Site) -> bool:
 
 
 def _is_power(site: Site) -> bool:
-    return len(site.edge.through) < 2 and site.step.name in ("integer_pow", "square", "pow", "sqrt", "rsqrt", "log", "mul")
+    powers = ("integer_pow", "square", "pow", "sqrt", "rsqrt", "log", "mul")
+    return len(site.edge.through) < 2 and site.step.name in powers
 
 
 def _is_no_power(site: Site) -> bool:

@@ -161,6 +161,9 @@ def record(
 
     def call(eqn: Any, program: Any, ins: Sequence[int], caller: Source) -> list[int]:
         source = _source_in(eqn, caller, 0)
+        # `jnp.where` and the like are calls of one or two operations, which are those that the user means.
+        long = len(getattr(program, "jaxpr", program).eqns) > 4
+        source = source._replace(inner=source.inner or long)
         outs = inner(program, ins, source)
         calls.append(Call(function_name(eqn), tuple(ins), tuple(outs), source))
         return outs
@@ -234,7 +237,7 @@ def record(
 def _source_in(eqn: Any, caller: Source, order: int) -> Source:
     """Where an equation stands; that of the call for an equation inside a function of a library."""
     own = source_of(eqn)
-    return own if own.place else caller._replace(key=(*caller.key, order), inner=True) if caller.place else own
+    return own if own.place else caller._replace(key=(*caller.key, order)) if caller.place else own
 
 
 def _body(eqn: Any) -> Any:

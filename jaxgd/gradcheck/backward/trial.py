@@ -22,6 +22,7 @@ class Trial(NamedTuple):
       scaled: the misfit with this factor.
       share: how much of the change fits best, 1 for all of it.
       shared: the misfit with this share.
+      effect: how far the change moves the leaf.
     """
 
     misfit: Any
@@ -29,6 +30,7 @@ class Trial(NamedTuple):
     scaled: Any
     share: Any
     shared: Any
+    effect: Any
 
 
 def real(leaf: Any) -> Any:
@@ -56,7 +58,7 @@ def trial(
     rows: list[list[Any]] = [[] for _ in Trial._fields]
     for some in _chunks(candidates, chunk):
         if time.monotonic() > deadline:
-            for column, nothing in zip(rows, Trial(np.inf, 0.0, np.inf, 0.0, np.inf), strict=True):
+            for column, nothing in zip(rows, Trial(np.inf, 0.0, np.inf, 0.0, np.inf, 0.0), strict=True):
                 column.append(np.full((len(some), len(hand)), nothing))
             continue
         with np.errstate(all="ignore"):
@@ -89,7 +91,7 @@ def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
         yield items[first : first + size]
 
 
-def _compare(rows: Any, target: Any) -> tuple[Any, Any, Any, Any, Any]:
+def _compare(rows: Any, target: Any) -> tuple[Any, ...]:
     """One leaf of all variants; row 0 is the pass without a change."""
     top = np.max(np.abs(target), initial=0.0) + np.finfo(np.float64).tiny
     flat = rows.reshape(len(rows), -1) / top
@@ -110,6 +112,7 @@ def _compare(rows: Any, target: Any) -> tuple[Any, Any, Any, Any, Any]:
         misfit(constant[:, None] * variants),
         share,
         misfit(flat[0] + share[:, None] * delta),
+        np.max(np.abs(delta), axis=1, initial=0.0),
     )
 
 

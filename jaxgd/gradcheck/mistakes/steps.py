@@ -36,6 +36,10 @@ RANK = {
 """Which kind is preferred where several candidates fit; others come last."""
 
 
+WHOLE = Candidate(Kind.FACTOR, "", ())
+"""No change: what is left is a factor of the whole gradient."""
+
+
 class Passes(NamedTuple):
     """The backward pass of the loss at every place.
 
@@ -74,7 +78,7 @@ def passes(case: Case, places: Sequence[Place]) -> Passes | None:
         if good and len({tuple(step.name for step in tape.steps) for tape in tapes}) == 1:
             reading = read(tapes[0], _names(case))
             tapes = [tape._replace(grads=tuple(place.hand)) for tape, place in zip(tapes, places, strict=True)]
-            return Passes(tapes, reading, candidates(reading), rules)
+            return Passes(tapes, reading, [WHOLE, *candidates(reading)], rules)
     return None
 
 
@@ -167,7 +171,8 @@ def one_term(study: Study, leaves: list[int]) -> dict[int, Explanation]:
         for leaf, explanation in _search(
             study._replace(places=parts), term, rest, [(c,) for c in made.candidates]
         ).items():
-            words = explanation.words.replace("backward pass", f"backward pass, in the part without {name}")
+            part = f"is the gradient, in the part without {name}, "
+            words = explanation.words.replace("is the gradient", part, 1).replace(",  ", ", ").replace(", ,", ",")
             found[leaf] = Explanation(explanation.kind, words)
     return found
 
@@ -236,6 +241,9 @@ def _fit(
     found: dict[int, tuple[str, str]] = {}
     grade = 0
     for leaf in leaves:
+        # A change that moves nothing explains nothing; only the empty one stands for a factor of the whole.
+        if changes != (WHOLE,) and max(float(result.effect[row, leaf]) for result in trials) < 1e-9:
+            continue
         if plain[leaf]:
             found[leaf] = ("", "")
             continue
@@ -312,6 +320,8 @@ def _of_factor(study: Study, made: Passes, constants: list[float]) -> str:
 
 def _in_words(changes: tuple[Candidate, ...], instead: str, times: str) -> Explanation:
     texts = [change.words for change in changes]
+    if changes == (WHOLE,):
+        return Explanation(Kind.FACTOR, f"is the gradient{times.replace(', and', ', but', 1)}.")
     if instead and changes[0].share == "path":
         texts[0] = texts[0].replace("is left out", instead)
     elif instead:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgd.gradcheck.inputs import Arrays, Point
+from jaxgd.gradcheck.inputs import Arrays
 
 MAX_ENTRIES = 400
 """Parameters of which each is moved on its own."""
@@ -81,7 +81,7 @@ def in_jax(function: Callable[..., Any]) -> Callable[..., Any] | None:
         replaced = _in_jax(function, 0)
     except (AttributeError, ImportError, TypeError, ValueError):
         return None
-    return None if replaced is function else replaced  # type: ignore[no-any-return]
+    return None if replaced is function else replaced
 
 
 def _in_jax(thing: Any, depth: int) -> Any:
@@ -113,9 +113,7 @@ def _function_in_jax(function: types.FunctionType, depth: int) -> types.Function
     # A function that calls itself keeps calling itself.
     new = {name: value if value is function else _in_jax(value, depth + 1) for name, value in old.items()}
     cells = tuple(function.__closure__ or ())
-    inside = tuple(
-        types.CellType(_in_jax(cell.cell_contents, depth + 1)) if _filled(cell) else cell for cell in cells
-    )
+    inside = tuple(types.CellType(_in_jax(cell.cell_contents, depth + 1)) if _filled(cell) else cell for cell in cells)
     defaults = tuple(_in_jax(value, depth + 1) for value in function.__defaults__ or ())
     keywords = {key: _in_jax(value, depth + 1) for key, value in (function.__kwdefaults__ or {}).items()}
     same = (
@@ -139,8 +137,3 @@ def _filled(cell: Any) -> bool:
     except ValueError:
         return False
     return True
-
-
-def at_point(point: Point, params: Arrays) -> Point:
-    """The point with other parameters."""
-    return point._replace(params=params)
