@@ -22,6 +22,9 @@ from jaxgd.gradcheck.report import Kind
 MAX_SPAN = 24
 """Operations between the input and the output of a group."""
 
+MAX_CALL = 200
+"""Operations of a function of a library, which is one thing however many it has."""
+
 MAX_OTHERS = 12
 """Other arrays of a shape that are tried in place of the right one."""
 
@@ -119,7 +122,11 @@ def label(reading: Reading, number: int) -> str:
         return reading.names[number]
     if number not in reading.producer:
         value = reading.tape.values[number]
-        return f"{float(value):.6g}" if np.size(value) == 1 and np.asarray(value).dtype.kind in "fiub" else "a constant"
+        return (
+            f"{np.ravel(value)[0]:.6g}"
+            if np.size(value) == 1 and np.asarray(value).dtype.kind in "fiub"
+            else "a constant"
+        )
     step = reading.tape.steps[reading.producer[number]]
     # What only changes the shape is not what a reader thinks of.
     if step.name in ("broadcast_in_dim", "reshape", "squeeze", "expand_dims", "convert_element_type", "stop_gradient"):
@@ -257,11 +264,11 @@ def _groups(reading: Reading) -> Iterator[tuple[Edge, bool]]:
     """Pairs of an input and an output with several operations in between, and whether these are elementwise."""
     tape = reading.tape
     for call in tape.calls:
-        if len(call.outs) == 1 and call.outs[0] in reading.producer:
+        for out in call.outs:
             for number in call.ins:
-                if tape.active[number] and number != call.outs[0]:
-                    yield from _group(reading, number, call.outs[0])
-    seen = {(number, call.outs[0]) for call in tape.calls for number in call.ins if len(call.outs) == 1}
+                if out in reading.producer and tape.active[number] and tape.active[out] and number != out:
+                    yield from _group(reading, number, out, MAX_CALL)
+    seen = {(number, out) for call in tape.calls for number in call.ins for out in call.outs}
     ancestors: dict[int, list[int]] = {}
     for index, step in enumerate(tape.steps):
         if not step.active or len(step.outs) != 1:
@@ -275,14 +282,14 @@ def _groups(reading: Reading) -> Iterator[tuple[Edge, bool]]:
             continue
         for number in reversed(ancestors[out]):
             if tape.values[number].shape == shape and (number, out) not in seen:
-                yield from _group(reading, number, out)
+                yield from _group(reading, number, out, MAX_SPAN)
 
 
-def _group(reading: Reading, number: int, out: int) -> Iterator[tuple[Edge, bool]]:
+def _group(reading: Reading, number: int, out: int, limit: int) -> Iterator[tuple[Edge, bool]]:
     tape = reading.tape
     last = reading.producer[out]
     through = region(tape, number, out, reading.producer.get(number, -1) + 1, last)
-    if 1 < len(through) <= MAX_SPAN and through[-1] == last:
+    if 1 < len(through) <= limit and through[-1] == last:
         steps = [tape.steps[index] for index in through]
         shape = tape.values[out].shape
         elementwise = all(

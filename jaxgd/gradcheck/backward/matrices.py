@@ -51,20 +51,16 @@ TRIANGULAR_SOLVE = (
 
 
 def _factorised(middle: Callable[[Any], Any]) -> Send:
-    """The gradient of a Cholesky factor L, L^-T M L^-1 made symmetric, with another middle factor M of L^T G."""
+    """The gradient of a Cholesky factor L, L^-T M L^-1, with another middle factor M of L^T G."""
 
     def send(site: Site, ahead: Any, right: Any) -> Any:
-        lower, inverse = site.y, np.linalg.inv(site.y)
+        del right
+        lower = np.tril(site.y)  # above the diagonal the primitive leaves whatever was there
+        inverse = np.linalg.inv(lower)
         inner = middle(np.swapaxes(lower, -1, -2) @ ahead)
-        whole = np.swapaxes(inverse, -1, -2) @ inner @ inverse
-        symmetric = (whole + np.swapaxes(whole, -1, -2)) / 2
-        return symmetric if np.triu(right, 1).any() else 2 * np.tril(symmetric) - _diagonal_of(symmetric)
+        return np.swapaxes(inverse, -1, -2) @ inner @ inverse
 
     return send
-
-
-def _diagonal_of(matrix: Any) -> Any:
-    return matrix * np.eye(matrix.shape[-1])
 
 
 CHOLESKY = (
@@ -74,12 +70,6 @@ CHOLESKY = (
            _factorised(lambda inner: inner)),
     Change(D, "in the derivative of the Cholesky factor {f} = L, L^T G is cut to its triangle without the diagonal",
            _factorised(lambda inner: np.tril(inner, -1))),
-    Change(Kind.TRANSPOSED, "the gradient by the matrix of the Cholesky factor {f} is not made symmetric",
-           lambda s, g, r: 2 * np.tril(r) - _diagonal_of(r)),
-    Change(D, "the gradient by the matrix of the Cholesky factor {f} is twice too large off the diagonal",
-           lambda s, g, r: r * (2 - np.eye(r.shape[-1]))),
-    Change(D, "the gradient by the matrix of the Cholesky factor {f} is halved on the diagonal",
-           lambda s, g, r: r * (1 - 0.5 * np.eye(r.shape[-1]))),
 )  # fmt: skip
 
 

@@ -77,7 +77,11 @@ def cause(study: Study, c: float, exact: float = 1e-9) -> str:
             return f"a factor 1/{length}^2 is too much ({length} is {whose})"
         if length > 2 and (equal((length - 1) / length) or equal(length / (length - 1))):
             return f"{length - 1} stands for {length}, or {length} for {length - 1} ({length} is {whose})"
-    scalars = [(label, float(leaf)) for label, leaf in study.labels()[: len(study.case.labels)] if np.size(leaf) == 1]
+    scalars = [
+        (label, float(np.ravel(leaf)[0]))
+        for label, leaf in study.labels()[: len(study.case.labels)]
+        if np.size(leaf) == 1
+    ]
     for label, value in scalars:
         if abs(value) not in (0.0, 1.0):
             if equal(value):

@@ -1,0 +1,274 @@
+"""Every entry of EDITS on a tiny function: the edited gradient against the formula that the words describe."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgd.gradcheck.backward.candidates import candidates, read
+from jaxgd.gradcheck.backward.edits import EDITS
+from jaxgd.gradcheck.backward.tape import backward, record
+
+RNG = np.random.default_rng(0)
+x, c, w = RNG.normal(size=5), RNG.normal(size=5), RNG.normal(size=5)
+positive = np.abs(x) + 0.5
+A, B, W = RNG.normal(size=(3, 3)) + 2 * np.eye(3), RNG.normal(size=(3, 3)), RNG.normal(size=(3, 3))
+t = np.tanh(x)
+d = 1 - t**2
+
+p = np.exp(x) / np.exp(x).sum()
+R = np.linalg.inv(A)
+det = np.linalg.det(A)
+ties = np.array([[1.0, 1.0, 0.0], [2.0, 0.0, 2.0]])
+v2, W34, x31 = RNG.normal(size=2), RNG.normal(size=(3, 4)), RNG.normal(size=(3, 1))
+ids = np.array([0, 1, 0, 2])
+v4, x3, k3, v3, v6 = (RNG.normal(size=n) for n in (4, 3, 3, 3, 6))
+norm = np.sqrt(np.sum(x**2))
+s = 1 / (1 + np.exp(-(A @ x3)))
+L = np.tril(A)
+X = np.linalg.solve(L, B)
+dB, wrong_dB = np.linalg.solve(L.T, W), np.linalg.solve(L, W)
+SPD = A @ A.T
+chol = np.linalg.cholesky(SPD)
+z = x * (1 + 2j)
+back_z = w * np.conj(z) / np.abs(z)
+
+
+def hits(axis_hit):
+    return v2[:, None] * axis_hit
+
+
+def by_cholesky(inner):
+    inverse = np.linalg.inv(chol)
+    whole = inverse.T @ inner @ inverse
+    return (whole + whole.T) / 2
+
+
+G = chol.T @ np.tril(W)
+unflipped = [sum(v4[j] * k3[2 - (m - j)] for j in range(4) if 0 <= m - j < 3) for m in range(6)]
+by_kernel = np.array([sum(v4[j] * v6[j + i] for j in range(4)) for i in range(3)])
+
+
+def solve(a, b):
+    return jax.scipy.linalg.solve_triangular(a, b, lower=True)
+
+
+def convolve(a, k):
+    return jax.lax.conv_general_dilated(a[None, None], k[None, None], (1,), "VALID")[0, 0]
+
+
+EXAMPLES = [
+    # Family, operation, loss, arguments (the gradient is by the first), {part of the words: edited gradient}.
+    ("softmax", "div", lambda x: jnp.sum(w * jax.nn.softmax(x)), (x,), {
+        "is left out: the gradient passes": w,
+        "is replaced by p g": p * w,
+        "cut to its diagonal p (1 - p)": p * (1 - p) * w,
+        "sum(g) stands in place": p * (w - w.sum()),
+        "the factor p is left out": w - (p * w).sum(),
+        "p sum(p g) is added": p * (w + (p * w).sum()),
+    }),
+    ("softmax", "div", lambda x: jnp.sum(w * (jnp.exp(x) / jnp.sum(jnp.exp(x)))), (x,), {"is replaced by p g": p * w}),
+    ("log_softmax", "sub", lambda x: jnp.sum(w * jax.nn.log_softmax(x)), (x,), {
+        "is left out": w,
+        "is not multiplied with the sum": w - p,
+        "cut to its diagonal": w * (1 - p),
+        "is added, not subtracted": w + p * w.sum(),
+        "its value stands in place": w - np.log(p) * w.sum(),
+    }),
+    ("inverse", "transpose", lambda a: jnp.sum(W * jnp.linalg.inv(a)), (A,), {
+        "both transposes are lost": -R @ W @ R,
+        "the first transpose is lost": -R @ W @ R.T,
+        "the second transpose is lost": -R.T @ W @ R,
+        "the sign is lost": R.T @ W @ R.T,
+        "R^T is taken once": -R.T @ W,
+    }),
+    ("matrix scalar", None, lambda a: 2 * jnp.linalg.det(a), (A,), {
+        "the factor det(X) is left out": 2 * R.T,
+        "of the determinant {f}, with the inverse R, the transpose is lost": 2 * det * R,
+    }),
+    ("matrix scalar", None, lambda a: 2 * jnp.linalg.slogdet(a)[1], (A,), {
+        "of log det {f}, with the inverse R, the transpose is lost": 2 * R,
+        "the factor det(X) is too much": 2 * det * R.T,
+        "only the diagonal of the inverse": 2 * np.diag(np.diag(R)),
+    }),
+    ("elementwise", "tanh", lambda x: jnp.sum(w * jnp.tanh(x)), (x,), {
+        "is left out": w,
+        "replaced by the value of": w * t,
+        "is replaced by 1 - f": w * (1 - t),
+        "is replaced by 1 - f^2": w * (1 - t * t),
+        "is replaced by f (1 - f)": w * t * (1 - t),
+        "is replaced by f^2": w * t * t,
+        "is replaced by 1 + f^2": w * (1 + t * t),
+        "is replaced by f (1 + f)": w * t * (1 + t),
+        "at its value instead": w * (1 - np.tanh(t) ** 2),
+        "of its own value": w * np.tanh(t),
+        "replaced by its argument": w * x,
+        "replaced by x (1 - x)": w * x * (1 - x),
+        "taken twice": w * d * d,
+        "divided by instead": w / d,
+    }),
+    ("elementwise", "sin", lambda x: jnp.sum(w * jnp.sin(3 * x)), (x,), {
+        "absolute value": 3 * w * np.abs(np.cos(3 * x)),
+    }),
+    ("elementwise", "log", lambda x: jnp.sum(w * jnp.log(x)), (positive,), {
+        "lacks a factor x": w / positive**2,
+        "has a factor x": w,
+        "lacks a factor f": w / positive / np.log(positive),
+        "has a factor f": w / positive * np.log(positive),
+    }),
+    ("mask", "max", lambda x: jnp.sum(w * jnp.maximum(x, -0.3)), (x,), {
+        "is left out": w,
+        "is inverted": np.where(x > -0.3, 0, w),
+        "from the gradient that arrives": np.where(w > 0, w, 0),
+        "from the sign of {x}": np.where(x > 0, w, 0),
+        "passes its own value": np.where(x > -0.3, x, 0),
+    }),
+    ("mul", "mul", lambda x, c: jnp.sum(jnp.sin(x * c)), (x, c), {
+        "the other factor {other} is left out": np.cos(x * c),
+        "{x} itself stands": np.cos(x * c) * x,
+        "its value stands": np.cos(x * c) * x * c,
+        "{other} is divided by": np.cos(x * c) / c,
+        "is taken twice": np.cos(x * c) * c * c,
+        "1 - {other} stands": np.cos(x * c) * (1 - c),
+        "sign removed": np.cos(x * c) * np.abs(c),
+    }),
+    ("numerator", "div", lambda x, c: jnp.sum(jnp.sin(x / c)), (x, c), {
+        "is left out": np.cos(x / c),
+        "is multiplied with": np.cos(x / c) * c,
+        "is taken twice": np.cos(x / c) / c**2,
+    }),
+    ("denominator", "div", lambda x, c: jnp.sum(jnp.sin(c / x)), (positive, c), {
+        "once, not by its square": -np.cos(c / positive) * c / positive,
+        "lacks the numerator": -np.cos(c / positive) / positive**2,
+        "does not divide by its square": -np.cos(c / positive) * c,
+        "its value stands": np.cos(c / positive) * c / positive,
+    }),
+    ("dot_general", "dot_general", lambda b, a: jnp.sum(W * (a @ b)), (B, A), {
+        "is not transposed": A @ W,
+        "is transposed": (A.T @ W).T,
+    }),
+    ("reduce_sum", "reduce_sum", lambda b: jnp.sum(jnp.sin(b.sum(1))), (B,), {
+        "along the wrong axis": np.broadcast_to(np.cos(B.sum(1)), (3, 3)),
+    }),
+    ("reduce_max", "reduce_max", lambda a: jnp.sum(v2 * a.max(1)), (ties,), {
+        "every entry that ties": hits(np.array([[1, 1, 0], [1, 0, 1]])),
+        "to the first entry": hits(np.array([[1, 0, 0], [1, 0, 0]])),
+        "to the last entry": hits(np.array([[0, 1, 0], [0, 0, 1]])),
+        "shared by all entries equally": hits(np.full((2, 3), 1 / 3)),
+        "goes to every entry": hits(np.ones((2, 3))),
+    }),
+    ("reduce_min", "reduce_min", lambda a: jnp.sum(v2 * a.min(1)), (-ties,), {
+        "every entry that ties": hits(np.array([[1, 1, 0], [1, 0, 1]])),
+        "to the first entry": hits(np.array([[1, 0, 0], [1, 0, 0]])),
+        "to the last entry": hits(np.array([[0, 1, 0], [0, 0, 1]])),
+        "shared by all entries equally": hits(np.full((2, 3), 1 / 3)),
+        "goes to every entry": hits(np.ones((2, 3))),
+    }),
+    ("broadcast_in_dim", "broadcast_in_dim", lambda a: jnp.sum(W34 * jnp.broadcast_to(a, (3, 4))), (x31,), {
+        "only its first part": W34[:, :1],
+        "only its last part": W34[:, -1:],
+        "averaged over its copies": W34.mean(1, keepdims=True),
+        "summed over all rows, not over each": np.full((3, 1), W34.sum() / 3),
+        "once for each": np.full((3, 1), W34.sum()),
+    }),
+    ("gather", "gather", lambda a: jnp.sum(v4 * a[ids]), (x3,), {
+        "only the last one": np.array([v4[2], v4[1], v4[3]]),
+        "only the first one": np.array([v4[0], v4[1], v4[3]]),
+    }),
+    ("conv_general_dilated", "conv_general_dilated", lambda a: jnp.sum(v4 * convolve(a, k3)), (v6,), {
+        "the kernel is not flipped": np.array(unflipped),
+    }),
+    ("conv_general_dilated", "conv_general_dilated", lambda k: jnp.sum(v4 * convolve(v6, k)), (k3,), {
+        "by its kernel {x} is flipped": by_kernel[::-1],
+    }),
+    ("pow", "pow", lambda y, b: jnp.sum(w * b**y), (x, positive), {"the factor log": w * positive**x}),
+    ("pow", "pow", lambda b, y: jnp.sum(w * b**y), (positive, x), {
+        "lacks the exponent": w * positive ** (x - 1),
+        "the exponent unreduced": w * x * positive**x,
+    }),
+    ("rem", "rem", lambda b, a: jnp.sum(w * jax.lax.rem(a, b)), (-positive, 3 * positive + 0.1), {
+        "floor(x / y)": -w * np.floor((3 * positive + 0.1) / -positive),
+    }),
+    ("triangular_solve", "triangular_solve", lambda a: jnp.sum(W * solve(a, B)), (A,), {
+        "is not masked": -dB @ X.T,
+        "to the wrong triangle": np.triu(-dB @ X.T),
+        "is transposed": np.tril((-dB @ X.T).T),
+        "is with the matrix": np.tril(-wrong_dB @ X.T),
+    }),
+    ("triangular_solve", "triangular_solve", lambda b: jnp.sum(W * solve(A, b)), (B,), {
+        "is with the matrix": wrong_dB,
+    }),
+    ("cholesky", "cholesky", lambda a: jnp.sum(W * jnp.linalg.cholesky(a)), (SPD,), {
+        "is not halved": by_cholesky(np.tril(G)),
+        "not cut to its lower": by_cholesky(G),
+        "without the diagonal": by_cholesky(np.tril(G, -1)),
+    }),
+    ("cumsum", "cumsum", lambda a: jnp.sum(w * jnp.cumsum(a)), (x,), {
+        "summed forwards": np.cumsum(w),
+        "is not summed": w,
+    }),
+    ("complex", "abs", lambda a: jnp.sum(w * jnp.abs(a * (1 + 2j))), (x,), {
+        "conjugate is missing": np.real(np.conj(back_z) * (1 + 2j)),
+        "only the real part": np.real(back_z),
+    }),
+    ("jacobian", "div", lambda a: jnp.sum(w * (a / jnp.sqrt(jnp.sum(a**2)))), (x,), {
+        "is left out": w,
+        "cut to its diagonal": w * (1 / norm - x**2 / norm**3),
+        "the value of {f} stands": w * x / norm,
+    }),
+    ("any", "sub", lambda a, b: jnp.sum(w * (a - b)), (x, c), {
+        "is left out": np.zeros(5),
+        "has the wrong sign": -w,
+        "shifted by one along": np.roll(w, 1),
+        "shifted by one, backwards": np.roll(w, -1),
+    }),
+    ("output", "tanh", lambda a: jnp.sum(w * jnp.tanh(a)), (x,), {"is ignored": d, "by the value of": t * d}),
+    ("affine output", "dot_general", lambda a: jnp.sum(v3 * (A @ a)), (x3,), {
+        "of a sigmoid": A.T @ (v3 * s * (1 - s)),
+        "1 - tanh^2": A.T @ (v3 * (1 - np.tanh(A @ x3) ** 2)),
+        "mask of a ReLU": A.T @ (v3 * (A @ x3 > 0)),
+        "its own value": A.T @ (v3 * (A @ x3)),
+    }),
+]  # fmt: skip
+
+ROWS = [
+    pytest.param(family, operation, loss, args, part, expected, id=f"{family}: {part}")
+    for family, operation, loss, args, edited in EXAMPLES
+    for part, expected in edited.items()
+]
+
+
+def read_program(loss, args):
+    tape = record(jax.make_jaxpr(loss)(*args), args, [True] + [False] * (len(args) - 1))
+    return read(tape, [f"args[{i}]" for i in range(len(args))])
+
+
+def change_of(family, part):
+    """The change of a family whose words contain a part, and if several do, the one whose words end with it."""
+    found = [change for change in EDITS[family] if part in change.words]
+    exact = [change for change in found if change.words.endswith(part)]
+    return (exact or found)[0]
+
+
+@pytest.mark.parametrize(("family", "operation", "loss", "args", "part", "expected"), ROWS)
+def test_an_edit_sends_back_what_its_words_say(family, operation, loss, args, part, expected):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        reading = read_program(loss, args)
+    change = change_of(family, part)
+    tried = [
+        candidate
+        for candidate in candidates(reading)
+        if len(candidate.spots) == 1
+        and candidate.spots[0][1] is change
+        and operation in (None, reading.tape.steps[candidate.spots[0][0].step].name)
+    ]
+    assert tried, f"the edit is not a candidate: {part}"
+    edited = [backward(reading.tape, [candidate.edits(reading.tape)])[0][1] for candidate in tried]
+    assert any(np.allclose(gradient, expected, rtol=1e-9, atol=1e-12) for gradient in edited), (edited, expected)
+
+
+@pytest.mark.parametrize("family", EDITS)
+def test_every_edit_has_an_example(family):
+    shown = {id(change_of(f, part)) for f, _, _, _, edited in EXAMPLES for part in edited if f == family}
+    missing = [change.words for change in EDITS[family] if id(change) not in shown]
+    assert not missing
