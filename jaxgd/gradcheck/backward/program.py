@@ -2,7 +2,6 @@
 
 import functools
 import linecache
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,13 +99,16 @@ class Source(NamedTuple):
 NOWHERE = Source("", "", ())
 OWN = str(Path(__file__).parents[1])
 
-OWN = os.path.dirname(os.path.dirname(__file__))
+OWN = str(Path(__file__).parents[1])
 """The folder of the checker, whose own operations have no place in the user's code."""
 
 
 @functools.lru_cache(maxsize=4096)
 def _source(info: Any) -> Source:
-    frames = [frame for frame in _frames(info) if not frame.file_name.startswith(OWN)]
+    all_frames = _frames(info)
+    if all_frames and all_frames[0].file_name.startswith(OWN):
+        return NOWHERE  # an operation that the check itself adds to a function
+    frames = [frame for frame in all_frames if not frame.file_name.startswith(OWN)]
     if not frames:
         return _source_of_line(info)
     if frames[0].file_name.startswith(OWN):  # an operation that the check itself adds to a function

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxgd.gradcheck.backward.program import equations, quote
 from jaxgd.gradcheck.mistakes.study import Study
 
 SIMPLE = {2.0: "2", 3.0: "3", 4.0: "4", 0.5: "1/2", 0.25: "1/4", 1 / 3: "1/3"}
@@ -89,6 +90,23 @@ def cause(study: Study, c: float, exact: float = 1e-9) -> str:
             if equal(1 / value):
                 return f"a factor {label} is missing"
     return f"a constant factor {abs(c):.10g} is too much"
+
+
+def the_only(study: Study, primitives: tuple[str, ...], noun: str) -> str:
+    """Where the loss has the operation from which a factor comes, if it has only one.
+
+    Args:
+      study: the case.
+      primitives: names of the operation.
+      noun: what it is called.
+
+    Returns:
+      A line such as "The only difference in the loss is `a - b` (model.py:12)", or "".
+    """
+    if study.case.trace is None:
+        return ""
+    places = {quote(eqn) for eqn in equations(study.case.trace(study.case.point)) if eqn.primitive.name in primitives}
+    return f"\nThe only {noun} in the loss is {places.pop()}" if len(places) == 1 and "" not in places else ""
 
 
 def times(c: float) -> str:

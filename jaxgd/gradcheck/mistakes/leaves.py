@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgd.gradcheck.mistakes.factors import cause, times
+from jaxgd.gradcheck.mistakes.factors import cause, the_only, times
 from jaxgd.gradcheck.mistakes.study import Explanation, Place, Study, size
 from jaxgd.gradcheck.report import Kind
 from jaxgd.gradcheck.where import where
@@ -27,11 +27,13 @@ def stale(study: Study, leaf: int) -> Explanation | None:
 
 
 def fixed(study: Study, leaf: int) -> Explanation | None:
-    """The same numbers at every point, though the gradient changes."""
-    first, *others = study.places
+    """The same numbers for all parameters, though the gradient changes."""
+    first, second = study.places[:2]
+    if not np.array_equal(first.hand[leaf], second.hand[leaf]):
+        return None
     if any(
         not np.array_equal(first.hand[leaf], other.hand[leaf]) or np.array_equal(first.right[leaf], other.right[leaf])
-        for other in others
+        for other in study.same_arguments()[1:]
     ):
         return None
     return Explanation(Kind.STALE, "does not change with the parameters, as the gradient does: values of another call.")
@@ -46,10 +48,13 @@ def factor(study: Study, leaf: int) -> Explanation | None:
     entries = f" in all {count} entries" if count > 1 else ""
     tolerance = 10 * study.case.exact
     if abs(c + 1) < tolerance:
-        return Explanation(Kind.SIGN, f"is -1 times the gradient{entries}: the sign is wrong.")
+        only = the_only(study, ("sub", "neg"), "difference")
+        return Explanation(Kind.SIGN, f"is -1 times the gradient{entries}: the sign is wrong{only}.")
     sign = "the sign is wrong, and " if c < 0 else ""
     return Explanation(
-        Kind.FACTOR, f"is {c:.4g} times the gradient{entries}: {sign}{cause(study, c, max(tolerance, 1e-9))}."
+        Kind.FACTOR,
+        f"is {c:.4g} times the gradient{entries}: {sign}{cause(study, c, max(tolerance, 1e-9))}"
+        f"{the_only(study, ('square', 'integer_pow'), 'square') if abs(c) in (0.5, 2.0) else ''}.",
     )
 
 

@@ -162,6 +162,9 @@ def argument_term(study: Study, leaf: int) -> Explanation | None:
     difference = first.hand[leaf] - first.right[leaf]
     if not _reproduces(second, leaf, difference, study) or np.array_equal(first.right[leaf], second.right[leaf]):
         return None
+    # Further ones: while no residual changes sign, a wrong slope of an absolute value looks like such a term.
+    if not all(_reproduces(place, leaf, difference, study) for place in study.same_arguments()[2:]):
+        return None
     bad = np.abs(difference) > 1e-9 * size(difference)
     return Explanation(
         Kind.CONSTANT,

@@ -96,6 +96,11 @@ class Study(NamedTuple):
         """Whether the time of the search is over."""
         return time.monotonic() >= self.deadline
 
+    def same_arguments(self) -> list[Place]:
+        """The first places, and further ones, with the arguments of the first: for what depends on these only."""
+        further = (_place(self.case, distance, False) for distance in (0.5, 2.0, 0.5))
+        return [*self.places[:2], *(place for place in further if place is not None)]
+
     def name(self, leaf: int) -> str:
         """The path of a leaf, or "params"."""
         return self.case.names[leaf] or "params"
