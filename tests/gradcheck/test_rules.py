@@ -238,7 +238,7 @@ WRONG: dict[str, Wrong] = {
     ),
     "residual of another call": Wrong(
         with_vjp(lambda x: jnp.exp(x), lambda x: (jnp.exp(x), None), lambda _, g: (g * jnp.exp(X),)),
-        (X,), {"x"}, Kind.STALE, "x is the same at other arguments",
+        (X,), {"x"}, Kind.STALE, "x does not change with the parameters",
     ),
     "value saved in place of the argument": Wrong(
         sine(lambda x, g: (g * jnp.cos(jnp.sin(x)),)), (X,), {"x"}, Kind.DERIVATIVE, "at its value instead",
