@@ -245,7 +245,7 @@ WRONG: dict[str, Wrong] = {
     ),
     "output saved in place of the argument": Wrong(
         with_vjp(swish, lambda x: (swish(x), swish(x)), lambda y, g: (jax.vjp(swish, y)[1](g)[0],)),
-        (X,), {"x"}, Kind.OPERAND, "x is the derivative with the output in place of x",
+        (X,), {"x"}, Kind.DERIVATIVE, "is taken at its value instead of at its argument",
     ),
     "Jacobian not transposed": Wrong(
         with_vjp(turned, lambda x: (turned(x), None), lambda _, g: (turned(g),)),

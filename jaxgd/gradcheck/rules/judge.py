@@ -88,7 +88,12 @@ def judge(
     report = check(problem.loss, problem.grad, params, Named(incoming), Named(held), key=key)
     of_none = {name for name in rest if returned.get(name, 0) is None}
     findings = [_of_none(finding, of_none) for finding in report.findings]
-    unexplained = {finding.leaf for finding in findings if finding.wrong and finding.kind in residuals.SAYS_NOT_WHY}
+    unexplained = {
+        finding.leaf
+        for finding in findings
+        # One mistake in what the rule saves is likelier than two in its formulas.
+        if finding.wrong and (finding.kind in residuals.SAYS_NOT_WHY or "two mistakes" in finding.message)
+    }
     if unexplained:
         better = residuals.explain(evaluator, problem.incoming, sorted(unexplained), rng)
         findings = [better.get(finding.leaf, finding) if finding.wrong else finding for finding in findings]
