@@ -199,7 +199,7 @@ WRONG: dict[str, Wrong] = {
     ),
     "sign of one argument": Wrong(
         with_vjp(sub, lambda a, b: (a - b, None), lambda _, g: (g, g)), (X, Y), {"b"}, Kind.SIGN,
-        r"b is -1 times the gradient in all 4 entries: the sign is wrong\n.*`a - b` \(test_rules.py",
+        r"b is -1 times the gradient in all 4 entries: the sign is wrong.\n.*`a - b` \(test_rules.py",
     ),
     "factor": Wrong(
         with_vjp(lambda x: x * x, lambda x: (x * x, x), lambda x, g: (g * x,)), (X,), {"x"}, Kind.FACTOR,

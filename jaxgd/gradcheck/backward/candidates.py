@@ -240,7 +240,7 @@ def _edges(reading: Reading) -> Iterator[tuple[Edge, Change]]:
     tape = reading.tape
     for index in range(len(tape.steps) - 1, -1, -1):
         step = tape.steps[index]
-        if not step.active or not step.source.place or len(step.outs) != 1:
+        if not step.active or len(step.outs) != 1:
             continue
         if step.name == "mul" and step.ins[0] == step.ins[1]:
             # A square that is written as a product is one function of one array.
@@ -412,7 +412,8 @@ def _carries(reading: Reading) -> Iterator[Candidate]:
 
 def _named(reading: Reading, edge: Edge, change: Change) -> bool:
     """Whether a change speaks of one operation of the user's code, or of a function that was recognised."""
-    if reading.tape.steps[edge.step].source.inner and edge.target == -1:
+    source = reading.tape.steps[edge.step].source
+    if not source.place or (source.inner and edge.target == -1):
         return False
     return edge.target == -1 or len(edge.through) == 1 or change not in (*EDITS["elementwise"], *EDITS["jacobian"])
 

@@ -106,7 +106,7 @@ def the_only(study: Study, primitives: tuple[str, ...], noun: str) -> str:
     if study.case.trace is None:
         return ""
     places = {quote(eqn) for eqn in equations(study.case.trace(study.case.point)) if eqn.primitive.name in primitives}
-    return f"\nThe only {noun} in the loss is {places.pop()}" if len(places) == 1 and "" not in places else ""
+    return f"\nThe only {noun} in the loss is {places.pop()}." if len(places) == 1 and "" not in places else ""
 
 
 def times(c: float) -> str:
