@@ -52,7 +52,7 @@ def check_rule(
 
            f.defvjp(lambda x: (swish(x), swish(x)), lambda saved, g: (g * dswish(saved),))
 
-       "x is the derivative with the output in place of x: the wrong value is saved for the backward pass." Save
+       "is taken at its value instead of at its argument." The output is saved where the argument is needed: save
        `x`.
 
     4. A broadcast is not summed. For `x + b`, with `x` of shape `[4, 3]` and `b` of shape `[3]`:
