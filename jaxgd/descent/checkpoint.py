@@ -84,7 +84,7 @@ def load(folder: Path, settings: dict[str, str], like: Any) -> tuple[int, Any] |
       like: a state of that run, for its tree, shapes and dtypes.
 
     Returns:
-      Position and state; None if there is no checkpoint.
+      Position and state; None without a checkpoint.
 
     Raises:
       ValueError: a checkpoint of other settings, or only damaged ones; the text names the file.

@@ -196,7 +196,7 @@ def check_settings(
     Raises:
       ValueError: an argument out of range.
       TypeError: `problem` is not a Problem, a count is not an integer, `optimizer` is not an optax
-        GradientTransformation or a function, there is no learning rate, `fast` is not True or False.
+        GradientTransformation or a function, the learning rate is missing, `fast` is not True or False.
     """
     if not isinstance(problem, Problem):
         raise TypeError(

@@ -1,7 +1,8 @@
 """fit(): the host's loop over compiled chunks."""
 
 import functools
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,41 +137,49 @@ def fit(
         laid_out = plan.batch if plan.evaluation == "sharded" else sharded.everywhere(plan.batch)
         given = given._replace(batch=laid_out, key=key)
     state = _start(program, params, given)
-    done, kept = 0, None
+    done, told = 0, {}
     if checkpoint is not None:
         told = _fingerprint(Program(problem, settings), params, given._replace(batch=batch))
         told |= {"evaluation": evaluation, "chunk_steps": str(chunk_steps)}
-        kept = _Kept(Path(checkpoint), told)
-        done, state = load(kept.folder, kept.settings, state) or (0, state)
+        done, state = load(Path(checkpoint), told, state) or (0, state)
         state = sharded.everywhere(state) if together else state
-    chunks = list(_chunks(settings.num_steps, steps_per_epoch, chunk_steps))
-    with progress_bar(settings.num_steps, progress) as show, noted_interrupt() as interrupted:
-        for position, chunk in enumerate(chunks[done:], start=done + 1):
+    chunks = enumerate(_chunks(settings.num_steps, steps_per_epoch, chunk_steps), start=1)
+    with progress_bar(settings.num_steps, progress) as show:
+
+        def after_chunk(position: int, state: State) -> None:
+            if checkpoint is not None:
+                save(Path(checkpoint), told, position, state)
+            show(state)
+
+        state = _drive(program, given, state, itertools.islice(chunks, done, None), after_chunk)
+    result = _finish(program, state, given)
+    return jax.tree.map(_here, result) if together else result
+
+
+def _drive(
+    program: Program,
+    given: Given,
+    state: State,
+    chunks: Iterable[tuple[int, _Chunk]],
+    after_chunk: Callable[[int, State], None],
+) -> State:
+    """Take numbered chunks until there are no more, the run has ended, or a signal to end came."""
+    with noted_interrupt() as interrupted:
+        for position, chunk in chunks:
             if int(state.stop_reason) != StopReason.MAX_STEPS:
                 break
             if interrupted():
-                state = state._replace(stop_reason=jnp.full_like(state.stop_reason, StopReason.INTERRUPTED))
-                break
+                return state._replace(stop_reason=jnp.full_like(state.stop_reason, StopReason.INTERRUPTED))
             # The history, which may be long, is given away and written to where it lies.
             bare, history = state._replace(history=History()), state.history
             state = jax.block_until_ready(_run(program, chunk, bare, history, given))
-            if kept is not None:
-                save(kept.folder, kept.settings, position, state)
-            show(state)
-    result = _finish(program, state, given)
-    return jax.tree.map(_here, result) if together else result
+            after_chunk(position, state)
+    return state
 
 
 def _here(leaf: jax.Array) -> jax.Array:
     """What every process has whole, as an array of its own."""
     return jnp.asarray(np.asarray(leaf)) if leaf.is_fully_replicated else leaf
-
-
-class _Kept(NamedTuple):
-    """A checkpoint: where it is, and what a run must agree in to go on from it."""
-
-    folder: Path
-    settings: dict[str, str]
 
 
 def _fingerprint(program: Program, params: Params, given: Given) -> dict[str, str]:

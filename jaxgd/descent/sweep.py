@@ -175,7 +175,7 @@ def _check_settings(problem: Problem, given: dict[str, Any], over: Mapping[str, 
 
 
 def _laid_out(given: dict[str, Any], over: Mapping[str, Any], mesh: Mesh | None) -> _Values:
-    """Where the devices of the mesh want them."""
+    """The arguments, placed on the devices of the mesh."""
     if mesh is None:
         return _Values(given, dict(over))
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -215,6 +215,6 @@ def _run_lanes(program: Program, mesh: Mesh | None, values: _Values, indices: di
         mesh=mesh,
         in_specs=(PartitionSpec(), lanes),
         out_specs=lanes,
-        check_vma=False,  # lanes never meet: there is no collective whose replication could be wrong
+        check_vma=False,  # lanes never meet, so that no collective could be wrong about replication
     )
     return spread(values, indices)

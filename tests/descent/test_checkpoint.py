@@ -105,7 +105,7 @@ def test_a_handler_of_ones_own_is_left_alone(interrupted):
 
 
 def test_a_run_in_another_thread():
-    """Where Python knows no Ctrl-C."""
+    """Python delivers Ctrl-C only to the main thread."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         assert_trees_equal(pool.submit(job()).result(), job()())
 

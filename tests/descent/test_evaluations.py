@@ -235,10 +235,10 @@ for num_rows in (64, 67):
     batch = Batch(inputs, jax.nn.sigmoid(inputs.sum(axis=1)))
     params = problem.init(jax.random.key(0), batch)
     options = {"over": {"learning_rate": jnp.linspace(0.1, 1.0, 6), "l2": jnp.arange(3.0)}, "num_steps": 20}
-    alone = flat(jaxgd.sweep(problem, params, batch, **options))
-    for name, where in {"mesh": {"mesh": square}, "rows alone": {"evaluation": "sharded"}}.items():
+    lone = flat(jaxgd.sweep(problem, params, batch, **options))
+    for name, where in {"mesh": {"mesh": square}, "only rows": {"evaluation": "sharded"}}.items():
         found = flat(jaxgd.sweep(problem, params, batch, **options, **where))
-        gaps[f"sweep, {name}, {num_rows} rows"] = [float(np.max(np.abs(found - alone)))]
+        gaps[f"sweep, {name}, {num_rows} rows"] = [float(np.max(np.abs(found - lone)))]
 large = Batch(jnp.ones((2**20, 4), jnp.float32), jnp.ones(2**20, jnp.float32))
 gaps["plan"] = choose.plan(problem, large, num_steps=10).evaluation
 print(json.dumps([len(devices), gaps]))

@@ -214,7 +214,7 @@ def test_noise_of_single_rows_is_not_divergence():
 
 
 def test_a_restless_optimizer_near_zero_loss_is_not_divergence():
-    # The largest rate under which |x| is not multiplied by more than 1: x bounces over its kink for ever, from
+    # The largest rate under which |x| is not multiplied by more than 1: x bounces over its kink without end, from
     # a best far below the size of the bounce.
     problem = jaxgd.Problem(name="kink", loss=lambda p, b: jnp.abs(p), grad=lambda p, b: jnp.sign(p))
     rates = jnp.array([0.5, 0.5 - 1e-9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1])
@@ -503,7 +503,7 @@ REFUSED = [
         "`params` must hold at least one floating array, got none.",
     ),
     (
-        "a loss that is no scalar",
+        "a loss that is not a scalar",
         (jaxgd.autodiff(lambda p, b: p), jnp.ones(2), None),
         GOOD,
         ValueError,

@@ -36,7 +36,7 @@ MAX_FAILURES = 6
 
 
 class Moved(NamedTuple):
-    """Where steps that were not judged led."""
+    """What steps that were not judged led to."""
 
     params: Params
     rule_state: Any
