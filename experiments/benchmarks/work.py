@@ -405,9 +405,48 @@ print(kilobytes("VmHWM") - before, inputs.nbytes / 1024)
 """
 
 
+CHECKS = """
+import sys
+from pathlib import Path
+import jax.numpy as jnp, numpy as np
+from jaxgd.gradcheck import check_gradient
+x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)), jnp.float32)
+params = {"w": jnp.full(3, 0.3), "b": jnp.array(0.1)}
+
+def kilobytes():
+    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0])
+
+def check(scale, wrong):
+    def loss(p, x):
+        return jnp.mean(jnp.tanh(scale * x @ p["w"] + p["b"]) ** 2)
+
+    def grad(p, x):
+        hidden = jnp.tanh(scale * x @ p["w"] + p["b"])
+        slope = 2 * hidden * (1 - hidden if wrong else 1 - hidden**2) / len(x)
+        return {"w": scale * x.T @ slope, "b": jnp.sum(slope)}
+
+    assert check_gradient(loss, grad, params, x).ok is not wrong
+
+before = None
+for i in range(int(sys.argv[1])):
+    before = kilobytes() if i == 1 else before
+    check(1 + i / 1000, i % 2 == 1)
+print((kilobytes() - before) / 1024)
+"""
+
+
 def memory(scale: str) -> list[Row]:
-    """What a fit takes beside the inputs it was given (on Linux): more than a fifth of them would be a copy."""
+    """What a fit takes beside the inputs it was given (on Linux): more than a fifth of them would be a copy.
+
+    And what gradient checks of new functions keep, half of them wrong ones: at most a megabyte each over 200, and no
+    more than that over 1000.
+    """
     found = []
+    for count in (10,) if scale == "smoke" else (200, 1000):
+        words = [sys.executable, "-c", CHECKS, str(count)]
+        kept = float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+        judged = ((f"{kept:.0f} MB of 200", kept <= 200),)
+        found.append(Row("memory", f"{count} gradient checks", "run", {OURS: [kept / 1e3]}, None, judged))
     shape = (200_000, 10) if scale == "smoke" else (1_000_000, 100)
     for evaluation in ("tiled", "plain"):
         words = [sys.executable, "-c", MEMORY, *map(str, shape), evaluation]

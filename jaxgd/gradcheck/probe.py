@@ -14,8 +14,9 @@ from jaxgd.gradcheck.backward.program import same_program
 from jaxgd.gradcheck.functions import DERIVATIVES, BadLoss, Gradient, Loss, Way, value_of
 from jaxgd.gradcheck.inputs import Inputs, Layout, Point
 from jaxgd.gradcheck.precision import precision
+from jaxgd.gradcheck.programs import Programs
 
-KEPT = 6
+KEPT = 4
 """Functions of each kind that are kept with what was compiled of them. Each holds megabytes."""
 
 _losses: "collections.OrderedDict[Any, Loss]" = collections.OrderedDict()
@@ -76,9 +77,17 @@ def _kept(table: Any, function: Callable[..., Any], form: tuple[Inputs, bool], m
     if key not in table:
         table[key] = make()
         if len(table) > KEPT:
-            table.popitem(last=False)
+            _release(table.popitem(last=False)[1])
     table.move_to_end(key)
     return table[key]
+
+
+def _release(owner: Loss | Gradient) -> None:
+    """Free what was compiled for a function now: its programs refer to it, and cycles live until a late collection."""
+    owner.facts.clear()
+    for programs in vars(owner).values():
+        if isinstance(programs, Programs):
+            programs.clear()
 
 
 def _probe_loss(function: Callable[..., Any], inputs: Inputs, base: Point, has_aux: bool) -> Loss:

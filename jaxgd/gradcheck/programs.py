@@ -38,6 +38,11 @@ class Programs:
         self._traced: collections.OrderedDict[Any, Any] = collections.OrderedDict()
         self._compiled: collections.OrderedDict[Any, Any] = collections.OrderedDict()
 
+    def clear(self) -> None:
+        """Forget everything that was traced and compiled."""
+        self._traced.clear()
+        self._compiled.clear()
+
     def trace(self, layout: Layout, *arrays: Any) -> Any:
         """Trace the function.
 
