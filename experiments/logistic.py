@@ -73,7 +73,7 @@ def run(config: Config) -> Outcome:
 
 
 def plot(outcome: Outcome) -> Figure:
-    """Coefficients beside each other, and the norm that grows for ever."""
+    """Coefficients beside each other, and the norm that grows without end."""
     numbers = outcome.numbers
     figure, (left, right) = subplots(2, width=9.0)
     low, high = numbers["theirs"].min(), numbers["theirs"].max()

@@ -79,7 +79,7 @@ def run(config: Config) -> Outcome:
         loss=lambda w, rows: jnp.mean((rows.inputs[:, 0] * w + best.bias - rows.targets) ** 2),
         grad=lambda w, rows: 2 * jnp.mean((rows.inputs[:, 0] * w + best.bias - rows.targets) * rows.inputs[:, 0]),
     )
-    alone = jaxgd.descend(held, jnp.float64(0.0), batch, learning_rate=0.9 * limit / 2, num_steps=config.num_steps)
+    slope_only = jaxgd.descend(held, jnp.float64(0.0), batch, learning_rate=0.9 * limit / 2, num_steps=config.num_steps)
 
     grid = np.linspace(0.0, 0.05, config.grid), np.linspace(-1.0, 1.0, config.grid)
     # The loss of every (w, b) from five sums: what makes a grid of this size possible at all.
@@ -93,7 +93,7 @@ def run(config: Config) -> Outcome:
         close("intercept by closed form", best.bias, 0.0019, atol=5e-4),
         close("slope by descent, standardised, rate 0.3", weight, float(best.weights[0]), rtol=1e-6),
         close("intercept by descent", bias, float(best.bias), atol=1e-6),
-        close("slope by descent, bias held", alone.params, float(best.weights[0]), rtol=1e-6),
+        close("slope by descent, bias held", slope_only.params, float(best.weights[0]), rtol=1e-6),
         close("slope by the grid", grid[0][index[0]], float(best.weights[0]), atol=1e-3 + 0.1 / config.grid),
         close("largest stable rate on raw scores", limit, 9.19e-5, rtol=2e-3),
         holds("rate 0.001 on raw scores", jaxgd.StopReason(int(raw.stop_reason)).name,

@@ -81,7 +81,7 @@ def run(words: list[str]) -> int:
       The exit code.
 
     Raises:
-      SystemExit: the words are no command's, or ask for help.
+      SystemExit: the words cannot be parsed, or ask for help.
     """
     as_json = "--json" in words
     try:

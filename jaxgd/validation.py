@@ -141,7 +141,7 @@ def check_choice(name: str, value: Any, choices: Any) -> None:
       choices: what is allowed.
 
     Raises:
-      ValueError: it is none of them.
+      ValueError: it is not one of them.
     """
     if value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)

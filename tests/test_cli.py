@@ -664,7 +664,7 @@ def test_check_of_the_systems(command, monkeypatch):
         (("model.py:lost",), "jaxgd: model has no function lost."),
         (("number.py",), "jaxgd: number.loss must be a function, got int."),
         (("alone.py",), "jaxgd: alone has no example(): give --params FILE.npz, or write one."),
-        (("model.py", "--params", "model.py"), "jaxgd: --params model.py: is no .npz file."),
+        (("model.py", "--params", "model.py"), "jaxgd: --params model.py: is not an .npz file."),
         (("model.py", "--params", "lost.npz"), "jaxgd: --params lost.npz: cannot be read (No such file or directory)."),
         (("a:b", "c:d", "e:f"), "jaxgd: check takes a loss and a gradient, got 3 functions."),
         (("model.py", "--order", "5"), "jaxgd: model.py: --order must be 1 or 2, got 5."),

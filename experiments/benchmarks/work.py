@@ -58,9 +58,9 @@ def full_batch(scale: str) -> list[Row]:
             problem = getattr(jaxgd.problems, name)()
             batch = _data(*shape, labels=name == "logistic_regression")
             params = _start(batch)
-            alone = "tiled" if scale != "gpu" else "plain"
+            one_device = "tiled" if scale != "gpu" else "plain"
             plan = choose.plan(
-                problem, batch, num_steps=steps, evaluation="sharded" if len(jax.devices()) > 1 else alone
+                problem, batch, num_steps=steps, evaluation="sharded" if len(jax.devices()) > 1 else one_device
             )
             run = functools.partial(jaxgd.descend, learning_rate=0.1, num_steps=steps, record=("loss",))
             jobs: dict[str, Any] = {
@@ -398,7 +398,7 @@ def fit(batch):
     jax.block_until_ready(result)
 
 fit(Batch(batch.inputs[:100], batch.targets[:100]))
-Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
 before = kilobytes("VmRSS")
 fit(batch)
 print(kilobytes("VmHWM") - before, inputs.nbytes / 1024)

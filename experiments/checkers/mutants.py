@@ -284,7 +284,7 @@ def _network(mistake: str) -> Callable[[Problem], Callable[[Any, Batch], Any]]:
                 if mistake == "preactivations for activations" and index == 1:
                     dw = preactivations[0].T @ ahead  # taken before the ReLU
                 db = jnp.sum(ahead, axis=0)
-                if mistake == "bias of the first row alone" and index == 0:
+                if mistake == "bias of only the first row" and index == 0:
                     db = ahead[0]
                 penalty = problem.l2 * weights
                 grads.append(
@@ -312,7 +312,7 @@ NETWORK = {
     "mask inverted": {Kind.MASK},
     "mask of the gradient": {Kind.MASK},
     "preactivations for activations": {Kind.OPERAND},
-    "bias of the first row alone": {Kind.ROWS, Kind.NOT_SUMMED},
+    "bias of only the first row": {Kind.ROWS, Kind.NOT_SUMMED},
 }
 
 

@@ -210,7 +210,7 @@ def _read(flag: str, path: Path | None) -> dict[str, Any]:
     except ValueError:
         archive = None
     if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise UserError(f"--{flag} {path}: is no .npz file.")
+        raise UserError(f"--{flag} {path}: is not an .npz file.")
     with archive:
         return {name: jnp.asarray(archive[name]) for name in archive.files}
 

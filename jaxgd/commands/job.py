@@ -219,7 +219,7 @@ def prepare(options: DataOptions) -> Job:
     if unpenalised_labels and linearly_separable(batch.inputs, batch.targets):
         notes.append(
             "The classes are linearly separable: without a penalty the loss has no minimum and the weights "
-            "grow for ever; the run ends at its last step. Give --l2 for a fit that converges."
+            "grow without end; the run ends at its last step. Give --l2 for a fit that converges."
         )
     job = Job(name, problem, dataset, test_set, scaling, batch, params, rows_key, None, notes)
     with judging(job) as exact:
@@ -336,21 +336,21 @@ def describe_limits(summary: dict[str, Any]) -> dict[str, str]:
 
 
 def check_positive(name: str, value: float | None) -> None:
-    """Refuse a flag that is no positive number.
+    """Refuse a flag that is not a positive number.
 
     Args:
       name: the flag.
       value: what came; None passes.
 
     Raises:
-      UserError: it is none.
+      UserError: it is not one of those.
     """
     if value is not None and not (np.isfinite(value) and value > 0):
         raise UserError(f"--{name} must be a positive number, got {value}.")
 
 
 def check_at_least_one(name: str, value: int | None) -> None:
-    """Refuse a flag that is no count.
+    """Refuse a flag that is below 1.
 
     Args:
       name: the flag.
@@ -364,13 +364,13 @@ def check_at_least_one(name: str, value: int | None) -> None:
 
 
 def check_evaluation(evaluation: str) -> None:
-    """Refuse an --evaluation that is none.
+    """Refuse an unknown --evaluation.
 
     Args:
       evaluation: what came.
 
     Raises:
-      UserError: it is none.
+      UserError: it is not one of those.
     """
     if evaluation not in EVALUATIONS:
         raise UserError(f"--evaluation must be one of {', '.join(EVALUATIONS)}, got {evaluation!r}.")

@@ -71,7 +71,7 @@ def as_labels(dataset: Dataset, num_classes: int | None = None) -> Dataset:
       The data with targets `[N]` int64.
 
     Raises:
-      DataError: a target is no label; the text says where.
+      DataError: a target is not a label; the text says where.
     """
     if dataset.targets.ndim != 1:
         raise DataError(f"{dataset.name}: labels must be one column, got {', '.join(dataset.target_names)}.")

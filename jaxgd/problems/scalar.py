@@ -97,8 +97,8 @@ class CubicParams(NamedTuple):
 def cubic() -> Problem:
     """The surface `f(w, b) = w^3 + b^2`, which has no minimum.
 
-    Gradient, by hand: `(df/dw, df/db) = (3 w^2, 2 b)`. It vanishes at the origin, which is no minimum:
-    from w < 0 descent lowers w for ever, faster and faster, and must end as DIVERGED. The Hessian takes (v, v_b) to
+    Gradient, by hand: `(df/dw, df/db) = (3 w^2, 2 b)`. It vanishes at the origin, which is not a minimum:
+    from w < 0 descent lowers w without end, faster and faster, and must end as DIVERGED. The Hessian takes (v, v_b) to
     `(6 w v, 2 v_b)`; its curvature 6 w has no bound over all w, so no rate is safe from every start.
 
     Returns:

@@ -1,6 +1,6 @@
 """Minimisers and exact trajectories, in float64 on the host whatever the dtype of the data.
 
-A float32 solution is no reference for a float32 descent, and the normal equations alone square the
+A float32 solution cannot serve as the reference of a float32 descent, and the normal equations square the
 condition number: least squares goes through QR and the singular values of R (Golub & Van Loan, Matrix
 Computations, 4th ed., sections 5.3 and 5.5).
 """

@@ -23,7 +23,7 @@ class Remainders(NamedTuple):
       remainders: `[3, S]`: `|L(theta + h u) - P_k(h)|` for the polynomials of degree k = 0, 1, 2.
       orders: `[3, S - 1]`: the observed orders between neighbouring step sizes, near 1, 2, 3 for a right
         gradient (and 1, 1, 1 for a wrong one). Where the loss is a polynomial of degree k the remainder
-        of degree k is rounding alone, and its order means nothing.
+        of degree k is only rounding, and its order means nothing.
     """
 
     step_sizes: jax.Array
