@@ -59,7 +59,7 @@ def run(config: Config) -> Outcome:
         close("paths against 2 + (x0 - 2) (1 - 2 eta)^t", gap, 0.0, atol=1e-12),
         close("rate 1/2 after one step", path[config.rates.index(0.5), :, 1], 2.0, atol=1e-15),
         holds("rate 1 swings between x0 and 4 - x0", float(np.abs(swinging[:, ::2] - swinging[:, :1]).max()),
-              np.array_equal(swinging[:, ::2], np.broadcast_to(swinging[:, :1], swinging[:, ::2].shape)), "in every other step"),
+              np.array_equal(swinging[:, ::2], np.broadcast_to(swinging[:, :1], swinging[:, ::2].shape)), "to, fro"),
         holds("rate 1.1 grows", float(above[:, -1].min()), (np.diff(above, axis=1) > 0).all(), "in every step"),
     ]  # fmt: skip
     rows = [
