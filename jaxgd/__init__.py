@@ -17,7 +17,7 @@ from jaxgd.descent import (
     tiled,
 )
 from jaxgd.gradcheck import GradientReport, assert_gradient, assert_rule, check_gradient, check_rule
-from jaxgd.problems.mlp import MLPParams
+from jaxgd.problems.mlp import MLPParams, MLPWeights
 from jaxgd.problems.quadratics import VectorParams
 from jaxgd.problems.scalar import CubicParams
 from jaxgd.reporting.saved import Fitted, load, save
@@ -36,6 +36,7 @@ __all__ = [
     "LinearMapParams",
     "LinearParams",
     "MLPParams",
+    "MLPWeights",
     "Problem",
     "Result",
     "ScalarParams",

@@ -1,9 +1,9 @@
-"""The ReLU network, backpropagation written out."""
+"""A network of layers, backpropagation and the product of its Hessian written out."""
 
 import functools
 import itertools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,20 +13,90 @@ from jaxgd.penalty import penalisable
 from jaxgd.problems.curvature import LOSS_CURVATURES
 from jaxgd.problems.interface import accepting
 from jaxgd.problems.linear import affine, call_name, grad_affine
-from jaxgd.problems.losses import SOFTMAX_CROSS_ENTROPIES, SQUARED_ERRORS
-from jaxgd.types import Batch, Formulas, LinearParams, Problem, RowCurvature, RowSum, SecondOrder, num_rows
+from jaxgd.problems.losses import (
+    SOFTMAX_CROSS_ENTROPIES,
+    SQUARED_ERRORS,
+    PredictionLoss,
+    grad_sum_sigmoid_cross_entropy,
+    sum_sigmoid_cross_entropy,
+)
+from jaxgd.types import (
+    Batch,
+    Formulas,
+    LinearParams,
+    Problem,
+    RowCurvature,
+    RowSum,
+    SecondOrder,
+    WeightsParams,
+    num_rows,
+)
 from jaxgd.validation import (
     check_choice,
     check_count,
     check_floating,
     check_label_values,
     check_nonnegative,
+    check_probability_values,
     check_rank,
     check_same_tree,
+    check_shape,
 )
 
-OUTPUT_LOSSES = {"mean_squared_error": SQUARED_ERRORS["mean_squared_error"], **SOFTMAX_CROSS_ENTROPIES}
-"""The losses of the network's output by name, which is what `loss=` takes."""
+
+class Activation(NamedTuple):
+    """A function phi of a layer, with its derivatives as functions of its value a = phi(z).
+
+    Attributes:
+      value: `z -> a`.
+      slope_times: `(a, v) -> phi'(z) v`.
+      bend_times: `(a, v) -> phi''(z) v`; None where phi is linear on both sides of a kink.
+      formula: in words.
+    """
+
+    value: Callable[[jax.Array], jax.Array]
+    slope_times: Callable[[jax.Array, jax.Array], jax.Array]
+    bend_times: Callable[[jax.Array, jax.Array], jax.Array] | None
+    formula: str
+
+
+ACTIVATIONS = {
+    "relu": Activation(jax.nn.relu, lambda a, v: jnp.where(a > 0, v, 0), None, "relu"),
+    "sigmoid": Activation(
+        jax.nn.sigmoid, lambda a, v: a * (1 - a) * v, lambda a, v: a * (1 - a) * (1 - 2 * a) * v, "sigma"
+    ),
+    "tanh": Activation(
+        jnp.tanh,
+        lambda a, v: (1 - jnp.square(a)) * v,
+        lambda a, v: -2 * a * (1 - jnp.square(a)) * v,
+        "tanh",
+    ),
+}
+"""The functions of the hidden layers by name: sigma' = a (1 - a), tanh' = 1 - a^2, relu' = [a > 0]."""
+
+
+def _each_output(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The logits and the targets of all outputs as one row of labels each."""
+    check_shape("targets", targets, logits.shape, "that of the outputs")
+    return logits.reshape(-1), targets.reshape(-1)
+
+
+OUTPUT_LOSSES = {
+    **SQUARED_ERRORS,
+    **SOFTMAX_CROSS_ENTROPIES,
+    "mean_sigmoid_cross_entropy": PredictionLoss(
+        lambda z, y: sum_sigmoid_cross_entropy(*_each_output(z, y)) / len(z),
+        lambda z, y: grad_sum_sigmoid_cross_entropy(*_each_output(z, y)).reshape(z.shape) / len(z),
+        "mean",
+        "1/N sum softplus(-+z)",
+        "1/N ",
+    ),
+}
+"""The losses of the network's output by name, which is what `loss=` takes.
+
+The sigmoid cross-entropies of the outputs of a row add up."""
+
+OUTPUTS = ("linear", "sigmoid")
 
 
 class MLPParams(NamedTuple):
@@ -39,74 +109,117 @@ class MLPParams(NamedTuple):
     layers: tuple[LinearParams, ...]
 
 
+class MLPWeights(NamedTuple):
+    """Parameters of a network whose biases are held.
+
+    Attributes:
+      layers: from the input to the output; layer l has weights `[H_{l-1}, H_l]`.
+    """
+
+    layers: tuple[WeightsParams, ...]
+
+
 def mlp(
     hidden_sizes: Sequence[int],
     *,
     loss: str = "mean_squared_error",
     num_classes: int | None = None,
     l2: float = 0.0,
+    activation: str = "relu",
+    output: str | None = None,
+    biases: Sequence[float | Sequence[float]] | None = None,
 ) -> Problem:
-    """A network of ReLU layers with a linear output.
+    """A network of layers with one activation phi, and an output that is linear or a sigmoid.
 
     Forward, with `a_0 = x`:
 
-        z_l = a_{l-1} W_l + b_l,   a_l = max(z_l, 0) for l < L,   f = z_L.
+        z_l = a_{l-1} W_l + b_l,   a_l = phi(z_l) for l < L,   f = z_L or sigma(z_L).
 
-    Gradient, by hand. Write `delta_l = dL/dz_l`, `[N, H_l]`. The output layer gives `delta_L = dL/df`,
-    2/N (f - y) for the mean squared error, 1/N (P - onehot) for the cross-entropy. A weight of an earlier
-    layer moves the loss only through its own z, and that only through every unit of the next layer:
+    Gradient, by hand. Write `delta_l = dL/dz_l`, `[N, H_l]`. The output layer gives `delta_L`: 2/N (f - y) for the
+    mean squared error of a linear output, times f (1 - f) behind a sigmoid; 1/N (P - onehot) for the softmax
+    cross-entropy, 1/N (p - y) for the sigmoid one. A weight of an earlier layer moves the loss only through its own z,
+    and that only through every unit of the next layer:
 
         dL/da_{l-1} = sum_k dL/dz_lk dz_lk/da_{l-1} = delta_l W_l^T
-        delta_{l-1} = dL/da_{l-1} da_{l-1}/dz_{l-1} = (delta_l W_l^T) * [z_{l-1} > 0]
+        delta_{l-1} = dL/da_{l-1} da_{l-1}/dz_{l-1} = (delta_l W_l^T) * phi'(z_{l-1})
         dL/dW_l     = a_{l-1}^T delta_l + l2 W_l
         dL/db_l     = sum_i delta_l
 
     so one sweep from the output to the input has them all. The product of the Hessian with V, by Pearlmutter's R
     operator (1994, Neural Computation 6, 147-160): `R{.}` is the derivative along V, by the product rule on every line
-    above. Forward, with `R{a_0} = 0`, then backward from `R{delta_L} = C R{z_L}`, C the Hessian of the loss by its
-    outputs:
+    above. Forward, with `R{a_0} = 0`, then backward from `R{delta_L} = C R{z_L}`, C the Hessian of the loss by z_L:
 
-        R{z_l}         = R{a_{l-1}} W_l + a_{l-1} V_l + v_l,    R{a_l} = R{z_l} * [z_l > 0]
-        R{delta_{l-1}} = (R{delta_l} W_l^T + delta_l V_l^T) * [z_{l-1} > 0]
+        R{z_l}         = R{a_{l-1}} W_l + a_{l-1} V_l + v_l,    R{a_l} = phi'(z_l) * R{z_l}
+        R{delta_{l-1}} = (R{delta_l} W_l^T + delta_l V_l^T) * phi'(z_{l-1})
+                         + (delta_l W_l^T) * phi''(z_{l-1}) * R{z_{l-1}}
         R{dL/dW_l}     = R{a_{l-1}}^T delta_l + a_{l-1}^T R{delta_l} + l2 V_l
         R{dL/db_l}     = sum_i R{delta_l}
 
-    The ReLU is linear on both sides of its kink, so its own second derivative adds nothing. With a hidden layer
-    the curvature grows with the weights of the other layers: there is no bound over all parameters.
+    With a hidden layer the curvature grows with the weights of the other layers: there is no bound over all parameters.
 
-    At z = 0 the derivative of the ReLU is taken
-    as 0, as `jax.nn.relu` does. Source: Rumelhart, Hinton & Williams 1986, Nature 323, 533-536.
+    At z = 0 the derivative of the ReLU is taken as 0, as `jax.nn.relu` does. Source: Rumelhart, Hinton & Williams
+    1986, Nature 323, 533-536.
 
     Args:
       hidden_sizes: units of each hidden layer; empty for a linear model.
-      loss: "mean_squared_error" or "mean_softmax_cross_entropy".
-      num_classes: the units of the output under the cross-entropy; None under the squared error, whose
-        targets tell.
+      loss: a squared error such as "mean_squared_error", "mean_softmax_cross_entropy" of classes, or
+        "mean_sigmoid_cross_entropy" of outputs that are each a probability (their terms add up).
+      num_classes: the units of the output under the softmax cross-entropy; None under the others, whose targets tell.
       l2: lambda of the penalty `1/2 lambda sum_l |W_l|^2`, the biases free.
+      activation: "relu", "sigmoid" or "tanh".
+      output: "linear" or "sigmoid" under a squared error, "linear" if None; the cross-entropies bring their own.
+      biases: constants to hold the biases at, one number or one for each unit for every layer; the parameters are
+        then the weights only. None to fit them.
 
     Returns:
-      The problem; parameters are `MLPParams`. Inputs `[N, D]`; targets `[N]` or `[N, K]` floating, or `[N]`
-      integers in [0, num_classes). `predict` gives outputs, for the cross-entropy probabilities.
+      The problem; parameters are `MLPParams`, or `MLPWeights` where the biases are held. Inputs `[N, D]`; targets `[N]`
+      or `[N, K]` floating, or `[N]` integers in [0, num_classes). `predict` gives outputs, for the cross-entropies
+      probabilities.
 
     Raises:
-      ValueError: a size below 1, an unknown loss, `num_classes` missing or out of place, a negative l2.
+      ValueError: a size below 1, an unknown loss, activation or output, `num_classes` or `output` missing or out of
+        place, biases that do not fit the layers, a negative l2.
       TypeError: a size is not an integer, or `l2` not a number.
     """
     check_choice("loss", loss, OUTPUT_LOSSES)
+    check_choice("activation", activation, ACTIVATIONS)
     sizes = tuple(check_count(f"hidden_sizes[{i}]", size) for i, size in enumerate(hidden_sizes))
     if loss == "mean_softmax_cross_entropy":
         num_classes = check_count("num_classes", num_classes, minimum=2)
     elif num_classes is not None:
         raise ValueError(f"`num_classes` belongs to the cross-entropy; with {loss!r} it must be None.")
-    return _mlp(sizes, loss, num_classes, check_nonnegative("l2", l2))
+    if output is not None:
+        check_choice("output", output, OUTPUTS)
+        if loss not in SQUARED_ERRORS:
+            raise ValueError(f"`output` belongs to the squared errors; with {loss!r} it must be None, got {output!r}.")
+    held = None if biases is None else _held(biases, sizes)
+    return _mlp(sizes, loss, num_classes, check_nonnegative("l2", l2), (activation, output == "sigmoid", held))
+
+
+def _held(biases: Sequence[float | Sequence[float]], sizes: tuple[int, ...]) -> tuple[Any, ...]:
+    """The constants as nested tuples, checked against the layers."""
+    layers = tuple(tuple(map(float, b)) if isinstance(b, Sequence) else float(b) for b in biases)
+    if len(layers) != len(sizes) + 1:
+        raise ValueError(f"`biases` must have {len(sizes) + 1} entries (one for each layer), got {len(layers)}.")
+    for i, (layer, size) in enumerate(zip(layers, sizes, strict=False)):
+        if isinstance(layer, tuple) and len(layer) != size:
+            raise ValueError(f"`biases[{i}]` must have {size} entries (the units of its layer), got {len(layer)}.")
+    return layers
 
 
 @functools.cache
-def _mlp(hidden_sizes: tuple[int, ...], loss_name: str, num_classes: int | None, l2: float) -> Problem:
-    output_loss, curvature = OUTPUT_LOSSES[loss_name], LOSS_CURVATURES[loss_name]
+def _mlp(
+    hidden_sizes: tuple[int, ...],
+    loss_name: str,
+    num_classes: int | None,
+    l2: float,
+    layout: tuple[str, bool, tuple[Any, ...] | None],
+) -> Problem:
+    activation_name, sigmoid_output, held = layout
+    output_loss, curvature, phi = OUTPUT_LOSSES[loss_name], LOSS_CURVATURES[loss_name], ACTIVATIONS[activation_name]
 
-    def init(key: jax.Array, batch: Batch) -> MLPParams:
-        """Weights from N(0, 2/fan_in), the output's from N(0, 1/fan_in); biases of zero (He et al. 2015)."""
+    def init(key: jax.Array, batch: Batch) -> Any:
+        """Weights from N(0, gain/fan_in), 2 before a ReLU (He et al. 2015) and 1 elsewhere; biases of zero."""
         check_floating("inputs", batch.inputs)
         check_rank("inputs", batch.inputs, (2,), "[N, D]")
         if num_classes is None:
@@ -119,93 +232,153 @@ def _mlp(hidden_sizes: tuple[int, ...], loss_name: str, num_classes: int | None,
         keys = jax.random.split(key, len(sizes) - 1)
         layers = []
         for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-            gain = 1 if i == len(hidden_sizes) else 2
+            gain = 2 if i < len(hidden_sizes) and activation_name == "relu" else 1
             scale = np.sqrt(gain / max(fan_in, 1)).astype(dtype)
             weights = jax.random.normal(keys[i], (fan_in, fan_out), dtype) * scale
             layers.append(LinearParams(weights, jnp.zeros((fan_out,), dtype)))
-        return MLPParams(tuple(layers))
+        return only_free(MLPParams(tuple(layers)))
 
-    def forward(params: MLPParams, inputs: jax.Array) -> tuple[list[jax.Array], jax.Array]:
+    def only_free(params: MLPParams) -> Any:
+        """Without the biases where they are held."""
+        return params if held is None else MLPWeights(tuple(WeightsParams(layer.weights) for layer in params.layers))
+
+    def whole(params: Any, biases: tuple[Any, ...] | None) -> tuple[LinearParams, ...]:
+        """All layers with a bias: their own, or constants."""
+        if biases is None:
+            layers: tuple[LinearParams, ...] = params.layers
+            return layers
+        check_shape("params.layers", np.zeros(len(params.layers)), (len(biases),), "one for each of the biases held")
+        shapes = [(layer.weights.shape[1:], layer.weights.dtype) for layer in params.layers]
+        return tuple(
+            LinearParams(layer.weights, jnp.broadcast_to(jnp.asarray(b, dtype), shape))
+            for layer, b, (shape, dtype) in zip(params.layers, biases, shapes, strict=True)
+        )
+
+    def forward(layers: tuple[LinearParams, ...], inputs: jax.Array) -> tuple[list[jax.Array], jax.Array]:
         """The inputs a_0 .. a_{L-1} of each layer and the output z_L, `[N, K]`."""
         activations = [inputs]
-        for layer in params.layers[:-1]:
-            activations.append(jax.nn.relu(affine(layer, activations[-1])))
-        return activations, affine(params.layers[-1], activations[-1])
+        for layer in layers[:-1]:
+            activations.append(phi.value(affine(layer, activations[-1])))
+        return activations, affine(layers[-1], activations[-1])
 
     def outputs_like(targets: jax.Array, outputs: jax.Array) -> jax.Array:
-        """`[N, 1]` as `[N]` where the targets of a squared error are `[N]`."""
+        """`[N, 1]` as `[N]` where the targets are `[N]`."""
         return outputs[:, 0] if num_classes is None and targets.ndim == 1 and outputs.shape[1] == 1 else outputs
 
-    def loss(params: MLPParams, batch: Batch) -> jax.Array:
-        _, outputs = forward(params, batch.inputs)
+    def at_output(z: jax.Array, targets: jax.Array) -> jax.Array:
+        """`delta_L`, `[N, K]`."""
+        f = jax.nn.sigmoid(z) if sigmoid_output else z
+        by_outputs = output_loss.grad(outputs_like(targets, f), targets).reshape(z.shape)
+        return by_outputs * f * (1 - f) if sigmoid_output else by_outputs
+
+    def move_at_output(z: jax.Array, move: jax.Array, targets: jax.Array) -> jax.Array:
+        """`R{delta_L}`, `[N, K]`, from `R{z_L}`."""
+        if not sigmoid_output:
+            like = outputs_like(targets, z)
+            return curvature.hvp(like, move.reshape(like.shape), targets).reshape(z.shape)
+        f = jax.nn.sigmoid(z)
+        slope = f * (1 - f)
+        like = outputs_like(targets, f)
+        residuals = output_loss.grad(like, targets).reshape(z.shape)
+        curved = curvature.hvp(like, (slope * move).reshape(like.shape), targets).reshape(z.shape)
+        return curved * slope + residuals * slope * (1 - 2 * f) * move
+
+    def loss(params: Any, batch: Batch) -> jax.Array:
+        _, z = forward(whole(params, held), batch.inputs)
+        outputs = jax.nn.sigmoid(z) if sigmoid_output else z
         return output_loss.value(outputs_like(batch.targets, outputs), batch.targets)
 
-    def grad(params: MLPParams, batch: Batch) -> MLPParams:
-        activations, outputs = forward(params, batch.inputs)
-        by_outputs = output_loss.grad(outputs_like(batch.targets, outputs), batch.targets)
-        delta = by_outputs.reshape(outputs.shape)  # [N, K]
+    def grad(params: Any, batch: Batch) -> Any:
+        layers = whole(params, held)
+        activations, z = forward(layers, batch.inputs)
+        delta = at_output(z, batch.targets)
         grads: list[LinearParams] = []
-        for layer, activation in zip(reversed(params.layers), reversed(activations), strict=True):
+        for layer, activation in zip(reversed(layers), reversed(activations), strict=True):
             grads.insert(0, grad_affine(activation, delta))
             if activation is not batch.inputs:
-                delta = jnp.where(activation > 0, delta @ layer.weights.T, 0)  # a > 0 where z > 0
-        return MLPParams(tuple(grads))
+                delta = phi.slope_times(activation, delta @ layer.weights.T)
+        return only_free(MLPParams(tuple(grads)))
 
-    def hvp(params: MLPParams, vector: MLPParams, batch: Batch) -> MLPParams:
+    def hvp(params: Any, vector: Any, batch: Batch) -> Any:
         check_same_tree("`vector`", vector, "`params`", params)
-        activations, outputs = forward(params, batch.inputs)
-        moves = [jnp.zeros_like(batch.inputs)]  # R{a_l}
-        for layer, along, a, after in zip(
-            params.layers, vector.layers, activations, (*activations[1:], None), strict=True
-        ):
-            move = moves[-1] @ layer.weights + affine(along, a)
-            moves.append(move if after is None else jnp.where(after > 0, move, 0))
-        like = outputs_like(batch.targets, outputs)
-        delta = output_loss.grad(like, batch.targets).reshape(outputs.shape)
-        delta_move = curvature.hvp(like, moves[-1].reshape(like.shape), batch.targets).reshape(outputs.shape)
+        layers, along = whole(params, held), whole(vector, None if held is None else (0.0,) * len(held))
+        activations, z = forward(layers, batch.inputs)
+        moves, z_moves = [jnp.zeros_like(batch.inputs)], []  # R{a_l} and R{z_l}
+        for layer, v, a, after in zip(layers, along, activations, (*activations[1:], None), strict=True):
+            z_moves.append(moves[-1] @ layer.weights + affine(v, a))
+            if after is not None:
+                moves.append(phi.slope_times(after, z_moves[-1]))
+        delta, delta_move = at_output(z, batch.targets), move_at_output(z, z_moves[-1], batch.targets)
         products: list[LinearParams] = []
-        for layer, along, a, move in zip(
-            reversed(params.layers), reversed(vector.layers), reversed(activations), reversed(moves[:-1]), strict=True
-        ):
-            by_move, by_delta = grad_affine(move, delta), grad_affine(a, delta_move)
+        for i in reversed(range(len(layers))):
+            by_move, by_delta = grad_affine(moves[i], delta), grad_affine(activations[i], delta_move)
             products.insert(0, by_delta._replace(weights=by_move.weights + by_delta.weights))
-            if a is not batch.inputs:
-                delta_move = jnp.where(a > 0, delta_move @ layer.weights.T + delta @ along.weights.T, 0)
-                delta = jnp.where(a > 0, delta @ layer.weights.T, 0)
-        return MLPParams(tuple(products))
+            if i:
+                a, by_activation = activations[i], delta @ layers[i].weights.T
+                delta_move = phi.slope_times(a, delta_move @ layers[i].weights.T + delta @ along[i].weights.T)
+                if phi.bend_times is not None:
+                    delta_move = delta_move + phi.bend_times(a, by_activation * z_moves[i - 1])
+                delta = phi.slope_times(a, by_activation)
+        return only_free(MLPParams(tuple(products)))
 
-    def predict(params: MLPParams, inputs: jax.Array) -> jax.Array:
-        _, outputs = forward(params, inputs)
-        return outputs if num_classes is None else jax.nn.softmax(outputs)
+    def predict(params: Any, inputs: jax.Array) -> jax.Array:
+        _, z = forward(whole(params, held), inputs)
+        if num_classes is not None:
+            return jax.nn.softmax(z)
+        return jax.nn.sigmoid(z) if sigmoid_output or loss_name not in SQUARED_ERRORS else z
 
     def check_batch(batch: Batch) -> None:
         if num_classes is not None:
             check_label_values("targets", batch.targets, num_classes)
+        elif loss_name not in SQUARED_ERRORS:
+            check_probability_values("targets", batch.targets)
 
-    by_output = "2/N (f - y)" if num_classes is None else "1/N (P - onehot)"
+    if hidden_sizes or sigmoid_output:
+        second_order = SecondOrder(hvp, unbounded="the curvature grows with the weights of the other layers")
+    else:
+        rows = RowCurvature(lambda batch: batch.inputs, curvature.low, curvature.high, held is None)
+        second_order = SecondOrder(hvp, rows)
+    by_output = f"{output_loss.factor}(f - y)" + " f (1 - f)" * sigmoid_output
+    if num_classes is not None:
+        by_output = f"{output_loss.factor}(P - onehot)"
+    slope = {"relu": "[z_{l-1} > 0]", "sigmoid": "a (1 - a)", "tanh": "(1 - a^2)"}[activation_name]
+    output = "sigmoid" if sigmoid_output else None
     problem = Problem(
         name=call_name(
             "mlp",
             hidden_sizes,
             loss=(loss_name, "mean_squared_error"),
             num_classes=(num_classes, None),
+            activation=(activation_name, "relu"),
+            output=(output, None),
+            biases=(held, None),
         ),
         init=init,
         loss=loss,
         grad=grad,
         predict=predict,
         check_batch=check_batch,
+        reduction=output_loss.reduction,
         row_sum=RowSum(num_rows),
-        second_order=SecondOrder(hvp, unbounded="the curvature grows with the weights of the other layers")
-        if hidden_sizes
-        else SecondOrder(hvp, RowCurvature(lambda batch: batch.inputs, curvature.low, curvature.high)),
+        second_order=second_order,
         formulas=Formulas(
-            "a_l = relu(a_{l-1} W_l + b_l), f linear",
+            f"a_l = {phi.formula}(a_{{l-1}} W_l + b_l), f {'a sigmoid' if sigmoid_output else 'linear'}"
+            + ", b held" * (held is not None),
             output_loss.formula,
-            f"delta_L = {by_output}, delta_{{l-1}} = delta_l W_l^T [z_{{l-1}} > 0], "
-            f"dW_l = a_{{l-1}}^T delta_l, db_l = sum delta_l",
+            f"delta_L = {by_output}, delta_{{l-1}} = delta_l W_l^T {slope}, dW_l = a_{{l-1}}^T delta_l"
+            + (", db_l = sum delta_l" if held is None else ""),
         ),
     )
-    call = functools.partial(mlp, hidden_sizes, loss=loss_name, num_classes=num_classes, l2=l2)
-    problem = accepting(problem, MLPParams, targets="real" if num_classes is None else "labels")
+    call = functools.partial(
+        mlp,
+        hidden_sizes,
+        loss=loss_name,
+        num_classes=num_classes,
+        l2=l2,
+        activation=activation_name,
+        output=output,
+        biases=held,
+    )
+    params_type = MLPParams if held is None else MLPWeights
+    problem = accepting(problem, params_type, targets="real" if num_classes is None else "labels")
     return penalisable(problem, l2)._replace(call=call)

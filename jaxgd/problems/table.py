@@ -35,9 +35,9 @@ def _regression(num_rows: int, *shapes: int) -> Callable[[jax.Array], Batch]:
     return make_batch
 
 
-def _fractions(num_rows: int, num_inputs: int) -> MakeBatch:
-    """Targets `[N]` in (0, 1)."""
-    regression = _regression(num_rows, num_inputs)
+def _fractions(num_rows: int, *shapes: int) -> MakeBatch:
+    """Targets in (0, 1)."""
+    regression = _regression(num_rows, *shapes)
 
     def make_batch(key: jax.Array) -> Batch:
         batch = regression(key)
@@ -85,6 +85,10 @@ ALL_PROBLEMS: tuple[tuple[Problem, MakeBatch], ...] = (
     (softmax_regression(3, l2=0.1), _classification(19, 4, 3)),
     (mlp((8,)), _regression(13, 4)),
     (mlp((8, 6), l2=0.1), _regression(13, 4, 2)),
+    (mlp((3,), activation="tanh", loss="half_sum_squared_error"), _regression(13, 4)),
+    (mlp((4, 3), activation="sigmoid", output="sigmoid", loss="half_mean_squared_error"), _fractions(13, 4)),
+    (mlp((4,), activation="sigmoid", loss="mean_sigmoid_cross_entropy", l2=0.1), _fractions(13, 4, 3)),
+    (mlp((2,), activation="tanh", output="sigmoid", biases=(0.35, 0.6), l2=0.1), _fractions(11, 2, 2)),
     (mlp((8,), loss=_CROSS_ENTROPY, num_classes=3), _classification(13, 4, 3)),
     (mlp((8, 7, 6), loss=_CROSS_ENTROPY, num_classes=3, l2=0.1), _classification(13, 4, 3)),
 )

@@ -255,6 +255,56 @@ def test_a_network_without_hidden_layers_is_linear_regression(rng):
     assert_trees_close(network.grad(params, batch).layers[0], linear_model.grad(layer, batch), rtol=1e-13)
 
 
+def test_mazurs_two_by_two_network():
+    """A Step by Step Backpropagation Example, 2015: one row, held biases, a step of 0.5; his printed digits."""
+    problem = problems.mlp(
+        (2,), activation="sigmoid", output="sigmoid", loss="half_sum_squared_error", biases=(0.35, 0.60)
+    )
+    params = {"layers": [{"weights": [[0.15, 0.25], [0.20, 0.30]]}, {"weights": [[0.40, 0.50], [0.45, 0.55]]}]}
+    params = problem.accepts.params(params)
+    assert isinstance(params, jaxgd.MLPWeights)
+    batch = Batch(jnp.array([[0.05, 0.10]]), jnp.array([[0.01, 0.99]]))
+    assert float(problem.loss(params, batch)) == pytest.approx(0.298371109, abs=1e-9)
+    first, second = problem.grad(params, batch).layers
+    assert float(second.weights[0, 0]) == pytest.approx(0.082167041, abs=1e-9)
+    assert float(first.weights[0, 0]) == pytest.approx(0.000438568, abs=1e-9)
+    moved = jaxgd.descend(problem, params, batch, learning_rate=0.5, num_steps=1).params
+    np.testing.assert_allclose(
+        moved.layers[0].weights.T, [[0.149780716, 0.19956143], [0.24975114, 0.29950229]], atol=1e-8
+    )
+    np.testing.assert_allclose(
+        moved.layers[1].weights.T, [[0.35891648, 0.408666186], [0.511301270, 0.561370121]], atol=1e-8
+    )
+    trained = jaxgd.descend(problem, params, batch, learning_rate=0.5, num_steps=10_000)
+    assert float(trained.loss) == pytest.approx(0.0000351085, rel=2e-3)
+
+
+def test_ngs_network_of_sigmoids(rng):
+    """Exercise 4 of the course of 2011: J = 1/m sum_i sum_k of cross-entropies + lambda/2m |W|^2, by its formula."""
+    l2 = 0.3
+    problem = problems.mlp((5,), activation="sigmoid", loss="mean_sigmoid_cross_entropy", l2=l2)
+    x, y = rng.normal(size=(7, 4)), np.eye(3)[rng.integers(0, 3, 7)]
+    batch = Batch(jnp.asarray(x), jnp.asarray(y))
+    params = problem.init(jax.random.key(0), batch)
+    first, second = ({name: np.asarray(leaf) for name, leaf in layer._asdict().items()} for layer in params.layers)
+
+    def sigmoid(z):
+        return 1 / (1 + np.exp(-z))
+
+    hidden = sigmoid(x @ first["weights"] + first["bias"])
+    h = sigmoid(hidden @ second["weights"] + second["bias"])
+    squares = sum(np.sum(layer["weights"] ** 2) for layer in (first, second))
+    expected = -np.sum(y * np.log(h) + (1 - y) * np.log(1 - h)) / 7 + l2 / 2 * squares
+    np.testing.assert_allclose(problem.loss(params, batch), expected, rtol=1e-13)
+    np.testing.assert_allclose(problem.predict(params, batch.inputs), h, rtol=1e-13)
+    delta = (h - y) / 7
+    np.testing.assert_allclose(
+        problem.grad(params, batch).layers[0].weights,
+        x.T @ (delta @ second["weights"].T * hidden * (1 - hidden)) + l2 * first["weights"],
+        rtol=1e-11,
+    )
+
+
 def test_relu_has_derivative_zero_at_its_kink():
     problem = problems.mlp((1,))
     batch = Batch(jnp.zeros((1, 1)), jnp.ones(1))
@@ -430,6 +480,37 @@ REFUSED = [
         lambda: problems.linear_regression(fit_intercept="no"),
         TypeError,
         "`fit_intercept` must be True or False, got 'no'.",
+    ),
+    (
+        "an unknown activation",
+        lambda: problems.mlp((3,), activation="gelu"),
+        ValueError,
+        "`activation` must be one of 'relu', 'sigmoid', 'tanh', got 'gelu'.",
+    ),
+    (
+        "an output of a cross-entropy",
+        lambda: problems.mlp((3,), loss="mean_sigmoid_cross_entropy", output="sigmoid"),
+        ValueError,
+        "`output` belongs to the squared errors; with 'mean_sigmoid_cross_entropy' it must be None, got 'sigmoid'.",
+    ),
+    (
+        "held biases of too few layers",
+        lambda: problems.mlp((3,), biases=(0.1,)),
+        ValueError,
+        "`biases` must have 2 entries (one for each layer), got 1.",
+    ),
+    (
+        "held biases of too few units",
+        lambda: problems.mlp((3,), biases=((0.1, 0.2), 0.0)),
+        ValueError,
+        "`biases[0]` must have 3 entries (the units of its layer), got 2.",
+    ),
+    (
+        "biases in the start of a network that holds them",
+        lambda: problems.mlp((), biases=(0.0,)).loss(jaxgd.MLPParams((W3,)), Batch(X, jnp.ones((7, 3)))),
+        TypeError,
+        "`params` must be a jaxgd.MLPWeights(layers), a dict with these names or a tuple in this order, "
+        "got jaxgd.MLPParams.",
     ),
     (
         "an unknown loss",
