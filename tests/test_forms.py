@@ -240,7 +240,7 @@ def test_your_own_problems_pickle_where_their_functions_do():
     pair = jaxgd.Problem(name="square", loss=square, grad=double)
     assert pickle.loads(pickle.dumps(pair)) == pair
     changed = problems.quadratic()._replace(loss=square)
-    with pytest.raises((AttributeError, pickle.PicklingError), match=r"quadratic\.<locals>"):
+    with pytest.raises((AttributeError, pickle.PicklingError), match="<locals>"):
         pickle.dumps(changed)  # not as quadratic(), which it is not
 
 

@@ -96,8 +96,10 @@ def descend(
 
     Args:
       problem: what to minimise. Static.
-      params: theta_0, a tree of floating arrays; their dtypes are kept.
-      batch: the data, as the problem takes it.
+      params: theta_0. A problem of this package takes its public type such as `LinearParams`, a dict with its names or
+        a tuple in its order; your own takes any tree of floating arrays. Dtypes are kept.
+      batch: the data. A problem of this package takes a `Batch` or a pair (inputs, targets) of arrays, lists or frames;
+        your own takes any tree.
       learning_rate: eta, a number or traced scalar `[]`, or a function step -> rate (static), so that optax's
         schedules fit. A ready `optimizer` holds its own rate, and this one is only recorded.
       num_steps: the largest number of updates. Static.

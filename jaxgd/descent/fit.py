@@ -24,7 +24,9 @@ from jaxgd.descent.descend import (
     check_history,
     check_problem,
     check_settings,
+    descend,
 )
+from jaxgd.descent.docs import takes_arguments_of
 from jaxgd.descent.fast import blocks, choose, sharded
 from jaxgd.descent.host import noted_interrupt, progress_bar
 from jaxgd.descent.result import History, Result, StopReason
@@ -41,7 +43,8 @@ class _Chunk(NamedTuple):
     closes: bool = False
 
 
-def fit(
+@takes_arguments_of(descend)
+def fit(  # noqa: D417 (the decorator adds the other arguments)
     problem: Problem,
     params: Params,
     batch: Any,
@@ -69,20 +72,8 @@ def fit(
     spread over several hosts need the extra `jaxgd[distributed]` for it.
 
     Args:
-      problem: as `descend`, like all that is not said otherwise.
-      params: as `descend`.
-      batch: as `descend`.
-      learning_rate: as `descend`.
-      num_steps: as `descend`.
-      batch_size: as `descend`.
-      key: as `descend`.
-      optimizer: as `descend`.
-      grad_tol: as `descend`.
-      param_tol: as `descend`.
-      divergence_factor: as `descend`.
-      record: as `descend`.
-      record_every: as `descend`.
-      fast: as `descend`; False also evaluates the sum over rows as it stands.
+      fast: whether accelerations may be used (`jaxgd.descent.fast`); False runs the plain loop, `loop.py`, and
+        evaluates the sum over rows as it stands. Static.
       chunk_steps: steps of one chunk; None is a twentieth of `num_steps`, or an epoch if that is longer and
         there are at least two. Chunks longer than an epoch are rounded down to whole epochs. With a length that you
         choose, losses and norms in the history of a long run may differ in the last digit; the parameters do not.

@@ -28,6 +28,7 @@ from jaxgd.descent.descend import (
     check_settings,
     descend,
 )
+from jaxgd.descent.docs import takes_arguments_of
 from jaxgd.descent.fast import choose
 from jaxgd.descent.fast.sharded import ROWS_AXIS, automatic
 from jaxgd.descent.result import Result
@@ -38,7 +39,8 @@ SWEPT = ("learning_rate", "key", "params", "batch", "l2", "grad_tol", "param_tol
 """What `over` may name: everything of a run that is traced."""
 
 
-def sweep(
+@takes_arguments_of(descend)
+def sweep(  # noqa: D417 (the decorator adds the other arguments)
     problem: Problem,
     params: Params,
     batch: Any,
@@ -55,11 +57,9 @@ def sweep(
     Compiled once for each problem, number of lanes and set of static arguments.
 
     Args:
-      problem: as `descend`.
-      params: as `descend`.
-      batch: as `descend`.
       over: for each swept argument its values with a leading axis: `{"learning_rate": rates, "key": keys}`.
-        Any of `SWEPT`; `l2` for problems that have a penalty.
+        Any of `SWEPT`; `l2` for problems that have a penalty. Scalars may be an array, a list or a series; parameters
+        and batches are stacked, or in a list.
       zipped: False runs every combination; True runs entry i of all axes together.
       lanes_per_chunk: lanes run at a time, for sweeps wider than the device's memory; None is all. The result
         is then on the host.

@@ -1,6 +1,8 @@
 """What a result says about its run: the reason, the rate, the curve, and all of it in words."""
 
+import inspect
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -177,3 +179,13 @@ def test_the_rate_of_an_optax_optimizer_is_not_compared():
     result = jaxgd.descend(problems.cubic(), (-1.0, 0.0), None, learning_rate=1.0, num_steps=500, optimizer=optax.sgd)
     assert result.stop_reason == jaxgd.StopReason.DIVERGED
     assert jaxgd.explain(result, problems.cubic(), None).endswith("or fell without bound. Lower the rate.")
+
+
+@pytest.mark.parametrize("function", [jaxgd.descend, jaxgd.fit, jaxgd.sweep])
+def test_help_explains_every_argument(function):
+    section = inspect.getdoc(function).split("Args:\n")[1].split("\n\n")[0]
+    entries = re.split(r"\n?^  (?=\S)", section, flags=re.M)[1:]
+    names = [entry.partition(":")[0].strip("*") for entry in entries]
+    assert names == list(inspect.signature(function).parameters)
+    assert all(len(entry.partition(": ")[2]) > 20 for entry in entries)
+    assert "as `descend`" not in section

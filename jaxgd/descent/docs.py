@@ -1,0 +1,44 @@
+"""Docstrings of functions that take the arguments of another one, complete where `help` shows them."""
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def takes_arguments_of(other: Callable[..., Any]) -> Callable[[Function], Function]:
+    """Complete the Args of a docstring by those that another function describes.
+
+    Args:
+      other: a function whose docstring describes the arguments that the decorated one only shares.
+
+    Returns:
+      A decorator. It puts every parameter into the order of the signature, and leaves out none.
+    """
+
+    def complete(function: Function) -> Function:
+        if function.__doc__ is None or other.__doc__ is None:  # python -OO
+            return function
+        known = _entries(other.__doc__) | _entries(function.__doc__)
+        names = [name for name in inspect.signature(function).parameters if name in known]
+        head, _, rest = function.__doc__.partition("    Args:\n")
+        function.__doc__ = f"{head}    Args:\n{''.join(known[name] for name in names)}\n{_after(rest)}"
+        return function
+
+    return complete
+
+
+def _entries(doc: str) -> dict[str, str]:
+    """The lines that describe each argument."""
+    section = doc.partition("    Args:\n")[2]
+    section = section[: len(section) - len(_after(section))].rstrip() + "\n"
+    parts = re.split(r"^      \*{0,2}(?=\w+: )", section, flags=re.M)[1:]
+    starts = re.findall(r"^      (\*{0,2})\w+: ", section, flags=re.M)
+    return {part.partition(":")[0]: f"      {star}{part}" for star, part in zip(starts, parts, strict=True)}
+
+
+def _after(section: str) -> str:
+    """What follows the arguments."""
+    return section.partition("\n\n")[2]
