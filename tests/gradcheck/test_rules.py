@@ -331,6 +331,8 @@ MADE = np.array([[2.0, 3.0, 0.0], [0.0, 5.0, 7.0]])
     [
         (MADE, MADE + np.array([[0, 0, 4.0], [0, 0, 0]]), Kind.PATH,
          r"lacks, in entry \[0\], the part that comes from entry \[2\] of the incoming gradient"),
+        (MADE, MADE * [[0], [1]], Kind.MASK, r"is not zero in entry \[0\], where the derivative is zero"),
+        (MADE * [[0], [1]], MADE, Kind.MASK, r"is zero in entry \[0\], where the derivative is not zero"),
         (MADE, MADE * [[1, 0, 1], [1, 0, 1]], Kind.PATH,
          r"has, in all 2 entries, a part that comes from entry \[1\] of the incoming gradient and does not belong"),
         (np.array([[1.0, 1.5, 2.0], MADE[1]]), np.array([[2.0, 3.0, 1.0], MADE[1]]), Kind.FACTOR,
@@ -368,6 +370,15 @@ def test_report_names_function_and_arguments() -> None:
     rule = WRONG["sign of one argument"].f
     with pytest.raises(AssertionError, match=r"WRONG: the rule of `sub` \(test_rules.py:\d+\)\n  ok     a .*\n  W"):
         jaxgd.assert_rule(rule, X, Y)
+
+
+@pytest.mark.parametrize("bwd", [lambda _, g: (-g,), lambda _, g: (jnp.clip(g, -0.1, 0.1),)])
+def test_rule_of_a_function_that_changes_nothing(bwd: Any) -> None:
+    """Gradient reversal and gradient clipping differ from the derivative, and the report says that they may."""
+    report = gradcheck.check_rule(with_vjp(lambda x: x, lambda x: (x, None), bwd), X)
+    assert not report.ok
+    assert [finding.kind for finding in report.findings if not finding.wrong] == [Kind.SURROGATE]
+    assert "returns x unchanged" in str(report)
 
 
 def test_declared_surrogate() -> None:

@@ -141,6 +141,7 @@ def test_estimator_on_purpose_is_a_note() -> None:
     assert report.ok, report
     assert [finding.kind for finding in report.findings] == [Kind.SURROGATE]
     assert "`estimator`" in report.findings[0].message
+    assert "check_rule" not in report.findings[0].message
 
 
 def test_library_rules_are_trusted() -> None:

@@ -170,6 +170,26 @@ def of_forward(problem: Problem) -> list[Finding]:
     return findings
 
 
+def of_identity(problem: Problem) -> list[Finding]:
+    """A note if the function returns an argument unchanged, so that its rule is there to change the gradient.
+
+    Args:
+      problem: the rule and its arguments.
+
+    Returns:
+      At most one note.
+    """
+    outputs = jax.tree.leaves(problem.outputs)
+    same = [name for name, leaf in problem.named().items() if any(output is leaf for output in outputs)]
+    if not same or not all(any(output is leaf for leaf in problem.named().values()) for output in outputs):
+        return []
+    message = (
+        f"`{problem.rule.name}` returns {', '.join(same)} unchanged: if its rule is there to change the gradient (to "
+        "clip it, to reverse it), the difference is on purpose."
+    )
+    return [Finding("", Kind.SURROGATE, message, False)]
+
+
 def of_surrogates(
     problem: Problem, evaluator: Evaluator, incoming: dict[str, Any], known: dict[str, Finding]
 ) -> dict[str, Finding]:

@@ -52,6 +52,8 @@ class Wrong(NamedTuple):
         """What is wrong, after the name of the function."""
         place = f" ({self.site.place})" if self.site.place else ""
         said = "\n".join(text for text, wrong in self.report.sentences() if wrong)
+        if self.deliberate:
+            said = "\n".join(text.partition("\n")[0] for text, wrong in self.report.sentences() if wrong)
         return f"the rule of `{self.site.name}`{place}: {said}"
 
 
@@ -145,8 +147,8 @@ def see_through(pair: Pair, both: tuple[Arrays, Arrays], check: Check, *, doubte
         relative = ratio(off, size(right[i]))
         label = name or "params"
         if shares and deliberate:
-            findings[i] = Finding(name, Kind.SURROGATE, f"{label} is right if this is meant:\n{words}", False)
-            rows[i] = LeafReport(name, relative, 1e-9, Status.RIGHT)
+            findings[i] = Finding(name, Kind.SURROGATE, f"{label} is right if this is on purpose:\n{words}", False)
+            rows[i] = LeafReport(name, np.nan, np.nan, Status.RIGHT)
         elif shares:
             findings[i] = _shares(name, wrong)
             rows[i] = LeafReport(name, relative, 1e-9, Status.WRONG)

@@ -135,6 +135,8 @@ def _put_together(
 ) -> GradientReport:
     """The report on all leaves, in the words of a rule."""
     rule = problem.rule
+    if any(finding.wrong for finding in findings):
+        findings = [*findings, *faults.of_identity(problem)]
     rows = {leaf.leaf: leaf for leaf in report.leaves} if report is not None else {}
     faulty = {finding.leaf for finding in findings}
     for name in problem.names:

@@ -77,6 +77,15 @@ def compare(made: Any, right: Any, of_leaf: tuple[int, ...], of_incoming: tuple[
     def spots(mask: Any) -> tuple[str, str]:
         return where(mask.any(1).reshape(of_leaf)), where(mask.any(0).reshape(of_incoming))
 
+    rows = wrong.any(1)
+    entries = where(rows.reshape(of_leaf)) if rows.any() else ""
+    if rows.any() and not there[rows].any():
+        return (
+            Kind.MASK,
+            f"is zero in {entries}, where the derivative is not zero: a mask is wrong, or these are left out.",
+        )
+    if rows.any() and not reaches[rows].any():
+        return Kind.MASK, f"is not zero in {entries}, where the derivative is zero: a mask is wrong or left out."
     if not (wrong & there).any():
         entries, parts = spots(wrong)
         return Kind.PATH, f"lacks, in {entries}, the part that comes from {parts} of the incoming gradient."
