@@ -278,7 +278,7 @@ REFUSED = [
         "steps in `record`",
         lambda: jaxgd.descend(LINEAR, W, (X, Y), **ONCE, record=("step",)),
         "`record` must be one of 'loss', 'grad_norm', 'learning_rate', 'update_norm', 'predicted_decrease', "
-        "'actual_decrease', 'params', got 'step'.",
+        "'second_order_decrease', 'actual_decrease', 'params', got 'step'.",
     ),
 ]
 

@@ -61,7 +61,7 @@ class FitOptions(jobs.DataOptions):
     """Growth of the loss over its best that counts as divergence; inf never does."""
     record: tuple[str, ...] = ("loss", "grad_norm", "learning_rate")
     """What the run folder's history.npz keeps: loss, grad_norm, learning_rate, update_norm,
-    predicted_decrease, actual_decrease, params."""
+    predicted_decrease, second_order_decrease, actual_decrease, params."""
     record_every: int | None = None
     """Keep every so many steps; by default as many as leave 100000 entries."""
     checkpoint: Path | None = None

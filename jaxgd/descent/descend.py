@@ -17,6 +17,7 @@ from jaxgd.descent.result import RECORDED, Result
 from jaxgd.descent.rule import gradient_descent
 from jaxgd.descent.run import Run
 from jaxgd.descent.stopping import Limits
+from jaxgd.theory.curvature import hessian_vector_product
 from jaxgd.types import Params, Problem, evaluate
 from jaxgd.validation import check_choice, check_count, check_same_tree
 
@@ -157,6 +158,7 @@ def bind(program: Program, given: Given) -> Run:
     run = Run(
         loss=problem.loss,
         evaluate=evaluate_apart,
+        hvp=lambda params, vector, part: hessian_vector_product(problem, params, part, vector),
         reduction=problem.reduction,
         rule=_rule(settings.optimizer, controls.learning_rate),
         learning_rate=controls.learning_rate,

@@ -10,17 +10,29 @@ from jax import lax
 
 from jaxgd.descent.result import History
 from jaxgd.descent.stopping import Step, norm
+from jaxgd.types import Params
 
 
-def entry_of(fields: Sequence[str], step: Step, rate: Any, loss: Callable[..., jax.Array]) -> History:
-    """What a step adds to the history: one value a field. `loss` is that of the rows of the step."""
+def entry_of(
+    fields: Sequence[str], step: Step, rate: Any, loss: Callable[..., jax.Array], hvp: Callable[..., Params]
+) -> History:
+    """What a step adds to the history: one value a field.
+
+    `loss` and `hvp`, `(params, vector) -> H v`, are those of the rows of the step.
+    """
     moves = optax.tree.sub(step.after.params, step.before.params)
+
+    def second_order_decrease() -> jax.Array:
+        bend = optax.tree.vdot(moves, hvp(step.before.params, moves))
+        return -(optax.tree.vdot(step.grads, moves) + bend / 2).astype(step.loss.dtype)
+
     makers: dict[str, Callable[[], Any]] = {
         "loss": lambda: step.loss,
         "grad_norm": lambda: lax.stop_gradient(step.grad_norm),
         "learning_rate": lambda: jnp.asarray(rate).astype(step.grad_norm.dtype),
         "update_norm": lambda: lax.stop_gradient(norm(moves)),
         "predicted_decrease": lambda: -optax.tree.vdot(step.grads, moves).astype(step.loss.dtype),
+        "second_order_decrease": second_order_decrease,
         "actual_decrease": lambda: step.loss - loss(step.after.params),
         "params": lambda: step.before.params,
     }

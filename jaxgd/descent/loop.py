@@ -58,7 +58,9 @@ def take_step(run: Run, state: State, part: Any, closes: bool) -> tuple[State, H
         stop_reason=jnp.where(running, reason, state.stop_reason),
         watch=watch,
     )
-    return following, entry_of(run.record, step, rate, lambda params: run.loss(params, part))
+    return following, entry_of(
+        run.record, step, rate, lambda params: run.loss(params, part), lambda params, v: run.hvp(params, v, part)
+    )
 
 
 def take_steps(run: Run, state: State, batch: Any, rows: jax.Array) -> State:

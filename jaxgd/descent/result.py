@@ -74,6 +74,9 @@ class History(NamedTuple):
       learning_rate: `[R]`, eta_t.
       update_norm: `[R]`, Euclidean norm of theta_{t+1} - theta_t.
       predicted_decrease: `[R]`, -g . (theta_{t+1} - theta_t), what the first-order expansion promises.
+      second_order_decrease: `[R]`, -g . d - 1/2 d . H d for d = theta_{t+1} - theta_t, what the second-order expansion
+        promises: eta |g|^2 - eta^2/2 g . H g for gradient descent. Costs a Hessian-vector product a step, by hand where
+        the problem has one.
       actual_decrease: `[R]`, L(theta_t) - L(theta_{t+1}) on the same rows; costs one more loss a step.
       params: a tree like the parameters with leading axis R.
       step: `[R]` int32, t of every entry; kept with everything else.
@@ -84,6 +87,7 @@ class History(NamedTuple):
     learning_rate: jax.Array | None = None
     update_norm: jax.Array | None = None
     predicted_decrease: jax.Array | None = None
+    second_order_decrease: jax.Array | None = None
     actual_decrease: jax.Array | None = None
     params: Params | None = None
     step: jax.Array | None = None

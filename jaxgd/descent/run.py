@@ -21,6 +21,7 @@ class Run(NamedTuple):
 
     loss: Callable[..., jax.Array]  # (params, part) -> []; a part is the rows of one step
     evaluate: Callable[..., tuple[jax.Array, Params]]  # (params, part) -> loss and gradient
+    hvp: Callable[..., Params]  # (params, vector, part) -> the Hessian of the loss times the vector
     reduction: str  # whether the loss is the "mean" or the "sum" over rows; static
     rule: Callable[[Any], optax.GradientTransformationExtraArgs]  # rate of the step -> (init, update)
     learning_rate: Any  # eta, [], or a function step -> eta
@@ -60,7 +61,7 @@ def start(run: Run, params: Params, batch: Any) -> State:
     may_wait = scheduled or bool(jax.tree.leaves(point.rule_state))
     watch = begin(point, first_loss, may_wait=may_wait, may_repeat=in_order and not scheduled)
     step = Step(zero, zero, None, loss, params, watch.first_grad_norm, params, point, point)
-    entry = entry_of(run.record, step, rate, lambda params: loss)
+    entry = entry_of(run.record, step, rate, lambda params: loss, lambda params, vector: vector)
     num_entries = -(-run.num_steps // run.record_every) + (run.record_every > 1)
     trace = jax.tree.map(lambda value: jnp.zeros((num_entries, *value.shape), value.dtype), entry)
     return State(params, params, point.rule_state, zero, zero, zero, zero, watch, trace, jnp.zeros(2, jnp.int32))

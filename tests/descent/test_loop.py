@@ -326,6 +326,26 @@ def test_history_describes_the_parameters_before_each_update():
     np.testing.assert_allclose(result.history.learning_rate, 0.1, rtol=1e-14)
     np.testing.assert_allclose(result.history.predicted_decrease, 0.4 * (x - 2) ** 2, rtol=1e-13)
     np.testing.assert_allclose(result.history.actual_decrease, 0.36 * (x - 2) ** 2, rtol=1e-13)
+    np.testing.assert_allclose(result.history.second_order_decrease, 0.36 * (x - 2) ** 2, rtol=1e-13)  # exact here
+
+
+@pytest.mark.parametrize("batch_size", [None, 5])
+@pytest.mark.parametrize("evaluation", ["plain", "tiled"])
+def test_the_second_order_prediction_is_better_than_the_first(batch_size, evaluation):
+    if batch_size and evaluation == "tiled":
+        pytest.skip("tiles are of the full batch")
+    problem = problems.logistic_regression(l2=0.1)
+    batch = dict(problems.ALL_PROBLEMS)[problem](jax.random.key(0))
+    params = jax.tree.map(jnp.ones_like, problem.init(jax.random.key(1), batch))
+    problem = jaxgd.tiled(problem, 4) if evaluation == "tiled" else problem
+    record = ("predicted_decrease", "second_order_decrease", "actual_decrease", "update_norm")
+    result = jaxgd.descend(
+        problem, params, batch, learning_rate=0.1, num_steps=20, batch_size=batch_size, key=jax.random.key(2),
+        record=record,
+    )  # fmt: skip
+    first, second, actual, size = (np.asarray(getattr(result.history, name)) for name in record)
+    assert np.all(np.abs(second - actual) < 0.2 * np.abs(first - actual))
+    assert np.all(np.abs(second - actual) < 3 * size**3)  # a remainder of third order
 
 
 @pytest.mark.parametrize("batch_size", [None, 3])
@@ -594,7 +614,7 @@ REFUSED = [
         GOOD | {"record": ("los",)},
         ValueError,
         "`record` must be one of 'loss', 'grad_norm', 'learning_rate', 'update_norm', 'predicted_decrease', "
-        "'actual_decrease', 'params', got 'los'.",
+        "'second_order_decrease', 'actual_decrease', 'params', got 'los'.",
     ),
     (
         "a field as a string",
