@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import Annotated, NoReturn
 
+import jax
+
 try:
     import tyro
 
@@ -45,6 +47,20 @@ def compile_small_loops() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} {SMALL_LOOPS}={SMALL_LOOP_BYTES}".strip()
 
 
+def keep_compiled_programs() -> None:
+    """Keep what XLA compiles in the user's cache folder, so that the same command starts faster the next time.
+
+    A cache that the user has chosen (`JAX_COMPILATION_CACHE_DIR`) is used as it is.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    jax.config.update("jax_compilation_cache_dir", os.path.join(home, "jaxgd", f"programs-jax-{jax.__version__}"))
+    # By default only programs that took a second to compile are kept; a command compiles many small ones.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 def main() -> NoReturn:
     """Run the command and end the process with its exit code.
 
@@ -58,6 +74,8 @@ def main() -> NoReturn:
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and so do we then
             signal.signal(number, terminate)
     compile_small_loops()
+    if "--no-compilation-cache" not in sys.argv:
+        keep_compiled_programs()
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()

@@ -1,6 +1,10 @@
 """What the command answers to a mistake in its words: one line, in flags, with a suggestion where one is near."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -77,3 +81,14 @@ def test_without_words_the_help_is_shown(capsys):
     assert run([]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in ("fit", "sweep", "rate", "check", "problems"))
+
+
+@pytest.mark.parametrize("flag", [[], ["--no-compilation-cache"]], ids=["by default", "not asked for"])
+def test_compiled_programs_are_kept_in_the_cache_folder_of_the_user(tmp_path, flag):
+    words = [*DIABETES, "--num-steps", "2", "--out", str(tmp_path / "run"), *flag]
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    root = str(Path(jaxgd.__file__).parents[1])
+    environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": root}
+    done = subprocess.run([sys.executable, "-m", "jaxgd", *words], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert bool(list(tmp_path.glob("cache/jaxgd/programs-jax-*/*"))) != bool(flag)

@@ -97,6 +97,8 @@ class DataOptions:
     """Compute in float64."""
     json: bool = False
     """Print the result as JSON and nothing else."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder, so that the same command starts faster the next time."""
 
 
 class Job(NamedTuple):
