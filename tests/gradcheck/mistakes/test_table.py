@@ -1,0 +1,305 @@
+"""Each row of MISTAKES on NumPy arrays: what it explains, and what it leaves alone."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from jaxgd.gradcheck.inputs import Point
+from jaxgd.gradcheck.mistakes.study import Case, Place, Study
+from jaxgd.gradcheck.mistakes.table import MISTAKES
+from jaxgd.gradcheck.report import Kind
+
+LAMBDA = 0.3
+"""A scalar argument of the loss."""
+
+
+def points(count=3):
+    """Parameters of two leaves and arguments; the arguments move at the last place."""
+    rng = np.random.default_rng(0)
+    arguments = [np.array(LAMBDA), rng.normal(size=(6, 3))]
+    for number in range(count):
+        moved = [arguments[0] * 1.7, arguments[1] + 1] if number == 2 else arguments
+        # Dyadic numbers, so that sums and differences below are exact.
+        yield Point([np.round(8 * rng.normal(size=(2, 3))) / 8 + 1 / 16, rng.normal(size=3)], moved, [])
+
+
+def right(point):
+    """A gradient that is not symmetric in anything: of no particular loss."""
+    weights, bias = point.params
+    lam, rows = point.floats
+    by_weights = np.sin(weights) + np.outer([1.0, -2.0], bias) + lam * rows[:2] ** 2
+    return [by_weights, np.cos(3 * bias) + weights.sum(0) * rows[1] + 0.2]
+
+
+def study_of(change, leaf=0, trace=None, names=("['w']", "['b']")):
+    """A study of the gradient with one leaf replaced by `change(right leaf, point)`."""
+
+    def hand(point):
+        leaves = right(point)
+        leaves[leaf] = np.asarray(change(leaves[leaf], point), np.float64)
+        return leaves
+
+    places = [Place(point, hand(point), right(point)) for point in points()]
+    with np.errstate(invalid="ignore"):
+        bad = [np.abs(a - b) > 1e-12 for a, b in zip(places[0].hand, places[0].right, strict=True)]
+    case = Case(
+        names=list(names),
+        labels=["lam", "rows"],
+        point=places[0].point,
+        hand=places[0].hand,
+        reference=places[0].right,
+        bad=bad,
+        wrong=[leaf],
+        both=lambda point: (hand(point), right(point)),
+        right=right,
+        elsewhere=lambda distance, arguments=False: moved(places[0].point, distance, arguments),
+        trace=trace,
+    )
+    return Study(case, places, lambda: None)
+
+
+def moved(point, distance, arguments):
+    rng = np.random.default_rng(int(10 * distance))
+    floats = [leaf * 1.5 for leaf in point.floats] if arguments else point.floats
+    return point._replace(
+        params=[leaf + distance * rng.normal(size=leaf.shape) for leaf in point.params], floats=floats
+    )
+
+
+FIRST = next(points())
+
+
+class Example(NamedTuple):
+    """A mistake: the row that names it, what was done, kind and part of the words."""
+
+    row: str
+    change: Any
+    kind: Kind
+    words: str
+    leaf: int = 0
+
+
+EXAMPLES = [
+    Example("zero", lambda g, p: 0 * g, Kind.ZERO, "zero everywhere"),
+    Example("stale", lambda g, p: right(FIRST)[0], Kind.STALE, "values of another call"),
+    Example("factor", lambda g, p: -g, Kind.SIGN, "-1 times the gradient in all 6 entries: the sign is wrong"),
+    Example("factor", lambda g, p: 2 * g, Kind.FACTOR, "a factor 2 too much, or a factor 1/2 missing"),
+    Example(
+        "factor", lambda g, p: g / 2, Kind.FACTOR, "0.5 times the gradient in all 6 entries: a factor 2 is missing"
+    ),
+    Example("factor", lambda g, p: 6 * g, Kind.FACTOR, "a factor 1/6 is missing (6 is the length of axis 0 of rows)"),
+    Example("factor", lambda g, p: g / 6, Kind.FACTOR, "a factor 1/6 is too much (6 is the length of axis 0 of rows)"),
+    Example("factor", lambda g, p: g / 36, Kind.FACTOR, "a factor 1/6^2 is too much"),
+    Example("factor", lambda g, p: g * 5 / 6, Kind.FACTOR, "5 stands for 6"),
+    Example("factor", lambda g, p: -1.001 * g, Kind.FACTOR, "the sign is wrong, and a constant factor 1.001"),
+    Example(
+        "other leaf",
+        lambda g, p: 3 * right(p)[0].sum(0),
+        Kind.SWAPPED,
+        "3 times the gradient of ['w'] summed over axis 0",
+        1,
+    ),
+    Example("other order", lambda g, p: g[::-1], Kind.ORDER, "the gradient reversed along axis 0"),
+    Example("other order", lambda g, p: g[:, ::-1], Kind.ORDER, "the gradient reversed along axis 1"),
+    Example("other order", lambda g, p: np.roll(g, 1), Kind.ORDER, "shifted by one along axis 0", 1),
+    Example("other order", lambda g, p: np.roll(g, -1), Kind.ORDER, "shifted by one, backwards, along axis 0", 1),
+    Example(
+        "other order", lambda g, p: g.T.reshape(g.shape), Kind.TRANSPOSED, "the transpose of the gradient, reshaped"
+    ),
+    Example("other order", lambda g, p: g[[1, 0, 2]], Kind.ORDER, "in another order, in the block [0:2]", 1),
+    Example(
+        "argument",
+        lambda g, p: right(p._replace(floats=[p.floats[0], 0 * p.floats[1]]))[1],
+        Kind.ARGUMENT,
+        "as if rows were 0: it is left out",
+        1,
+    ),
+    Example(
+        "argument",
+        lambda g, p: right(p._replace(floats=[p.floats[0] ** 0, p.floats[1]]))[0],
+        Kind.ARGUMENT,
+        "as if lam were 1: it is left out",
+    ),
+    Example(
+        "argument",
+        lambda g, p: right(p._replace(floats=[-p.floats[0], p.floats[1]]))[0],
+        Kind.ARGUMENT,
+        "as if lam had the other sign",
+    ),
+    Example(
+        "argument",
+        lambda g, p: right(p._replace(floats=[1 - p.floats[0], p.floats[1]]))[0],
+        Kind.ARGUMENT,
+        "as if lam were replaced by 1 minus it",
+    ),
+    Example(
+        "argument",
+        lambda g, p: right(p._replace(params=[p.params[0], 0 * p.params[1]]))[0],
+        Kind.ARGUMENT,
+        "as if ['b'] were 0",
+    ),
+    Example(
+        "penalty",
+        lambda g, p: g + 0.01 * p.params[0],
+        Kind.PENALTY,
+        "0.01 times ['w'] too much: a penalty on ['w'] that the loss does not have",
+    ),
+    Example(
+        "penalty",
+        lambda g, p: g - p.floats[0] * p.params[0],
+        Kind.PENALTY,
+        "lam times ['w'] too little: a penalty on ['w'] that the loss has more of",
+    ),
+    Example("penalty", lambda g, p: g + np.sign(p.params[0]), Kind.PENALTY, "1 times the sign of ['w'] too much"),
+    Example(
+        "penalty",
+        lambda g, p: g + 2 * np.abs(p.params[0]),
+        Kind.PENALTY,
+        "2 times the absolute value of ['w'] too much",
+    ),
+    Example("penalty", lambda g, p: g + np.exp(p.params[0]), Kind.DERIVATIVE, "exp(['w']) too much"),
+    Example("penalty", lambda g, p: g - 1 / p.params[0], Kind.DERIVATIVE, "1 / ['w'] too little: a term is left out"),
+    Example("penalty", lambda g, p: g + p.params[0] ** 2, Kind.DERIVATIVE, "['w']^2 too much"),
+    Example(
+        "penalty index",
+        lambda g, p: g + 0.5 * np.array([[0, 1, -1], [0, 0, 0]]) * p.params[0],
+        Kind.PENALTY,
+        "0.5 times ['w'] too much in entry [0, 1], which the loss does not penalise, and too little in entry [0, 2]",
+    ),
+    Example("constant", lambda g, p: g + 0.1, Kind.CONSTANT, "has 0.1 too much in all 6 entries"),
+    Example(
+        "constant", lambda g, p: g - p.floats[0] * np.array([1, 0, 0]), Kind.CONSTANT, "has lam too little in column 0"
+    ),
+    Example("cut down", lambda g, p: np.abs(g), Kind.CLIPPED, "the signs are lost"),
+    Example("cut down", lambda g, p: np.sign(g), Kind.CLIPPED, "only the sign"),
+    Example("cut down", lambda g, p: g**2, Kind.CLIPPED, "the square of the gradient"),
+    Example("cut down", lambda g, p: g / np.sqrt(np.sum(g**2)), Kind.CLIPPED, "divided by its norm"),
+    Example(
+        "cut down",
+        lambda g, p: g / np.sqrt(sum(np.sum(leaf**2) for leaf in right(p))),
+        Kind.CLIPPED,
+        "the norm of all leaves",
+    ),
+    Example("cut down", lambda g, p: np.clip(g, -0.5, 0.5), Kind.CLIPPED, "clipped to a largest size"),
+    Example(
+        "cut down", lambda g, p: np.full_like(g, g.sum()), Kind.CLIPPED, "the sum of the gradient over all entries"
+    ),
+    Example(
+        "cut down", lambda g, p: np.full_like(g, g.mean()), Kind.CLIPPED, "the mean of the gradient over all entries"
+    ),
+    Example("cut down", lambda g, p: np.maximum(g, 0), Kind.CLIPPED, "the positive part"),
+    Example("rounded", lambda g, p: g.astype(np.float16), Kind.PRECISION, "rounded to float16"),
+    Example("rounded", lambda g, p: g.astype(np.float32), Kind.PRECISION, "rounded to float32"),
+    Example(
+        "some entries",
+        lambda g, p: g * np.array([[1, 1, 1], [0, 0, 0]]),
+        Kind.ENTRIES,
+        "is zero in row 1; all other entries are right",
+    ),
+    Example(
+        "some entries", lambda g, p: g * np.array([1, -1, 1]), Kind.ENTRIES, "is -1 times the gradient in column 1"
+    ),
+    Example(
+        "some entries",
+        lambda g, p: g * np.array([2.5, 1, 1]),
+        Kind.ENTRIES,
+        "is 2.5 times the gradient in entry [0]",
+        1,
+    ),
+    Example(
+        "updated",
+        lambda g, p: right(p._replace(params=[p.params[0] - 0.05 * right(p)[0], p.params[1]]))[1],
+        Kind.STALE,
+        "after ['w'] has been updated with learning rate 0.05",
+        1,
+    ),
+    Example("argument term", lambda g, p: g + p.floats[1][:2] ** 3, Kind.CONSTANT, "a term of the arguments"),
+    Example("fixed", lambda g, p: p.floats[1][:2] ** 3, Kind.STALE, "does not change with the parameters"),
+    Example(
+        "varying penalty",
+        lambda g, p: g + np.sin(p.params[1][0]) * p.params[0],
+        Kind.PENALTY,
+        "that changes from point to point",
+    ),
+]
+
+BY_PASSES = {"one change", "one term", "two changes", "rows"}
+"""Rows that need the loss itself; see test_steps.py."""
+
+
+def row(name):
+    return next(mistake for mistake in MISTAKES if mistake.name == name)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=[f"{e.row}: {e.words[:50]}" for e in EXAMPLES])
+def test_a_row_names_its_mistake(example):
+    made = study_of(example.change, example.leaf)
+    with np.errstate(all="ignore"):
+        found = row(example.row).explain(made, [example.leaf])
+    assert example.leaf in found
+    assert found[example.leaf].kind is example.kind
+    assert example.words in found[example.leaf].words
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=[f"{e.row}: {e.words[:50]}" for e in EXAMPLES])
+def test_no_row_explains_a_mistake_with_noise_in_it(example):
+    """The same mistake with other numbers added at each place is nobody's."""
+
+    def noisy(gradient, point):
+        noise = np.random.default_rng(int(1e6 * abs(point.params[0].sum()))).normal(size=gradient.shape)
+        return example.change(gradient, point) + 0.1 * noise
+
+    made = study_of(noisy, example.leaf)
+    with np.errstate(all="ignore"):
+        found = {mistake.name: mistake.explain(made, [example.leaf]) for mistake in MISTAKES}
+    assert not any(found.values()), found
+
+
+def test_every_row_has_an_example():
+    assert {example.row for example in EXAMPLES} | BY_PASSES == {mistake.name for mistake in MISTAKES}
+
+
+def test_the_order_of_the_table():
+    """Where two rows explain the same gradient, the first one is meant."""
+    names = [mistake.name for mistake in MISTAKES]
+    for first, second in [
+        ("zero", "factor"),
+        ("stale", "fixed"),
+        ("factor", "one change"),
+        ("other leaf", "other order"),
+        ("argument", "one change"),
+        ("penalty", "penalty index"),
+        ("constant", "argument term"),
+        ("rows", "some entries"),
+        ("some entries", "one change"),
+        ("one change", "two changes"),
+        ("one change", "one term"),
+        ("penalty", "varying penalty"),
+    ]:
+        assert names.index(first) < names.index(second)
+
+
+def test_leaves_that_are_swapped():
+    """Of the same shape, exchanged."""
+
+    def other(gradient, point):
+        del gradient
+        return right(point)[1]
+
+    places = list(points())
+    names = ["['a']", "['b']"]
+    two = [Place(p, [right(p)[1], right(p)[1]], [2 * right(p)[1] + 1, right(p)[1]]) for p in places]
+    made = study_of(other, 1)
+    made = made._replace(case=made.case._replace(names=names, hand=two[0].hand, reference=two[0].right), places=two)
+    found = row("other leaf").explain(made, [0])
+    assert found[0].kind is Kind.SWAPPED
+    assert found[0].words == "is the gradient of ['b']: leaves are swapped."
+
+
+def test_a_square_leaf_that_is_transposed():
+    made = study_of(lambda g, p: g)
+    square = [Place(p, [right(p)[0][:, :2].T], [right(p)[0][:, :2]]) for p in points()]
+    case = made.case._replace(names=["m"], hand=square[0].hand, reference=square[0].right)
+    found = row("other order").explain(made._replace(case=case, places=square), [0])
+    assert found[0].words == "is the transpose of the gradient."
