@@ -326,6 +326,7 @@ def _other_arrays(reading: Reading, index: int) -> Iterator[tuple[Edge, Change]]
             if tape.active[step.ins[position]]:
                 used = step.ins[1 - position]
                 for number in _alike(reading, tape.values[used].shape, index, (used, step.outs[0])):
+                    turn = _turn(reading, number, index)
                     yield (
                         Edge(index, position),
                         Change(
@@ -334,6 +335,17 @@ def _other_arrays(reading: Reading, index: int) -> Iterator[tuple[Edge, Change]]
                             functools.partial(_multiplied_by, number=number),
                         ),
                     )
+
+
+TURNS = {0: " of the same turn", 1: " of the next turn", -1: " of the turn before"}
+
+
+def _turn(reading: Reading, number: int, index: int) -> str:
+    """In which turn of a recurrence a value was computed, as seen from an operation."""
+    made = reading.producer.get(number)
+    if made is None or reading.turns[made] == -1 or reading.turns[index] == -1:
+        return ""
+    return TURNS.get(reading.turns[made] - reading.turns[index], " of another turn")
 
 
 def _escaped(text: str) -> str:
