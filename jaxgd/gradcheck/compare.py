@@ -10,6 +10,7 @@ from jaxgd.gradcheck import points, reference, ties
 from jaxgd.gradcheck.backward.program import name_of_unit
 from jaxgd.gradcheck.facts import GradientFacts, LossFacts
 from jaxgd.gradcheck.inputs import Arrays
+from jaxgd.gradcheck.mistakes.nonfinite import origin
 from jaxgd.gradcheck.pair import Pair, dot, gap, ratio, size
 from jaxgd.gradcheck.reference import Gradients
 from jaxgd.gradcheck.report import Finding, Kind, Status
@@ -212,8 +213,18 @@ def _not_finite(measured: _Measured, leaf: int) -> Comparison:
     values = _by_entry(measured, leaf, bad)
     good = values is not None and np.isfinite(values).all()
     also = f" The slope of the values of the loss is {values[0]:.6g} there." if good and values is not None else ""
-    message = f"{said}; reverse mode of the loss is not finite there either.{also}"
+    message = f"{said}; reverse mode of the loss is not finite there either.{also}{_origin(measured)}"
     return Comparison(Status.WRONG, right, Finding(path, Kind.NONFINITE, message))
+
+
+def _origin(measured: _Measured) -> str:
+    """On a line of its own, the operation that makes the first NaN or infinity."""
+    pair = measured.pair
+    if not (pair.loss.traceable and pair.loss.way.wide):
+        return ""
+    names = [*(name or "params" for name in pair.names), *pair.labels]
+    sentence = origin(reference.program(pair, pair.base), pair.base, names)
+    return f"\n{sentence}" if sentence else ""
 
 
 def _by_entry(measured: _Measured, leaf: int, mask: Any) -> Any:

@@ -202,9 +202,16 @@ ANY = (
            lambda s, g, r: np.roll(r, -1, 1), lambda s: s.x.ndim > 0 and len(s.x) > 2 and s.step.name != "index"),
 )  # fmt: skip
 
+
+def _ignored(site: Site, ahead: Any, right: Any) -> Any:
+    """Ones. If the gradient that arrives is the same everywhere, a factor or a sign is the simpler mistake."""
+    del site
+    size = np.abs(ahead)
+    return right if np.ptp(size) <= 1e-12 * np.max(size) else np.ones_like(ahead)
+
+
 OUTPUT = (
-    Change(D, "the gradient that arrives at {f} is ignored (1 stands in its place)", lambda s, g, r: np.ones_like(g),
-           lambda s: s.y.size > 1),
+    Change(D, "the gradient that arrives at {f} is ignored (1 stands in its place)", _ignored, lambda s: s.y.size > 1),
     Change(D, "the gradient that arrives at {f} is replaced by the value of {f}",
            lambda s, g, r: np.broadcast_to(s.y, g.shape).astype(g.dtype)),
 )  # fmt: skip

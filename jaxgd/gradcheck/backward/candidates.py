@@ -326,18 +326,19 @@ def _other_arrays(reading: Reading, index: int) -> Iterator[tuple[Edge, Change]]
             if tape.active[step.ins[position]]:
                 used = step.ins[1 - position]
                 for number in _alike(reading, tape.values[used].shape, index, (used, step.outs[0])):
-                    turn = _turn(reading, number, index)
+                    name = f"{_escaped(label(reading, number))}{_turn(reading, number, index)}"
                     yield (
                         Edge(index, position),
                         Change(
                             Kind.OPERAND,
-                            f"in the {noun} {{f}}, {_escaped(label(reading, number))} stands in place of {{other}}",
+                            f"in the {noun} {{f}}, {name} stands in place of {{other}}",
                             functools.partial(_multiplied_by, number=number),
                         ),
                     )
 
 
 TURNS = {0: " of the same turn", 1: " of the next turn", -1: " of the turn before"}
+"""Turns of a recurrence, by their distance."""
 
 
 def _turn(reading: Reading, number: int, index: int) -> str:

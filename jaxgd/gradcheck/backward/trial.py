@@ -1,7 +1,7 @@
 """Trying candidates: the backward pass under each, beside the gradient that is to be explained."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,26 +114,3 @@ def _compare(rows: Any, target: Any) -> tuple[Any, ...]:
         misfit(flat[0] + share[:, None] * delta),
         np.max(np.abs(delta), axis=1, initial=0.0),
     )
-
-
-def first_nonfinite(tape: Tape, describe: Callable[[int, int], str]) -> str:
-    """Where the backward pass makes the first NaN or infinity out of finite numbers.
-
-    Args:
-      tape: the loss at a point.
-      describe: words for an operation and the number of its input.
-
-    Returns:
-      Words; "" if all is finite.
-    """
-    found = backward(tape)
-    for index in range(len(tape.steps) - 1, -1, -1):
-        step = tape.steps[index]
-        ahead = [found.get(number) for number in step.outs]
-        if not step.active or all(rows is None or not np.isfinite(rows).all() for rows in ahead):
-            continue
-        with np.errstate(all="ignore"):
-            for position, number in enumerate(step.ins):
-                if tape.active[number] and not np.isfinite(tape.pull(step, ahead, position)).all():
-                    return describe(index, position)
-    return ""

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
-from jaxgd.gradcheck.backward.program import equations, quote
+from jaxgd.gradcheck.backward.tape import TooLongError, record
 from jaxgd.gradcheck.mistakes.study import Study
 
 SIMPLE = {2.0: "2", 3.0: "3", 4.0: "4", 0.5: "1/2", 0.25: "1/4", 1 / 3: "1/3"}
@@ -92,21 +93,30 @@ def cause(study: Study, c: float, exact: float = 1e-9) -> str:
     return f"a constant factor {abs(c):.10g} is too much"
 
 
-def the_only(study: Study, primitives: tuple[str, ...], noun: str) -> str:
-    """Where the loss has the operation from which a factor comes, if it has only one.
+def the_only(study: Study, leaf: int, primitives: tuple[str, ...], noun: str) -> str:
+    """Where the operation stands from which a factor comes, if only one of its kind depends on a leaf.
 
     Args:
       study: the case.
+      leaf: number of the leaf.
       primitives: names of the operation.
       noun: what it is called.
 
     Returns:
-      A line such as "The only difference in the loss is `a - b` (model.py:12)", or "".
+      A line such as "The only difference of ['w'] in the loss is `w - b` (model.py:12).", or "".
     """
-    if study.case.trace is None:
+    case = study.case
+    if case.trace is None:
         return ""
-    places = {quote(eqn) for eqn in equations(study.case.trace(study.case.point)) if eqn.primitive.name in primitives}
-    return f"\nThe only {noun} in the loss is {places.pop()}." if len(places) == 1 and "" not in places else ""
+    inputs = jax.tree.leaves(case.point)
+    try:
+        tape = record(case.trace(case.point), inputs, [i == leaf for i in range(len(inputs))], through=case.through)
+    except (TooLongError, NotImplementedError, TypeError, ValueError):
+        return ""
+    places = {step.source.quote() for step in tape.steps if step.active and step.name in primitives}
+    if len(places) != 1 or "" in places:
+        return ""
+    return f"\nThe only {noun} that depends on {study.name(leaf)} in the loss is {places.pop()}."
 
 
 def times(c: float) -> str:

@@ -48,13 +48,13 @@ def factor(study: Study, leaf: int) -> Explanation | None:
     entries = f" in all {count} entries" if count > 1 else ""
     tolerance = 10 * study.case.exact
     if abs(c + 1) < tolerance:
-        only = the_only(study, ("sub", "neg"), "difference")
+        only = the_only(study, leaf, ("sub", "neg"), "difference")
         return Explanation(Kind.SIGN, f"is -1 times the gradient{entries}: the sign is wrong.{only}")
     sign = "the sign is wrong, and " if c < 0 else ""
     return Explanation(
         Kind.FACTOR,
         f"is {c:.4g} times the gradient{entries}: {sign}{cause(study, c, max(tolerance, 1e-9))}"
-        f".{the_only(study, ('square', 'integer_pow'), 'square') if abs(c) in (0.5, 2.0) else ''}",
+        f".{the_only(study, leaf, ('square', 'integer_pow'), 'square') if abs(c) in (0.5, 2.0) else ''}",
     )
 
 
