@@ -14,17 +14,11 @@ from jaxgd.validation import check_count, check_rows
 
 
 class Epochs(NamedTuple):
-    """How the rows of a batch are cut up; all static.
+    """How the rows of a batch are cut up; all static."""
 
-    Attributes:
-      num_rows: N; 0 if every step takes the whole batch, which may then have no rows.
-      batch_size: B; 0 for the full batch.
-      steps_per_epoch: ceil(N / B); 1 for the full batch.
-    """
-
-    num_rows: int
-    batch_size: int
-    steps_per_epoch: int
+    num_rows: int  # N; 0 if every step takes the whole batch, which may then have no rows
+    batch_size: int  # B; 0 for the full batch
+    steps_per_epoch: int  # ceil(N / B); 1 for the full batch
 
 
 def cut(batch: Any, batch_size: int | None) -> Epochs:

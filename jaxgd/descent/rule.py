@@ -53,13 +53,5 @@ def gradient_descent(learning_rate: Any) -> optax.GradientTransformation:
 
 
 def rate_at(learning_rate: Any, step: jax.Array | None) -> Any:
-    """The learning rate of a step.
-
-    Args:
-      learning_rate: a number, a scalar, or a function step -> rate.
-      step: `[]` integer, 0 at the first update; only a function looks at it.
-
-    Returns:
-      A scalar.
-    """
+    """The learning rate of a step, 0 at the first update; only a function step -> rate looks at it."""
     return learning_rate(step) if callable(learning_rate) else learning_rate

@@ -14,16 +14,7 @@ def permutation(key: jax.Array, num_rows: int, first: Any = 0, count: int | None
 
     `jax.random.permutation` sorts pairs of words, always all of them. Fewer than 4096 rows are sorted here
     as single words, five times as fast; more are enciphered, which is arithmetic on the wanted entries only. One key
-    means one order, however it is asked for.
-
-    Args:
-      key: draws the order.
-      num_rows: N. Static.
-      first: `[]` integer, the first wanted entry.
-      count: how many entries, none beyond the last. Static; None is all N.
-
-    Returns:
-      `[count]` int32; over all N entries each row once.
+    means one order, however it is asked for: `[count]` int32. `num_rows` and `count` are static.
     """
     count = num_rows if count is None else count
     if num_rows < 4096:  # from there on, sorting takes longer than descending on the rows
