@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.gradcheck.inputs import Layout, Static
+from jaxgd.gradcheck.inputs import Layout
+from jaxgd.gradcheck.leaf import Static
 
 
 class Answer:
@@ -38,7 +39,7 @@ def pack(tree: Any) -> Answer:
       The numeric leaves, and what `unpack` needs to put the tree together again.
     """
     leaves, treedef = jax.tree.flatten(tree)
-    numeric = [_is_numeric(leaf) for leaf in leaves]
+    numeric = [is_numeric(leaf) for leaf in leaves]
     others = tuple(None if is_array else Static(leaf) for leaf, is_array in zip(leaves, numeric, strict=True))
     return Answer([leaf for leaf, is_array in zip(leaves, numeric, strict=True) if is_array], (treedef, others))
 
@@ -57,13 +58,21 @@ def unpack(answer: Answer) -> Any:
     return treedef.unflatten([next(arrays) if other is None else other.value for other in others])
 
 
-def _is_numeric(leaf: Any) -> bool:
+def is_numeric(leaf: Any) -> bool:
+    """Whether a leaf is a number, an array or a tensor.
+
+    Args:
+      leaf: anything, also the shape of an array.
+
+    Returns:
+      The answer.
+    """
     if type(leaf) in (int, float, complex):
         return True
     dtype = getattr(leaf, "dtype", None)
     if dtype is None or not hasattr(leaf, "shape"):
         return False
-    return isinstance(leaf, jax.Array) or (isinstance(dtype, np.dtype) and dtype.kind in "biufcV")
+    return isinstance(leaf, jax.Array) or not isinstance(dtype, np.dtype) or dtype.kind in "biufcV"
 
 
 def paths(tree: Any) -> list[str]:
@@ -111,7 +120,7 @@ def find_part(answer: Any, names: Sequence[str], *, has_aux: bool) -> tuple[int,
         return ()
     first = answer[0]
     value = first[0] if has_aux and isinstance(first, tuple) and first else first
-    if _is_numeric(value) and np.size(value) == 1 and fits(answer[1]):
+    if is_numeric(value) and np.size(value) == 1 and fits(answer[1]):
         return (1,)
     return (0,) if has_aux and fits(first) else ()
 

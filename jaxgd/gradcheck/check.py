@@ -1,5 +1,6 @@
 """Whether a gradient is right: form, reference, comparison, explanation, report."""
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable
@@ -234,20 +235,11 @@ def _check_numbers(
 
 def _explained(case: Case) -> list[Finding]:
     """The mistakes; the search over the backward pass is left out if it raises."""
-    try:
-        return explain(case)
-    except Exception:
-        try:
-            return explain(case._replace(trace=None))
-        except Exception:
-            return [
-                Finding(
-                    case.names[i],
-                    Kind.UNKNOWN,
-                    f"{case.names[i] or 'params'} is wrong; the search for the cause failed.",
-                )
-                for i in case.wrong
-            ]
+    for search in (case, case._replace(trace=None)):
+        with contextlib.suppress(Exception):  # an error in the search may cost the cause, never the result
+            return explain(search)
+    failed = "is wrong; the search for the cause failed."
+    return [Finding(case.names[i], Kind.UNKNOWN, f"{case.names[i] or 'params'} {failed}") for i in case.wrong]
 
 
 def _inside(
@@ -334,12 +326,15 @@ def _by_values(pair: Pair, rng: np.random.Generator, grad: facts.GradientFacts, 
     compared = [_leaf_by_values(pair, rng, hand, i, max(unit, facts.EPS64)) for i in range(len(pair.names))]
     orders = [order for _, _, order in compared if order is not None]
     unknown = [i for i, (_, finding, _) in enumerate(compared) if finding and finding.kind is Kind.UNKNOWN]
-    named = {finding.leaf: finding for finding in untraced.causes(pair, rng, hand, unknown, seconds)} if unknown else {}
+    named: dict[str, Finding] = {}
+    with contextlib.suppress(Exception):  # an error in the search may cost the cause, never the result
+        found = untraced.causes(pair, rng, hand, unknown, seconds) if unknown else []
+        named = {finding.leaf: finding for finding in found}
     return report_of(
         [named.get(finding.leaf, finding) for _, finding, _ in compared if finding],
         tuple(leaf for leaf, _, _ in compared),
         min(orders, default=None),
-        "values of the loss only (it cannot be traced by jax)",
+        f"values of the loss only (it cannot be {'differentiated' if pair.loss.traceable else 'traced'} by jax)",
     )
 
 

@@ -166,6 +166,9 @@ def about_the_run(pair: Pair, loss: LossFacts) -> list[Finding]:
             f"{dtype}, measured; smaller errors cannot be seen."
         )
         found.append(Finding("", Kind.PRECISION, message, False))
+    if pair.grad.changes:
+        message = f"`grad` writes to {', '.join(pair.grad.changes)}: the caller's array is another one after the call."
+        found.append(Finding("", Kind.STALE, message, False))
     if pair.grad.part == (1,):
         value = pair.grad.value(pair.layout, pair.base)
         (right,) = pair.loss.values(pair.layout, pair.base, pair.base.params, np.zeros(1))

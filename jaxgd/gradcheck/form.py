@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.gradcheck.answer import by_path
-from jaxgd.gradcheck.inputs import Layout, Leaf
+from jaxgd.gradcheck.answer import by_path, is_numeric
+from jaxgd.gradcheck.inputs import Layout
+from jaxgd.gradcheck.leaf import Leaf
 from jaxgd.gradcheck.report import Finding, Kind
 
 
@@ -50,7 +51,9 @@ def compare_form(
     extra = sorted(set(got) - set(wanted))
     missing = [path for path in leaves if path not in got]
     also = f"; it has {', '.join(extra)}, which no parameter has" if extra else ""
-    if missing == [""] and isinstance(answer, (tuple, list)):
+    if answer is None:
+        also = "; `grad` returned None"
+    elif missing == [""] and isinstance(answer, (tuple, list)):
         also = _about_a_sequence(answer, params, layout)
     findings = [
         Finding(path, Kind.STRUCTURE, f"{path or 'params'} has no gradient: the tree returned lacks it{also}.")
@@ -61,7 +64,12 @@ def compare_form(
             Finding(path, Kind.STRUCTURE, f"{path} is in the tree returned, but no parameter has this path.")
             for path in extra
         ]
-    present = [path for path in leaves if path in got]
+    present = [path for path in leaves if path in got and is_numeric(got[path])]
+    findings += [
+        Finding(path, Kind.STRUCTURE, f"{path or 'params'} is a {type(got[path]).__name__}, not a number or an array.")
+        for path in leaves
+        if path in got and not is_numeric(got[path])
+    ]
     if not missing and not extra:
         findings += [Finding("", Kind.STRUCTURE, message) for message in _containers(answer, params, "")]
     shapes = {path: (tuple(np.shape(got[path])), tuple(np.shape(wanted[path]))) for path in present}

@@ -5,16 +5,14 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.gradcheck.answer import part_of, select
+from jaxgd.gradcheck.derivatives import DERIVATIVES, along, torch_gradient
 from jaxgd.gradcheck.inputs import Arrays, Layout, Point
 from jaxgd.gradcheck.precision import precision
-from jaxgd.gradcheck.programs import Programs
-
-EPS32, EPS64 = (float(np.finfo(dtype).eps) for dtype in (np.float32, np.float64))
+from jaxgd.gradcheck.programs import Programs, run_in
 
 
 class Way(NamedTuple):
@@ -68,7 +66,7 @@ class Loss:
 
     @functools.cached_property
     def _along(self) -> Programs:
-        return Programs(functools.partial(_along, self.scalar))
+        return Programs(functools.partial(along, self.scalar))
 
     @functools.cached_property
     def _derivatives(self) -> Programs:
@@ -98,10 +96,10 @@ class Loss:
           Its leaves.
         """
         if self.derivative == "torch":
-            run: Callable[..., Any] = functools.partial(_torch_gradient, self.function, self.has_aux)
+            run: Callable[..., Any] = functools.partial(torch_gradient, self.function, self.has_aux)
         else:
             run = self._derivatives
-        return _run(run, self.wide, layout, point, dtype)
+        return run_in(run, self.wide, layout, point, dtype)
 
     def values(self, layout: Layout, point: Point, direction: Arrays, steps: Any) -> Any:
         """The loss in float64 at `params + step direction`, for several steps.
@@ -134,12 +132,12 @@ class Loss:
     def _value(self, layout: Layout, point: Point) -> Any:
         """The loss at a point without tracing it, or in the dtypes given."""
         if self.way.traced:
-            return _run(lambda *args: [self._scalars(*args)], self.way.wide, layout, point, np.float64)[0]
+            return run_in(lambda *args: [self._scalars(*args)], self.way.wide, layout, point, np.float64)[0]
 
         def call(layout: Layout, point: Point) -> list[Any]:
             return [value_of(layout.call(self.function, point, family=self.way.family), self.has_aux)]
 
-        return np.reshape(_run(call, self.way.wide, layout, point, np.float64)[0], ())
+        return np.reshape(run_in(call, self.way.wide, layout, point, np.float64)[0], ())
 
 
 CHUNK = 13
@@ -157,6 +155,7 @@ class Gradient:
       answer: the gradient that it returned, or its shapes, in the dtypes given.
       program: its jaxpr, in float64 if possible; None if it cannot be traced.
       stateful: whether two traces differ.
+      changes: names of the parameters and arguments that it writes to.
       facts: what others have derived from it, by keys of their own.
     """
 
@@ -166,6 +165,7 @@ class Gradient:
     answer: Any
     program: Any = None
     stateful: bool = False
+    changes: tuple[str, ...] = ()
     facts: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -193,7 +193,7 @@ class Gradient:
           The value; only for a gradient whose `part` is (1,).
         """
         run = self._values if self.way.traced else self._value
-        return float(np.ravel(_run(run, self.way.wide, layout, point, np.float64)[0])[0])
+        return float(np.ravel(run_in(run, self.way.wide, layout, point, np.float64)[0])[0])
 
     @functools.cached_property
     def _leaves(self) -> Programs:
@@ -224,7 +224,7 @@ class Gradient:
           One leaf for each real parameter of the layout.
         """
         run = self._leaves if self.way.traced else lambda *args: select(self.tree(*args), layout)
-        return _run(run, self.way.wide, layout, point, dtype)
+        return run_in(run, self.way.wide, layout, point, dtype)
 
 
 class BadLoss(ValueError):
@@ -251,7 +251,11 @@ def value_of(answer: Any, has_aux: bool) -> Any:
     value = answer[0] if has_aux else answer
     if isinstance(value, (tuple, list, dict)) or value is None:
         got = "None" if value is None else f"a {type(value).__name__} of {len(value)}"
-        hint = " If it returns (value, auxiliary output), pass has_aux=True." if type(value) is tuple else ""
+        hints = {
+            "tuple": " If it returns (value, auxiliary output), pass has_aux=True.",
+            "dict": " Were `loss` and `grad` exchanged?",
+        }
+        hint = hints.get(type(value).__name__, "")
         raise BadLoss(f"`loss` must return a floating scalar [], got {got}.{hint}")
     value = value.detach().cpu().numpy() if hasattr(value, "detach") else value
     array = value if hasattr(value, "dtype") else np.asarray(value)
@@ -259,86 +263,3 @@ def value_of(answer: Any, has_aux: bool) -> Any:
         real = " Return its real part." if jnp.issubdtype(array.dtype, jnp.complexfloating) else ""
         raise BadLoss(f"`loss` must return a floating scalar [], got {array.dtype}{list(array.shape)}.{real}")
     return value
-
-
-def _run(run: Callable[..., Any], wide: bool, layout: Layout, point: Point, dtype: Any) -> Arrays:
-    """Leaves in a dtype; those of a function that runs in the given dtypes only as if it had run in the other."""
-
-    def host(point: Point) -> Arrays:
-        return [np.asarray(leaf) for leaf in run(layout, point)]
-
-    if dtype is None or np.dtype(dtype) == np.float64:
-        if wide or dtype is None:
-            with precision(dtype):
-                return host(point)
-        return [np.asarray(leaf, np.float64) for leaf in host(layout.as_given(point))]
-    if wide:
-        try:
-            with precision(dtype):
-                return host(point)
-        except Exception:  # an array in a closure has another dtype
-            return _moved(lambda point: _run(run, wide, layout, point, np.float64), point, EPS64)
-    given = layout.as_given(point)
-    eps = max(float(jnp.finfo(np.asarray(leaf).dtype).eps) for leaf in given.params)
-    return _moved(lambda point: host(layout.as_given(point)), point, eps)
-
-
-def _moved(run: Callable[[Point], Arrays], point: Point, eps: float) -> Arrays:
-    """Leaves that show how much rounding there is, for a function that cannot be evaluated in float32 and float64.
-
-    The inputs are moved by one unit in the last place, and the change is scaled to the unit of float32.
-    """
-    rng = np.random.default_rng(3)
-    params = [np.asarray(leaf, np.float64) for leaf in point.params]
-    moved = [leaf * (1 + eps * rng.choice([-1.0, 1.0], leaf.shape)) for leaf in params]
-    here, there = (
-        [np.asarray(leaf, np.float64) for leaf in run(point._replace(params=leaves))] for leaves in (params, moved)
-    )
-    return [leaf + (other - leaf) * (EPS32 / eps) for leaf, other in zip(here, there, strict=True)]
-
-
-def _along(scalar: Callable[..., Any], layout: Layout, point: Point, direction: Arrays, steps: Any) -> Any:
-    """A loss at several steps along a direction."""
-
-    def at(step: Any) -> Any:
-        moved = [leaf + step * part for leaf, part in zip(point.params, direction, strict=True)]
-        return scalar(layout, point._replace(params=moved))
-
-    return jax.lax.map(at, steps)
-
-
-def _reverse_mode(scalar: Callable[..., Any], layout: Layout, point: Point) -> list[Any]:
-    return list(jax.grad(lambda params: scalar(layout, point._replace(params=params)))(point.params))
-
-
-def _forward_mode(scalar: Callable[..., Any], layout: Layout, point: Point) -> list[Any]:
-    """One pass for each parameter, for losses with a while_loop."""
-
-    def slope(leaf: int, index: Any) -> Any:
-        def along(step: Any) -> Any:
-            moved = jnp.ravel(jnp.asarray(point.params[leaf])).at[index].add(step)
-            params = [*point.params]
-            params[leaf] = moved.reshape(jnp.shape(point.params[leaf]))
-            return scalar(layout, point._replace(params=params))
-
-        zero = jnp.zeros((), jnp.asarray(point.params[leaf]).dtype)
-        return jax.jvp(along, (zero,), (jnp.ones_like(zero),))[1]
-
-    return [
-        jax.lax.map(functools.partial(slope, i), jnp.arange(np.size(leaf))).reshape(np.shape(leaf))
-        for i, leaf in enumerate(point.params)
-    ]
-
-
-DERIVATIVES: dict[str, Callable[..., Any]] = {"reverse": _reverse_mode, "forward": _forward_mode}
-
-
-def _torch_gradient(function: Callable[..., Any], has_aux: bool, layout: Layout, point: Point) -> list[Any]:
-    """Reverse mode of torch."""
-    import torch
-
-    params = [torch.from_numpy(np.array(leaf)).requires_grad_() for leaf in point.params]
-    answer = layout.call(function, point._replace(params=params), family="given")
-    value = (answer[0] if has_aux else answer).sum()
-    found = torch.autograd.grad(value, params, allow_unused=True)
-    return [np.zeros(leaf.shape) if part is None else part.numpy() for leaf, part in zip(params, found, strict=True)]

@@ -1,6 +1,5 @@
 """Parameters and arguments as real leaves in any dtype, and put together again as the caller gave them."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,57 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgd.gradcheck.leaf import Arrays as Arrays
+from jaxgd.gradcheck.leaf import Leaf, Static, names_of, parts_of, put_together
+from jaxgd.gradcheck.leaf import is_floating as is_floating
 from jaxgd.gradcheck.precision import precision
-
-Arrays = list[Any]
-"""Leaves, in the order of their tree."""
 
 SMALL = 100_000
 """Numbers in parameters and arguments up to which compiling takes longer than running."""
-
-
-class Leaf(NamedTuple):
-    """What a leaf of the caller's trees is, without its numbers.
-
-    Attributes:
-      family: whose array it is: "jax", "numpy", "torch", "python" for a number, "static" for anything that is not
-        numeric, which is held.
-      roles: one for each real part, two for a complex leaf: "param" and "float" are floating numbers of the
-        parameters and of the arguments, "array" any other array.
-      path: where it is in its argument, as `jax.tree_util.keystr` writes it.
-      names: one for each real part: where that is, in words of the caller's call.
-      dtype: of the parts, as the caller gave them.
-      tracked: whether it is a tensor of torch's with `requires_grad`.
-    """
-
-    family: str
-    roles: tuple[str, ...] = ()
-    path: str = ""
-    names: tuple[str, ...] = ()
-    dtype: str = ""
-    tracked: bool = False
-
-
-class Static:
-    """Something that is held, comparable and hashable whatever it is."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def _key(self) -> Any:
-        try:
-            hash(self.value)
-        except TypeError:
-            return id(self.value)
-        return type(self.value), self.value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Static) and bool(self._key() == other._key())
-
-    def __hash__(self) -> int:
-        return hash(self._key())
 
 
 class Layout(NamedTuple):
@@ -114,29 +69,42 @@ class Layout(NamedTuple):
         ]
         return self._replace(leaves=tuple(leaves))
 
-    def call(self, function: Any, point: "Point", *, family: str | None = None) -> Any:
-        """Call a function as the caller would.
+    def arguments(self, point: "Point", *, family: str | None = None) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of the call.
 
         Args:
-          function: takes the arguments of the call.
           point: the leaves, traced or not.
-          family: "numpy" passes NumPy arrays, "given" arrays of the caller's own kind; None passes what `point` holds.
+          family: "numpy" gives NumPy arrays, "given" arrays of the caller's own kind; None gives what `point` holds.
 
         Returns:
-          What the function returns.
+          Positional and keyword arguments.
         """
         pools = {"param": iter(point.params), "float": iter(point.floats), "array": iter(point.arrays)}
         statics = iter(self.statics)
         whole = []
         for leaf in self.leaves:
             parts = [next(pools[role]) for role in leaf.roles]
-            whole.append(_put_together(leaf, parts, family) if parts else next(statics).value)
+            whole.append(put_together(leaf, parts, family) if parts else next(statics).value)
         params, args, kwargs = self.treedef.unflatten(whole)
         positions = (self.argnums,) if isinstance(self.argnums, int) else self.argnums
         values = (params,) if isinstance(self.argnums, int) else params
         positional = list(args)
-        for position, value in sorted(zip(positions, values, strict=True)):
+        for position, value in sorted(zip(positions, values, strict=True), key=lambda pair: pair[0]):
             positional.insert(position, value)
+        return positional, kwargs
+
+    def call(self, function: Any, point: "Point", *, family: str | None = None) -> Any:
+        """Call a function as the caller would.
+
+        Args:
+          function: takes the arguments of the call.
+          point: the leaves, traced or not.
+          family: see `arguments`.
+
+        Returns:
+          What the function returns.
+        """
+        positional, kwargs = self.arguments(point, family=family)
         return function(*positional, **kwargs)
 
     def as_given(self, point: "Point") -> "Point":
@@ -159,24 +127,6 @@ class Layout(NamedTuple):
 
         with np.errstate(over="ignore"):
             return Point(cast(point.params, "param"), cast(point.floats, "float"), point.arrays)
-
-
-def _put_together(leaf: Leaf, parts: Sequence[Any], family: str | None) -> Any:
-    """A leaf from its real parts."""
-    if family is None:
-        return parts[0] if len(parts) == 1 else jax.lax.complex(*map(jnp.asarray, parts))
-    if leaf.roles == ("array",) and leaf.family == "jax":
-        return parts[0]  # perhaps a key, which NumPy cannot hold
-    if leaf.family == "torch":
-        import torch
-
-        tensors = [part if isinstance(part, torch.Tensor) else torch.from_numpy(np.array(part)) for part in parts]
-        whole = tensors[0] if len(tensors) == 1 else torch.complex(*tensors)
-        return whole.requires_grad_() if leaf.tracked else whole
-    value = np.asarray(parts[0]) if len(parts) == 1 else np.asarray(parts[0]) + 1j * np.asarray(parts[1])
-    if family == "given" and leaf.family == "jax":
-        return jnp.asarray(value)
-    return value.item() if leaf.family == "python" else value
 
 
 class Point(NamedTuple):
@@ -210,18 +160,6 @@ class Point(NamedTuple):
 
         with np.errstate(over="ignore"):
             return Point([cast(leaf) for leaf in self.params], [cast(leaf) for leaf in self.floats], self.arrays)
-
-
-def is_floating(leaf: Any) -> bool:
-    """Whether a leaf is a real floating number or array.
-
-    Args:
-      leaf: anything.
-
-    Returns:
-      The answer.
-    """
-    return isinstance(leaf, float) or (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
 class NoFloatingLeaf(TypeError):
@@ -277,7 +215,7 @@ def take_apart(
     pools: dict[str, Arrays] = {"param": [], "float": [], "array": []}
     for path, value in paths:
         of_params = path[0].idx == 0
-        family, dtype, parts = _parts(value, number=of_params and integers)
+        family, dtype, parts = parts_of(value, number=of_params and integers)
         tracked = family == "torch" and bool(value.requires_grad)
         if family == "static" or (hold and not of_params):
             leaves.append(Leaf("static"))
@@ -287,48 +225,8 @@ def take_apart(
         parts = [value] if parts is None else parts
         pools[role] += parts
         where = str(jax.tree_util.keystr(path[1:]))
-        leaves.append(Leaf(family, (role,) * len(parts), where, _names(path, len(parts)), dtype, tracked))
+        leaves.append(Leaf(family, (role,) * len(parts), where, names_of(path, len(parts)), dtype, tracked))
     if not pools["param"]:
         raise NoFloatingLeaf("`params` must have a floating leaf to differentiate by, got none.")
     layout = Layout(treedef, tuple(leaves), tuple(statics), argnums)
     return Inputs(layout, Point(pools["param"], pools["float"], pools["array"]), params)
-
-
-def _parts(value: Any, *, number: bool) -> tuple[str, str, Arrays | None]:
-    """Family, dtype and real floating parts of a leaf; None for the parts of an array that is not floating."""
-    if isinstance(value, (bool, str, bytes)) or value is None:
-        return "static", "", None
-    if type(value) in (int, float, complex):
-        if type(value) is int and not number:
-            return "static", "", None
-        return "python", "float64", [value.real, value.imag] if type(value) is complex else [float(value)]
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(value, torch.Tensor):
-        family, value = "torch", value.detach().cpu().numpy()
-    elif hasattr(value, "dtype") and hasattr(value, "shape"):
-        family = "jax" if isinstance(value, jax.Array) else "numpy"
-    else:
-        return "static", "", None
-    dtype = value.dtype
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-        parts = [np.asarray(value).real, np.asarray(value).imag]
-        return family, str(parts[0].dtype), parts
-    if jnp.issubdtype(dtype, jnp.floating):
-        return family, str(dtype), [value]
-    numeric = (
-        jnp.issubdtype(dtype, jnp.integer)
-        or jnp.issubdtype(dtype, np.bool_)
-        or jnp.issubdtype(dtype, jax.dtypes.extended)
-    )
-    return (family if numeric else "static"), str(dtype), None
-
-
-def _names(path: Any, count: int) -> tuple[str, ...]:
-    """Where the parts of a leaf are: the path in the parameters, or `args[0]` and what follows."""
-    inside = str(jax.tree_util.keystr(path[1:]))
-    name = inside if path[0].idx == 0 else f"args{inside}" if path[0].idx == 1 else _of_keyword(path)
-    return (name,) if count == 1 else tuple(f"{name or 'params'}.{part}" for part in ("real", "imag"))
-
-
-def _of_keyword(path: Any) -> str:
-    return f"{path[1].key}{jax.tree_util.keystr(path[2:])}"

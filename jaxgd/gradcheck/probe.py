@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxgd.gradcheck.answer import find_part, pack, part_of, unpack
 from jaxgd.gradcheck.backward.program import same_program
-from jaxgd.gradcheck.functions import DERIVATIVES, BadLoss, Gradient, Loss, Way, value_of
+from jaxgd.gradcheck.derivatives import DERIVATIVES
+from jaxgd.gradcheck.functions import BadLoss, Gradient, Loss, Way, value_of
 from jaxgd.gradcheck.inputs import Inputs, Layout, Point
 from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.programs import Programs
@@ -166,9 +167,11 @@ def _probe_gradient(function: Callable[..., Any], inputs: Inputs, base: Point, h
     except Exception:
         way = _untraced(lambda point, family: layout.call(function, point, family=family), inputs, base)
         with precision(None):
-            answer = layout.call(function, native, family=way.family)
+            positional, kwargs = layout.arguments(native, family=way.family)
+            answer = function(*positional, **kwargs)
         part = find_part(answer, names, has_aux=has_aux)
-        return Gradient(function, way, part, part_of(answer, part, layout))
+        changes = _changed(layout, native, way, (positional, kwargs))
+        return Gradient(function, way, part, part_of(answer, part, layout), changes=changes)
     answer = unpack(shapes)
     part = find_part(answer, names, has_aux=has_aux)
     stateful = not same_program(first, second)
@@ -180,6 +183,20 @@ def _probe_gradient(function: Callable[..., Any], inputs: Inputs, base: Point, h
     except Exception as error:
         return dataclasses.replace(gradient, way=Way(True, wide=False, why=_in_words(error)))
     return dataclasses.replace(gradient, program=program)
+
+
+def _changed(layout: Layout, native: Point, way: Way, arguments: Any) -> tuple[str, ...]:
+    """Names of the arrays that a function has written to."""
+    before, after = (jax.tree.leaves(tree) for tree in (layout.arguments(native, family=way.family), arguments))
+    names = [(leaf.names or ("",))[0] for leaf in layout.leaves]
+    if len(before) != len(names) or len(after) != len(names):
+        return ()
+    pairs = zip(names, before, after, strict=True)
+    return tuple(
+        name or "params"
+        for name, a, b in pairs
+        if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.tobytes() != b.tobytes()
+    )
 
 
 def _untraced(call: Callable[[Point, str], Any], inputs: Inputs, base: Point) -> Way:

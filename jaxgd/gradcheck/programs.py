@@ -6,9 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.gradcheck.inputs import SMALL, Layout
+from jaxgd.gradcheck.inputs import SMALL, Arrays, Layout, Point
+from jaxgd.gradcheck.precision import precision
+
+EPS32, EPS64 = (float(np.finfo(dtype).eps) for dtype in (np.float32, np.float64))
 
 QUICK: Any = {"xla_backend_optimization_level": 0}
 """Compiler options for programs that run for an instant."""
@@ -91,3 +95,51 @@ def _kept(table: "collections.OrderedDict[Any, Any]", key: Any, make: Callable[[
             table.popitem(last=False)
     table.move_to_end(key)
     return table[key]
+
+
+def run_in(run: Callable[..., Any], wide: bool, layout: Layout, point: Point, dtype: Any) -> Arrays:
+    """Evaluate a function in a dtype.
+
+    Args:
+      run: `(layout, point) -> leaves`.
+      wide: whether it can be evaluated in float64; otherwise it runs in the dtypes given, and its leaves are returned
+        as if it had run in the other.
+      layout: of the leaves.
+      point: the leaves.
+      dtype: float64 or float32; None for the dtypes of the leaves and of the process.
+
+    Returns:
+      NumPy leaves.
+    """
+
+    def host(point: Point) -> Arrays:
+        return [np.asarray(leaf) for leaf in run(layout, point)]
+
+    if dtype is None or np.dtype(dtype) == np.float64:
+        if wide or dtype is None:
+            with precision(dtype):
+                return host(point)
+        return [np.asarray(leaf, np.float64) for leaf in host(layout.as_given(point))]
+    if wide:
+        try:
+            with precision(dtype):
+                return host(point)
+        except Exception:  # an array in a closure has another dtype
+            return _moved(lambda point: run_in(run, wide, layout, point, np.float64), point, EPS64)
+    given = layout.as_given(point)
+    eps = max(float(jnp.finfo(np.asarray(leaf).dtype).eps) for leaf in given.params)
+    return _moved(lambda point: host(layout.as_given(point)), point, eps)
+
+
+def _moved(run: Callable[[Point], Arrays], point: Point, eps: float) -> Arrays:
+    """Leaves that show how much rounding there is, for a function that cannot be evaluated in float32 and float64.
+
+    The inputs are moved by one unit in the last place, and the change is scaled to the unit of float32.
+    """
+    rng = np.random.default_rng(3)
+    params = [np.asarray(leaf, np.float64) for leaf in point.params]
+    moved = [leaf * (1 + eps * rng.choice([-1.0, 1.0], leaf.shape)) for leaf in params]
+    here, there = (
+        [np.asarray(leaf, np.float64) for leaf in run(point._replace(params=leaves))] for leaves in (params, moved)
+    )
+    return [leaf + (other - leaf) * (EPS32 / eps) for leaf, other in zip(here, there, strict=True)]

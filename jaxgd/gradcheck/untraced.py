@@ -98,6 +98,8 @@ def _in_jax(pair: Pair, rng: np.random.Generator, value: Callable[[Point], float
             there = value(point)
             if not abs(float(tape.values[tape.outs[0]]) - there) <= 1e-10 * abs(there):
                 return None
-    except Exception:  # code that works on NumPy arrays only
+        leaves = jax.tree.leaves(pair.base)
+        gradient(trace(pair.base), leaves, [i < len(pair.base.params) for i in range(len(leaves))])
+    except Exception:  # code that works on NumPy arrays only, or a callback, which has no derivative
         return None
     return trace

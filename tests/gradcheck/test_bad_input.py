@@ -79,6 +79,12 @@ ERRORS = [
         ValueError,
         "`loss` must return (value, auxiliary output) with has_aux=True, got one value.",
     ),
+    (
+        (grad, loss, PARAMS),
+        {},
+        ValueError,
+        "`loss` must return a floating scalar [], got a dict of 2. Were `loss` and `grad` exchanged?",
+    ),
     ((lambda p: None, grad, PARAMS), {}, ValueError, "`loss` must return a floating scalar [], got None."),
     ((loss, grad, PARAMS), {"argnums": 1}, ValueError, "`argnums` must be positions among the 1 arguments, got 1."),
     (
@@ -146,6 +152,16 @@ FORMS = [
         "['b'] has dtype float32, its parameter float64.",
     ),
     (lambda p: {"w": 2 * p["w"] * jnp.nan, "b": 2 * p["b"]}, Kind.NONFINITE, None),
+    (
+        lambda p: {"w": "2 w", "b": 2 * p["b"]},
+        Kind.STRUCTURE,
+        "['w'] is a str, not a number or an array.",
+    ),
+    (
+        lambda p: None,
+        Kind.STRUCTURE,
+        "['b'] has no gradient: the tree returned lacks it; `grad` returned None.",
+    ),
 ]
 
 
@@ -189,6 +205,19 @@ def test_a_tuple_for_one_array_may_be_gradients_by_several_arguments():
         "params has no gradient: the tree returned lacks it; it is a tuple of 2: if it holds the gradients by several "
         "arguments, pass argnums=(0, 1)."
     )
+
+
+def test_a_gradient_that_writes_to_its_argument():
+    def grad(w):
+        slope = 2 * w
+        w[:] -= 0.1 * slope
+        return slope
+
+    params = np.array(W)
+    report = check_gradient(lambda w: jnp.sum(w**2), grad, params)
+    assert report.ok
+    np.testing.assert_array_equal(params, W)
+    assert "`grad` writes to params: the caller's array is another one after the call." in str(report)
 
 
 def test_a_value_beside_the_gradient_that_is_not_the_loss():
