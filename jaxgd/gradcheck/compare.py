@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxgd.gradcheck import points, reference, ties
-from jaxgd.gradcheck.backward.program import name_of_unit
+from jaxgd.gradcheck import reference, ties
+from jaxgd.gradcheck.backward.program import equations, name_of_unit
 from jaxgd.gradcheck.facts import GradientFacts, LossFacts
 from jaxgd.gradcheck.inputs import Arrays
 from jaxgd.gradcheck.mistakes.nonfinite import origin
@@ -79,7 +79,9 @@ def compare(pair: Pair, found: Gradients, loss: LossFacts, along: tuple[Arrays, 
     stops = stops_of(pair, found.reference) if any("stop_gradient" in rule for rule in loss.rules) else None
     stopped = {i: said for i in leaves if stops and (said := compare_stopped(pair, found, stops, i))}
     off = [i for i in off if i not in stopped]
-    if not off and not stopped:
+    solved = {i for i in off if _within_a_solver(pair, found, i)}
+    off = [i for i in off if i not in solved]
+    if not off and not stopped and not solved:
         return _overruled(pair, found, loss, along)
 
     @functools.cache
@@ -93,9 +95,35 @@ def compare(pair: Pair, found: Gradients, loss: LossFacts, along: tuple[Arrays, 
     compared = [Comparison(Status.RIGHT, leaf) for leaf in found.reference]
     for i, (status, finding) in stopped.items():
         compared[i] = Comparison(status, found.hand[i], finding)
+    for i in solved:
+        name = pair.names[i] or "params"
+        apart = ratio(gap(found.hand[i], found.reference[i]), size(found.reference[i]))
+        message = (
+            f"{name} differs from the derivative of the loss by a relative {apart:.1e}; the loss iterates in a "
+            "while_loop until some tolerance is met, so that its own derivative is not more accurate than that."
+        )
+        compared[i] = Comparison(
+            Status.RIGHT, found.reference[i], Finding(pair.names[i], Kind.PRECISION, message, False)
+        )
     for i in off:
         compared[i] = _compare_leaf(measured, i)
     return Outcome(compared)
+
+
+def _within_a_solver(pair: Pair, found: Gradients, leaf: int) -> bool:
+    """Whether a difference is as small as those that the tolerance of an iteration in the loss makes."""
+    size_of = size(found.reference[leaf])
+    if not gap(found.hand[leaf], found.reference[leaf]) <= OVERRULES * size_of or pair.loss.program is None:
+        return False
+    loops = (eqn for eqn in equations(pair.loss.program) if eqn.primitive.name == "while")
+    # A loop that counts compares integers; one that converges compares floating numbers.
+    return any(
+        np.issubdtype(atom.aval.dtype, np.floating)
+        for loop in loops
+        for eqn in equations(loop.params["cond_jaxpr"])
+        if eqn.primitive.name in ties.COMPARISONS
+        for atom in eqn.invars
+    )
 
 
 class _Measured(NamedTuple):
@@ -147,7 +175,7 @@ def _compare_leaf(measured: _Measured, leaf: int) -> Comparison:
 def _on_a_set(measured: _Measured, leaf: int) -> str:
     """Whether a leaf uses that its parameter is symmetric or the like, here and at another point; in words."""
     pair, found = measured.pair, measured.found
-    kind = points.set_of(pair.base.params[leaf])
+    kind = pair.sets[leaf]
     if kind is None:
         return ""
     words = kind.uses(pair.base.params[leaf], found.hand[leaf], found.reference[leaf], found.tolerance[leaf])

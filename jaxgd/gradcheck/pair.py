@@ -26,6 +26,7 @@ class Pair(NamedTuple):
       labels: where each real floating leaf of the arguments is.
       scales: how far each entry of the parameters may be moved.
       params: the parameters as they were given.
+      sets: for each name the set that its leaf comes from, such as the symmetric matrices, or None.
     """
 
     loss: Loss
@@ -37,6 +38,7 @@ class Pair(NamedTuple):
     labels: list[str]
     scales: Arrays
     params: Any
+    sets: tuple[points.Set | None, ...]
 
     def hand(self, point: Point, dtype: Any) -> Arrays:
         """The hand gradient.
@@ -75,7 +77,24 @@ class Pair(NamedTuple):
             names=[self.names[i] for i in moving],
             labels=[*(self.names[i] for i in held), *self.labels],
             scales=[self.scales[i] for i in moving],
+            sets=tuple(self.sets[i] for i in moving),
         )
+
+    def wide(self, point: Point) -> Point:
+        """A point near the given one in float64, on the sets that its leaves come from.
+
+        Args:
+          point: the leaves, in a narrower dtype; the arguments are those of the given point.
+
+        Returns:
+          The leaves.
+        """
+        wide = point.cast(np.float64)
+        params = [kind.onto(leaf) if kind else leaf for leaf, kind in zip(wide.params, self.sets, strict=True)]
+        # An argument that was moved onto its set when it was upcast stays there.
+        given = zip(wide.floats, self.base.floats, self.native.floats, strict=True)
+        floats = [leaf if np.array_equal(base, native) else base for leaf, base, native in given]
+        return wide._replace(params=params, floats=floats)
 
     def both(self, point: Point, dtype: Any) -> tuple[Arrays, Arrays]:
         """The hand gradient and reverse mode.
@@ -115,7 +134,7 @@ class Pair(NamedTuple):
         direction = []
         for i, (leaf, scale) in enumerate(zip(self.base.params, self.scales, strict=True)):
             ahead = scale * rng.normal(size=leaf.shape) if i in moving else np.zeros_like(leaf)
-            kind = points.set_of(leaf)
+            kind = self.sets[i]
             direction.append(kind.project(leaf, ahead) if kind and kind.project else ahead)
         return direction
 
@@ -134,9 +153,8 @@ class Pair(NamedTuple):
         """
         step = min(distance, 0.5)
         moved = []
-        for leaf, scale in zip(self.base.params, self.scales, strict=True):
+        for leaf, scale, kind in zip(self.base.params, self.scales, self.sets, strict=True):
             noise = step * rng.normal(size=leaf.shape)
-            kind = points.set_of(leaf)
             moved.append(kind.move(leaf, noise) if kind else (leaf if distance < 1 else -leaf) + scale * noise)
         floats = self.base.floats
         if arguments:
@@ -186,7 +204,7 @@ def pair_of(
 
     def bound(**how: bool) -> Pair:
         inputs = take_apart(arguments, kwargs, argnums=argnums, **how)
-        base = inputs.point.cast(np.float64)
+        base = points.onto_sets(inputs.point.cast(np.float64))
         names = inputs.layout.names("param")
         for name, values in zip(names, base.params, strict=True):
             _require_finite(name, values)
@@ -197,7 +215,8 @@ def pair_of(
             raise GradientRaised(names, error) from error
         scales = [_scale(leaf) for leaf in base.params]
         labels = inputs.layout.names("float")
-        return Pair(of_loss, of_grad, inputs.layout, inputs.point, base, names, labels, scales, inputs.params)
+        sets = tuple(points.set_of(leaf) for leaf in base.params)
+        return Pair(of_loss, of_grad, inputs.layout, inputs.point, base, names, labels, scales, inputs.params, sets)
 
     try:
         pair = bound()

@@ -82,9 +82,12 @@ def measure(pair: Pair, rng: np.random.Generator, both: tuple[Arrays, Arrays], u
     """
     spread = rounding.start(pair.base.params)
     for _ in range(rounding.NUM_NEARBY):
-        draws = [points.near_by(leaf, rng.random(leaf.shape, np.float32)) for leaf in pair.base.params]
+        draws = [
+            points.near_by(kind, leaf, rng.random(leaf.shape, np.float32))
+            for leaf, kind in zip(pair.base.params, pair.sets, strict=True)
+        ]
         point = pair.base._replace(params=rounding.nearby(pair.base.params, draws)).cast(np.float32)
-        spread = rounding.fold(*pair.in_float64(point.cast(np.float64)), pair.both(point, np.float32), spread)
+        spread = rounding.fold(*pair.in_float64(pair.wide(point)), pair.both(point, np.float32), spread)
     tolerances = [np.asarray(leaf) for leaf in rounding.tolerances(*both, spread.rough, unit)]
     near = [np.asarray(gap) > 2 * leaf for gap, leaf in zip(spread.close, tolerances, strict=True)]
     return Gradients(*both, tolerances, near)

@@ -179,7 +179,7 @@ class GradientReport:
       findings: what was found, mistakes first.
       leaves: one report a leaf, in the order of the tree.
       taylor_order: observed order of `loss(p + t u) - loss(p) - t u.grad` in t: near 2 if the gradient is right
-        along u, near 1 if it is wrong. None if rounding hides the remainder (a linear loss).
+        along u, near 1 if it is wrong. None if rounding hides the remainder (a linear loss), or if it was not measured.
       reference: what the gradient was compared with.
       subject: what was checked, if it is the rule of a function.
     """
@@ -206,7 +206,7 @@ class GradientReport:
             first, *rest = text.split("\n")
             lines.append(f"  {'' if wrong else 'note: '}{first}")
             lines.extend(f"        {line}" for line in rest)
-        lines.append(f"  held against {self.reference}; Taylor order {self._order()}")
+        lines.append(f"  held against {self._against()}")
         return "\n".join(lines)
 
     __str__ = __repr__
@@ -226,11 +226,11 @@ class GradientReport:
             f"<b>{'ok' if self.ok else 'WRONG'}</b>"
             f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
             f"{f'<ul>{said}</ul>' if said else ''}"
-            f"held against {html.escape(self.reference)}; Taylor order {self._order()}"
+            f"held against {html.escape(self._against())}"
         )
 
-    def _order(self) -> str:
-        return "hidden by rounding" if self.taylor_order is None else f"{self.taylor_order:.2f}"
+    def _against(self) -> str:
+        return self.reference + ("" if self.taylor_order is None else f"; Taylor order {self.taylor_order:.2f}")
 
     def sentences(self) -> list[tuple[str, bool]]:
         """The findings in words, those that say the same of several leaves as one.

@@ -463,3 +463,53 @@ def test_a_gradient_along_the_set_of_its_parameter_is_right_with_a_note(name):
     assert not check_gradient(loss, lambda x, c: 2 * along(jax.grad(loss)(x, c), x), x, c)
     assert not check_gradient(loss, lambda x, c: jax.grad(loss)(x, c).T, x, c)
     assert not check_gradient(loss, jax.grad(loss), x, c).findings
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_labels_that_add_up_to_one_only_up_to_rounding(dtype):
+    rng = np.random.default_rng(8)
+    q = np.exp(rng.normal(size=(7, 4))).astype(dtype)
+    q /= q.sum(1, keepdims=True)
+    w, x = rng.normal(size=(3, 4)).astype(dtype), rng.normal(size=(7, 3)).astype(dtype)
+
+    def loss(w, x, q):
+        return -jnp.sum(q * jax.nn.log_softmax(x @ w))
+
+    report = check_gradient(loss, lambda w, x, q: x.T @ (jax.nn.softmax(x @ w) - q), w, x, q)
+    assert report, str(report)
+    assert not check_gradient(loss, lambda w, x, q: x.T @ (jax.nn.softmax(x @ w) - (1 + 1e-9) * q), w, x, q)
+
+
+# Solvers, and what goes wrong elsewhere.
+
+
+def root(a):
+    """The square root by Newton's method; at most 30 steps, since float32 may never meet the tolerance."""
+
+    def goes_on(state):
+        return (jnp.abs(state[0] ** 2 - a) > 1e-6) & (state[1] < 30)
+
+    return jax.lax.while_loop(goes_on, lambda state: (0.5 * (state[0] + a / state[0]), state[1] + 1), (a, 0))[0]
+
+
+def test_the_tolerance_of_a_solver_is_not_a_mistake():
+    params = {"a": np.float32(2.3), "c": np.float32(0.4)}
+
+    def loss(p):
+        return (root(p["a"]) - 0.9) ** 2 + p["c"] ** 2
+
+    def grad(p, factor=0.5):
+        x = root(p["a"])
+        return {"a": 2 * (x - 0.9) / x * factor, "c": 2 * p["c"]}
+
+    report = check_gradient(loss, grad, params)
+    assert report, str(report)
+    assert "until some tolerance is met" in str(report)
+    assert status(check_gradient(loss, lambda p: grad(p, 1.0), params))["['a']"] is Status.WRONG
+    assert status(check_gradient(loss, lambda p: grad(p, 0.50001), params))["['a']"] is Status.WRONG
+
+
+def test_the_taylor_order_is_shown_only_if_it_was_measured():
+    assert "Taylor order 2.00" in str(check_gradient(loss, grad, PARAMS))
+    assert "Taylor" not in str(check_gradient(lambda p: 3 * p["c"], lambda p: {"c": 3.0 + 0 * p["c"]}, {"c": W[0]}))
+    assert "Taylor" not in str(check_gradient(loss, lambda p: p["d"], PARAMS))
