@@ -66,6 +66,14 @@ def turned(x: Any) -> Any:
     return jnp.concatenate([0.6 * x[:2] - 0.8 * x[2:], 0.8 * x[:2] + 0.6 * x[2:]])
 
 
+def softmax(x: Any) -> Any:
+    return jnp.exp(x) / jnp.sum(jnp.exp(x))
+
+
+def masked_softmax(x: Any) -> Any:
+    return softmax(jnp.where(jnp.arange(4) < 3, x, -1e30))
+
+
 def square_and_sine(x: Any) -> Any:
     return jnp.sin(x) + x * x
 
@@ -251,6 +259,11 @@ WRONG: dict[str, Wrong] = {
         with_vjp(turned, lambda x: (turned(x), None), lambda _, g: (turned(g),)),
         (X,), {"x"}, Kind.TRANSPOSED,
         "x is the Jacobian by x times the incoming gradient, where its transpose is meant",
+    ),
+    "mask not applied again": Wrong(
+        with_vjp(masked_softmax, lambda x: (masked_softmax(x), x), lambda x, g: (jax.vjp(softmax, x)[1](g)[0],)),
+        (X,), {"x"}, Kind.MASK,
+        r"x is the derivative of the function without the where `jnp.where\(.*test_rules.py:\d+\): the backward pass",
     ),
     "local derivative left out": Wrong(
         with_vjp(lambda x: jnp.tanh(x) ** 3, lambda x: (jnp.tanh(x) ** 3, x), lambda x, g: (3 * g * jnp.tanh(x) ** 2,)),

@@ -30,6 +30,7 @@ class Evaluator(NamedTuple):
       pushed: the outputs' derivatives along one leaf each: by "leaf -> output", for outputs of the shape of a leaf,
         along the incoming gradient of that output; None if JAX cannot differentiate the function forwards.
       outputs: the floating outputs of the function.
+      program: the same as a jaxpr whose inputs are the leaves of `params`; None if it cannot be traced.
       unit: the rounding unit of the coarsest dtype that the rule computes in.
     """
 
@@ -39,6 +40,7 @@ class Evaluator(NamedTuple):
     right: Function | None
     pushed: Function | None
     outputs: Function
+    program: Any
     unit: float
 
     def at(self, function: Function, incoming: Leaves) -> Leaves:
@@ -124,7 +126,12 @@ def _evaluator_in(problem: Problem, dtype: Any) -> Evaluator:
     values = evaluate(outputs)
     if right is not None and problem.rule.derivative is not None and not _confirmed(right, values, params, some):
         right = None
-    return Evaluator(params, dtype, evaluate(of_rule), right, along, values, unit)
+    with precision(dtype):
+        try:
+            traced = jax.make_jaxpr(lambda params: list(outputs(params, some).values()))(params)
+        except Exception:  # NumPy or torch
+            traced = None
+    return Evaluator(params, dtype, evaluate(of_rule), right, along, values, traced, unit)
 
 
 def _confirmed(right: Function, outputs: Function, params: Leaves, incoming: Leaves) -> bool:

@@ -95,7 +95,10 @@ def judge(
         if finding.wrong and (finding.kind in residuals.SAYS_NOT_WHY or "two mistakes" in finding.message)
     }
     if unexplained:
-        better = residuals.explain(evaluator, problem.incoming, sorted(unexplained), rng)
+        try:
+            better = residuals.explain(evaluator, problem.incoming, sorted(unexplained), rng)
+        except Exception:  # a search that fails must not hide that the rule is wrong
+            better = {}
         findings = [better.get(finding.leaf, finding) if finding.wrong else finding for finding in findings]
     return _put_together(whole, [*found.values(), *form, *findings], errors, report)
 

@@ -153,7 +153,17 @@ class _Single(NamedTuple):
     eqns: list[Any]
 
 
-def _inline(eqn: Any, values: list[Any], handle: Handler) -> list[Any]:
+def inline(eqn: Any, values: list[Any], handle: Handler) -> list[Any]:
+    """Evaluate an equation that only calls a program.
+
+    Args:
+      eqn: of one of `INLINED`.
+      values: of its inputs.
+      handle: see `run`.
+
+    Returns:
+      The outputs.
+    """
     inner = eqn.params[INLINED[eqn.primitive.name]]
     return _run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), values, handle)
 
@@ -196,7 +206,7 @@ def _branch(closed: Any, handle: Handler, *values: Any) -> list[Any]:
 
 
 REBUILT: dict[str, Callable[[Any, list[Any], Handler], list[Any]]] = {
-    **dict.fromkeys(INLINED, _inline),
+    **dict.fromkeys(INLINED, inline),
     "scan": _scan,
     "while": _while,
     "cond": _cond,

@@ -1,4 +1,4 @@
-"""Mistakes that only a rule can make: a wrong value is saved, or the Jacobian is applied where its transpose is meant.
+"""Mistakes that only a rule can make: a wrong value is saved, an operation is not done again, J stands for J^T.
 
 They are tried on leaves for which the search over the backward pass of the function finds no reason. Like every other
 cause, each must reproduce what the rule returns at three random points.
@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxgd.gradcheck.mistakes.study import EXACT
 from jaxgd.gradcheck.report import Finding, Kind
-from jaxgd.gradcheck.rules import parts
+from jaxgd.gradcheck.rules import forgotten, parts
 from jaxgd.gradcheck.rules.evaluate import Evaluator, Leaves
 from jaxgd.gradcheck.rules.problem import INCOMING
 
@@ -127,5 +127,10 @@ def _stands_still(evaluator: Evaluator, points: Points, name: str) -> bool:
     return same[0] and not same[1]
 
 
-ATTEMPTS = (_not_transposed, _other_value)
+def _forgotten(evaluator: Evaluator, points: Points) -> Iterator[tuple[Cause, list[Leaves]]]:
+    """The derivative of the function without one of its operations, which the backward pass does not do again."""
+    return forgotten.derivatives(evaluator, points)
+
+
+ATTEMPTS = (_not_transposed, _other_value, _forgotten)
 """In the order in which they are tried: what has less freedom first."""
