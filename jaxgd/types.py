@@ -207,6 +207,18 @@ class Accepts(NamedTuple):
     like: Callable[[Any, Params], Any] = _like_typed
     batch: Callable[[Any], Any] = _as_given
 
+    def arguments(self, params: Any, batch: Any) -> tuple[Params, Any]:
+        """Both arguments of a loss, each converted.
+
+        Args:
+          params: parameters in such a form.
+          batch: data in such a form.
+
+        Returns:
+          Parameters of the problem's type, and arrays.
+        """
+        return self.params(params), self.batch(batch)
+
 
 class Problem(NamedTuple):
     """Something to minimise: pure functions, hashable, safe as a static argument of `jax.jit`.

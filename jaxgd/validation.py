@@ -244,6 +244,19 @@ def check_concrete(function: str, arguments: Any) -> None:
         )
 
 
+def check_key(key: Any) -> None:
+    """Raise TypeError unless `key` can be one of jax.random, or is None.
+
+    Args:
+      key: what came.
+
+    Raises:
+      TypeError: it is not an array.
+    """
+    if key is not None and not isinstance(key, jax.Array | np.ndarray):
+        raise TypeError(f"`key` must be a key such as `jax.random.key(0)`, got {_described(key)}.")
+
+
 def check_same_tree(name: str, tree: Any, reference_name: str, reference: Any) -> None:
     """Raise unless two trees agree in structure, shapes and dtypes.
 

@@ -10,6 +10,8 @@ from common import SYSTEMS, assert_trees_equal, setting
 
 import jaxgd
 from jaxgd import problems
+from jaxgd.theory.curvature import eigenvalues
+from jaxgd.theory.rates import rate_facts
 
 INPUTS = [[0.5, 1.0], [1.5, -1.0], [-1.0, 0.5], [-2.0, -0.5]]
 LABELS = [1, 1, 0, 0]
@@ -205,6 +207,32 @@ def test_series_are_swept():
     for series in (pandas.Series([0.1, 0.2]), polars.Series([0.1, 0.2])):
         swept = jaxgd.sweep(problems.quadratic(), {"x": 5}, None, over={"learning_rate": series}, num_steps=1)
         np.testing.assert_allclose(swept.params.x, [4.4, 3.8])
+
+
+def test_what_is_known_beforehand_takes_the_same_forms(rng):
+    pandas, _ = frames()
+    inputs, labels = rng.normal(size=(9, 2)), [0, 1, 1, 0, 1, 0, 0, 1, 1]
+    problem, rows = problems.logistic_regression(l2=0.1), jaxgd.Batch(jnp.asarray(inputs), jnp.asarray(labels))
+    form, table = {"bias": 0, "weights": [0.0, 1.0]}, (pandas.DataFrame(inputs), pandas.Series(labels))
+    typed = problem.accepts.params(form)
+    for known in (jaxgd.largest_stable_learning_rate, eigenvalues, lambda *given: rate_facts(*given).limit):
+        np.testing.assert_array_equal(known(problem, form, table), known(problem, typed, rows))
+
+
+def test_the_same_sum_evaluated_otherwise_takes_the_same_forms(rng):
+    inputs, targets = rng.normal(size=(9, 2)), rng.normal(size=9)
+    problem, form = problems.linear_regression(l2=0.1), {"bias": 0.5, "weights": [0.0, 1.0]}
+    value, grads = problem.loss(form, (inputs, targets)), problem.grad(form, (inputs, targets))
+    tiles = jaxgd.tiled(problem, 4)
+    np.testing.assert_allclose(tiles.loss(form, (inputs, targets)), value, rtol=1e-14)
+    np.testing.assert_allclose(tiles.grad(form, (inputs.tolist(), targets))["weights"], grads["weights"], rtol=1e-13)
+    assert pickle.loads(pickle.dumps(tiles)) is tiles
+    halves = [(inputs[:4], targets[:4]), jaxgd.Batch(inputs[4:].tolist(), targets[4:])]
+    for rows in ((inputs, targets), halves, tuple(halves)):
+        small, batch = jaxgd.compress(problem, rows)
+        np.testing.assert_allclose(small.loss(problem.accepts.params(form), batch), value, rtol=1e-13)
+    with jax.enable_x64(False):
+        assert jaxgd.compress(problem, (inputs, targets))[1].inputs.dtype == jnp.float32
 
 
 def test_frames_in_the_batch_of_your_own_loss():

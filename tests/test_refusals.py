@@ -24,6 +24,10 @@ def fit(problem=LINEAR, params=W, batch=(X, Y)):
     return jaxgd.fit(problem, params, batch, **ONCE)
 
 
+def fit_batches(key):
+    return jaxgd.fit(LINEAR, W, (X, Y), **ONCE, batch_size=2, key=key)
+
+
 def sweep(**over):
     return jaxgd.sweep(LINEAR, W, (X, Y), over=over, num_steps=1)
 
@@ -75,6 +79,11 @@ REFUSED = [
         lambda: descend(problems.mlp((3,)), [{"kernel": X, "bias": Y}, (X, Y)], (X, Y)),
         "`params.layers[0]` must be a jaxgd.LinearParams(weights, bias), a dict with these names or a tuple in this "
         "order, got a dict with 'kernel', 'bias'.",
+    ),
+    (
+        "a network of another depth",
+        lambda: descend(problems.mlp((3,)), [(np.ones((2, 1)), [0.0])], (X, Y)),
+        "`params.layers` must have hidden layers of (3,) units, got ().",
     ),
     (
         "a parameter missing",
@@ -177,6 +186,12 @@ REFUSED = [
         f"`targets` must have shape (4,) (one label for each row of the inputs), {RAVEL}",
     ),
     (
+        "a frame of labels",
+        lambda: descend(LOGISTIC, W, (X, frame(sick=Y))),
+        "`targets` must have shape (4,) (one label for each row of the inputs), got (4, 1); give the column itself, "
+        "`frame['sick']`.",
+    ),
+    (
         "one-hot labels",
         lambda: descend(SOFTMAX, W3, (X, np.eye(4)[:, :3])),
         "`targets` must have shape (4,) (one label for each row of the inputs), got (4, 3); "
@@ -244,6 +259,11 @@ REFUSED = [
         "starts of another system",
         lambda: sweep(learning_rate=[0.1], params={"slope": [1.0]}),
         f"{LINEAR_PARAMS}, got a dict with 'slope'.",
+    ),
+    (
+        "a seed instead of a key",
+        lambda: fit_batches(key=0),
+        "`key` must be a key such as `jax.random.key(0)`, got int.",
     ),
     # Host functions inside a program.
     (

@@ -45,6 +45,11 @@ def as_batch(targets: str, batch: Any) -> Batch:
                 f"`targets` must have shape {inputs.shape[:-1]} (one label for each row of the inputs), "
                 f"got {found.shape}; of one-hot rows `targets.argmax(axis=1)` has it."
             )
+        if hasattr(given_targets, "columns") and found.shape == (*inputs.shape[:-1], 1):
+            raise ValueError(
+                f"`targets` must have shape {inputs.shape[:-1]} (one label for each row of the inputs), "
+                f"got {found.shape}; give the column itself, `frame[{given_targets.columns[0]!r}]`."
+            )
         check_shape("targets", found, inputs.shape[:-1], "one label for each row of the inputs")
     return Batch(inputs, found)
 

@@ -19,7 +19,7 @@ from jaxgd.descent.run import Run
 from jaxgd.descent.stopping import Limits
 from jaxgd.theory.curvature import hessian_vector_product
 from jaxgd.types import Params, Problem, evaluate
-from jaxgd.validation import check_choice, check_count, check_same_tree
+from jaxgd.validation import check_choice, check_count, check_key, check_same_tree
 
 DEFAULT_RECORD = ("loss", "grad_norm", "learning_rate")
 """The fields of the history that are kept if not told otherwise."""
@@ -133,6 +133,7 @@ def descend(
         record_every=record_every,
         fast=fast,
     )
+    check_key(key)
     controls = Controls(as_rate(learning_rate), grad_tol, param_tol, divergence_factor)
     params, batch = arguments(problem, params, batch)
     return _descend(Program(problem, settings), params, Given(batch, key, controls))

@@ -32,7 +32,7 @@ from jaxgd.descent.host import noted_interrupt, progress_bar
 from jaxgd.descent.result import History, Result, StopReason
 from jaxgd.descent.run import State, finish, start
 from jaxgd.types import Params, Problem
-from jaxgd.validation import check_concrete, check_count
+from jaxgd.validation import check_concrete, check_count, check_key
 
 
 class _Chunk(NamedTuple):
@@ -93,6 +93,7 @@ def fit(  # noqa: D417 (the decorator adds the other arguments)
       TypeError: as `descend`.
       OSError: the checkpoint's folder cannot be written.
     """
+    check_key(key)
     check_concrete("fit", (params, batch, learning_rate, key, grad_tol, param_tol, divergence_factor))
     settings = check_settings(
         problem,

@@ -256,6 +256,9 @@ def _mlp(
 
     def forward(layers: tuple[LinearParams, ...], inputs: jax.Array) -> tuple[list[jax.Array], jax.Array]:
         """The inputs a_0 .. a_{L-1} of each layer and the output z_L, `[N, K]`."""
+        found = tuple(layer.weights.shape[-1] for layer in layers[:-1])
+        if found != hidden_sizes:
+            raise ValueError(f"`params.layers` must have hidden layers of {hidden_sizes} units, got {found}.")
         activations = [inputs]
         for layer in layers[:-1]:
             activations.append(phi.value(affine(layer, activations[-1])))

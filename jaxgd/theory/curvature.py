@@ -66,6 +66,7 @@ def largest_eigenvalue(problem: Problem, params: Params, batch: Any) -> LargestE
       TypeError: a parameter is not floating.
       ValueError: there are no parameters.
     """
+    params, batch = problem.accepts.arguments(params, batch)
     check_floating_tree("params", params)
     flat, unravel = ravel_pytree(params)
     second = problem.second_order
@@ -121,6 +122,7 @@ def eigenvalues(problem: Problem, params: Params, batch: Any) -> jax.Array:
       ValueError: more parameters than that, or none.
       TypeError: a parameter is not floating.
     """
+    params, batch = problem.accepts.arguments(params, batch)
     check_floating_tree("params", params)
     flat, _ = ravel_pytree(params)
     if flat.size > DENSE_LIMIT:
@@ -144,6 +146,7 @@ def hessian(problem: Problem, params: Params, batch: Any) -> jax.Array:
       TypeError: a parameter is not floating.
       ValueError: there are no parameters.
     """
+    params, batch = problem.accepts.arguments(params, batch)
     check_floating_tree("params", params)
     flat, unravel = ravel_pytree(params)
 

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -33,8 +33,8 @@ def compress(problem: Problem, batch: Batch | Iterable[Batch]) -> tuple[Problem,
 
     Args:
       problem: one with a `linear_form`: `linear_map`, `line`, `linear_regression`.
-      batch: all rows, or an iterable of batches that are read once, one at a time: chunks of a file that does
-        not fit into memory.
+      batch: all rows, as a `Batch` or a pair (inputs, targets), or an iterable of such batches that are read once,
+        one at a time: chunks of a file that does not fit into memory.
 
     Returns:
       The problem of the small batch, with the penalty, and the batch: inputs `[D + 2, D + 1]` (the last column
@@ -48,7 +48,7 @@ def compress(problem: Problem, batch: Batch | Iterable[Batch]) -> tuple[Problem,
         raise ValueError(f"`problem` must be a squared error of a linear model to be compressed, got {problem.name}.")
     statistics, dtype, vector = _Statistics(0, 0.0, 0.0), None, False
     num_inputs, buffer = 0, np.zeros((0, 0))
-    for inputs, targets, given in _chunks(form, batch):
+    for inputs, targets, given in _chunks(problem, form, batch):
         columns = [inputs, targets.reshape(len(targets), -1)]
         width = sum(part.shape[1] for part in columns) + 1
         if statistics.num_rows and (inputs.shape[1], width) != (num_inputs, buffer.shape[1]):
@@ -64,6 +64,7 @@ def compress(problem: Problem, batch: Batch | Iterable[Batch]) -> tuple[Problem,
     inputs, targets = statistics.rows(num_inputs)
     scale = math.sqrt(form.scale(statistics.num_rows))
     targets = scale * (targets[:, 0] if vector else targets)
+    dtype = jax.dtypes.canonicalize_dtype(dtype)  # float32 where jax computes in it, whatever the file held
     return _compressed(problem), Batch(jnp.asarray(scale * inputs, dtype), jnp.asarray(targets, dtype))
 
 
@@ -116,10 +117,12 @@ class _Statistics(NamedTuple):
         return inputs, np.concatenate([along, [math.sqrt(self.num_rows) * self.mean[y]], [np.sqrt(rest)]])
 
 
-def _chunks(form: Any, batch: Batch | Iterable[Batch]) -> Iterable[tuple[Any, Any, Any]]:
+def _chunks(problem: Problem, form: Any, batch: Any) -> Iterable[tuple[Any, Any, Any]]:
     """Inputs, targets and the dtype of the inputs, few rows at a time."""
-    for part in [batch] if isinstance(batch, Batch) else batch:
-        inputs, targets = map(np.asarray, form.rows(part))
+    chunk = (Batch, tuple, Mapping)
+    one = isinstance(batch, chunk) and not (type(batch) is tuple and all(isinstance(part, chunk) for part in batch))
+    for part in [batch] if one else batch:
+        inputs, targets = map(np.asarray, form.rows(problem.accepts.batch(part)))
         if len(inputs) != len(targets):
             raise ValueError(f"`targets` must have {len(inputs)} rows (those of the inputs), got {len(targets)}.")
         size = max(CHUNK_BYTES // (8 * max(inputs.shape[1], 1)), 1)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxgd.penalty import penalisable
 from jaxgd.types import Params, Problem, evaluate
@@ -34,14 +35,24 @@ def reduce_sum(problem: Problem, total: Any, num_rows: int) -> tuple[jax.Array, 
     return value, grads
 
 
-def evaluated_by(problem: Problem, name: str, value_and_grad: Callable[..., tuple[jax.Array, Params]]) -> Problem:
+def evaluated_by(
+    problem: Problem, name: str, value_and_grad: Callable[..., tuple[jax.Array, Params]], call: Callable[[], Problem]
+) -> Problem:
     """The problem, with its penalty, whose loss and gradient without it come from `value_and_grad`."""
+    accepts = problem.accepts
+
+    def converted(params: Any, batch: Any) -> tuple[jax.Array, Params]:
+        typed, rows = accepts.arguments(params, batch)
+        value, grads = value_and_grad(typed, jax.tree.map(jnp.asarray, rows))
+        return value, accepts.like(params, grads)
+
     changed = unpenalised(problem)._replace(
         name=name,
-        loss=lambda params, batch: value_and_grad(params, batch)[0],
-        grad=lambda params, batch: value_and_grad(params, batch)[1],
-        value_and_grad=value_and_grad,
+        loss=lambda params, batch: converted(params, batch)[0],
+        grad=lambda params, batch: converted(params, batch)[1],
+        value_and_grad=converted,
+        call=call,
     )
     if problem.penalty is None:
         return changed
-    return penalisable(changed, problem.l2)._replace(minimizer=problem.minimizer)
+    return penalisable(changed, problem.l2)._replace(minimizer=problem.minimizer, call=call)

@@ -68,7 +68,8 @@ def _sharded(problem: Problem, mesh: Mesh) -> Problem:
             total = jax.tree.map(jnp.add, total, sum_over(base, params, rest, num_rows - shared))
         return reduce_sum(base, total, num_rows)
 
-    return evaluated_by(problem, f"sharded({base.name}, {num_shards} devices)", value_and_grad)
+    call = functools.partial(sharded, problem, mesh)
+    return evaluated_by(problem, f"sharded({base.name}, {num_shards} devices)", value_and_grad, call)
 
 
 def spread(batch: Any, mesh: Mesh) -> Any:

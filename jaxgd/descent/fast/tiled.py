@@ -64,7 +64,8 @@ def _tiled(problem: Problem, rows: int | None) -> Problem:
         return reduce_sum(base, total, num_rows)
 
     arguments = "" if rows is None else f", rows={rows}"
-    return evaluated_by(problem, f"tiled({base.name}{arguments})", value_and_grad)
+    call = functools.partial(tiled, problem, rows)
+    return evaluated_by(problem, f"tiled({base.name}{arguments})", value_and_grad, call)
 
 
 def tile_rows(batch: Any, num_lanes: int = 1) -> int:
