@@ -13,7 +13,7 @@ import numpy as np
 from jaxgd.gradcheck import facts, reference, untraced
 from jaxgd.gradcheck.answer import by_path
 from jaxgd.gradcheck.compare import between, compare, contradicts, rough
-from jaxgd.gradcheck.conjugate import conjugates, whole
+from jaxgd.gradcheck.conjugate import agreeing, conjugates, whole
 from jaxgd.gradcheck.form import compare_form
 from jaxgd.gradcheck.inputs import Arrays, Point
 from jaxgd.gradcheck.mistakes import Case, explain
@@ -224,7 +224,7 @@ def _check_numbers(
         findings += (
             conjugates(pair.layout, pair.names, list(zip(*found[:3], strict=True)), unexplained)
             or rough(pair, found, unexplained, loss, grad)
-            or _explained(_case(pair, rng, found)._replace(wrong=unexplained, seconds=seconds))
+            or agreeing(_explained(_case(pair, rng, found)._replace(wrong=unexplained, seconds=seconds)), pair.layout)
         )
     if not wrong:
         findings += in_native_dtype(pair, found, rng)

@@ -19,7 +19,7 @@ CONVENTIONS = {
 def conjugates(
     layout: Layout, names: Sequence[str], parts: Sequence[tuple[Any, Any, Any]], wrong: Sequence[int]
 ) -> list[Finding]:
-    """The leaves that are the conjugate of the gradient.
+    """The leaves that are the conjugate of the gradient, or a multiple of it.
 
     Args:
       layout: of the parameters.
@@ -28,26 +28,56 @@ def conjugates(
       wrong: numbers of the wrong real leaves.
 
     Returns:
-      A finding for each wrong imaginary part that has the other sign, if that explains every wrong complex leaf.
+      A finding for each complex leaf, if this explains all that are wrong; otherwise nothing.
     """
-    families = {leaf.names[1]: leaf.family for leaf in layout.leaves if leaf.roles == ("param", "param")}
-    imaginary = [i for i in wrong if names[i] in families]
-    real = {name.removesuffix(".imag") + ".real" for name in families}
-    if not imaginary or any(names[i] in real for i in wrong):
-        return []
-    for i in imaginary:
-        hand, reference, tolerance = parts[i]
-        if not (np.abs(hand + reference) <= tolerance).all():
+    found: list[Finding] = []
+    explained: list[str] = []
+    for leaf in layout.leaves:
+        if leaf.roles != ("param", "param") or not any(names[i] in leaf.names for i in wrong):
+            continue
+        real, imaginary = (parts[names.index(name)] for name in leaf.names)
+        hand = np.concatenate([np.ravel(real[0]), -np.ravel(imaginary[0])])
+        right, tolerance = (np.concatenate([np.ravel(part[i]) for part in (real, imaginary)]) for i in (1, 2))
+        factor = float(hand @ right / (right @ right)) if right.any() else 0.0
+        if not factor or not (np.abs(hand - factor * right) <= max(1.0, abs(factor)) * tolerance).all():
             return []
-    return [
-        Finding(
-            names[i],
-            Kind.CONJUGATE,
-            f"{names[i].removesuffix('.imag')} is the conjugate of the gradient: with z = x + i y "
-            f"{CONVENTIONS['torch' if families[names[i]] == 'torch' else 'jax']}.",
-        )
-        for i in imaginary
-    ]
+        exact = bool((np.abs(hand - right) <= tolerance).all())
+        times = "" if exact else f"{factor:.10g} times "
+        label = leaf.names[0].removesuffix(".real")
+        convention = CONVENTIONS["torch" if leaf.family == "torch" else "jax"]
+        message = f"{label} is {times}the conjugate of the gradient: with z = x + i y {convention}."
+        explained += [name for name in leaf.names if names.index(name) in wrong]
+        found.append(Finding(explained[-1], Kind.CONJUGATE, message))
+    return found if all(names[i] in explained for i in wrong) else []
+
+
+def agreeing(findings: Sequence[Finding], layout: Layout) -> list[Finding]:
+    """Findings of which both parts of a complex leaf have the same, because people make one mistake and not two.
+
+    Args:
+      findings: of real leaves.
+      layout: of the parameters.
+
+    Returns:
+      The findings; if those of the two parts differ, one that says that the cause is not known in place of both.
+    """
+    kept = list(findings)
+    for leaf in layout.leaves:
+        of_parts = [[one for one in kept if one.leaf == name and one.wrong] for name in leaf.names]
+        if len(of_parts) != 2 or not all(of_parts):
+            continue
+        label = leaf.names[0].removesuffix(".real")
+        said = [
+            [one._replace(leaf=leaf.names[0], message=one.message.replace(name, label)) for one in of_part]
+            for name, of_part in zip(leaf.names, of_parts, strict=True)
+        ]
+        kept = [one for one in kept if one not in of_parts[0] + of_parts[1]]
+        if said[0] == said[1]:
+            kept += said[0]
+        else:
+            message = f"{label} is wrong; no single mistake that is known explains its real and its imaginary part."
+            kept.append(Finding(leaf.names[0], Kind.UNKNOWN, message))
+    return kept
 
 
 def whole(report: GradientReport, layout: Layout) -> GradientReport:

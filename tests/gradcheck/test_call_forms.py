@@ -459,6 +459,20 @@ def complex_and_real_parameters():
     return Form(loss, grad, ({"z": Z, "r": W},), {}, lambda p: grad(p) | {"z": jnp.conj(grad(p)["z"])}, says_wrong=says)
 
 
+def complex_parameters_with_half_of_the_other_convention():
+    says = "params is 0.5 times the conjugate of the gradient"  # the Wirtinger derivative by the conjugate
+    return Form(distance, distance_grad, (Z, A), {}, lambda z, a: jnp.conj(distance_grad(z, a)) / 2, says_wrong=says)
+
+
+def complex_parameters_with_a_mistake_that_has_no_name():
+    def wrong(z, a):
+        right = distance_grad(z, a)
+        return right.real * jnp.array([2.0, 1.0, 1.0]) + 1j * right.imag * jnp.array([1.0, 3.0, 1.0])
+
+    says = "params is wrong; no single mistake that is known explains its real and its imaginary part."
+    return Form(distance, distance_grad, (Z, A), {}, wrong, says_wrong=says)
+
+
 def complex_parameters_with_a_factor():
     return Form(distance, distance_grad, (Z, A), {}, lambda z, a: 2 * distance_grad(z, a), says_wrong="2 times")
 
