@@ -12,7 +12,10 @@ import pytest
 import jaxgd
 from jaxgd import gradcheck
 from jaxgd.gradcheck import Kind
-from jaxgd.gradcheck.rules import parts
+from jaxgd.gradcheck.rules import forgotten, parts
+from jaxgd.gradcheck.rules.evaluate import evaluator_of
+from jaxgd.gradcheck.rules.forms import rule_of
+from jaxgd.gradcheck.rules.problem import problem_of
 
 X = jnp.array([0.3, -1.2, 0.7, 2.0])
 Y = jnp.array([0.5, 0.1, -0.4, 1.0])
@@ -358,6 +361,34 @@ def test_parts_of_the_incoming_gradient(made: Any, right: Any, kind: Kind, words
     assert found[0] is kind
     assert re.search(words, found[1]), found
     assert parts.compare(made, 3 * made, (2,), (3,)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "operation"),
+    [
+        ("where", lambda x: jnp.where(x < 1, x, 0.0)),
+        ("maximum", lambda x: jnp.maximum(x, -0.5)),
+        ("minimum", lambda x: jnp.minimum(x, 0.5)),
+        ("clip", lambda x: jax.lax.clamp(-0.5, x, 0.5)),
+        ("product", lambda x: x * Y),
+        ("quotient", lambda x: x / Y),
+        ("sum", lambda x: x + Y),
+        ("difference", lambda x: x - Y),
+    ],
+)
+def test_operation_left_out(name: str, operation: Any) -> None:
+    """Without the operation inside the sine, its derivative is g cos(x)."""
+    rule = with_vjp(lambda x: jnp.sin(operation(x)), lambda x: (jnp.sin(operation(x)), x), lambda x, g: (g,))
+    problem = problem_of(rule_of(rule, (X,)), (X,))
+    evaluator = evaluator_of(problem)
+    incoming = problem.incoming(np.random.default_rng(0))
+    (g,) = incoming.values()
+    said = [
+        words
+        for (_, words), predicted in forgotten.derivatives(evaluator, [(evaluator.params, incoming)])
+        if np.allclose(predicted[0]["x"], g * np.cos(X), rtol=1e-12)
+    ]
+    assert any(words.startswith(f"is the derivative of the function without the {name}") for words in said)
 
 
 def test_worked_mistakes_of_the_documentation() -> None:
