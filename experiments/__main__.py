@@ -35,6 +35,8 @@ NAMES = (
     "commands",
     "stability_edge",
     "convergence",
+    "rates",
+    "edge_of_stability",
     "optax_parity",
 )
 """In the order of the lecture."""

@@ -21,7 +21,7 @@ def run(folder, *words):
 
 WORK = [
     *("full_batch", "least_squares", "stochastic", "lanes", "loops", "tiny", "chunks", "gradients", "start"),
-    *("growth", "memory", "check"),
+    *("growth", "memory", "check", "smooth"),
 ]
 
 

@@ -491,6 +491,21 @@ def check(scale: str) -> list[Row]:
     return [Row("gradient check", size, "run", interleaved(jobs, _repeats(scale)), "gradient").reaching(50)]
 
 
+def smooth(scale: str) -> list[Row]:
+    """The bound on the curvature over all parameters, in three reads of the inputs: the limit is their Gram matrix."""
+    shape = (2000, 10) if scale == "smoke" else (1_000_000, 100)
+    problem, batch = jaxgd.problems.logistic_regression(), _data(*shape, labels=True)
+    bound = jax.jit(lambda rows: jaxgd.theory.smoothness(problem, rows))
+    costs: Any = bound.lower(batch).compile().cost_analysis()
+    reads = costs["bytes accessed"] / batch.inputs.nbytes
+    jobs: dict[str, Any] = {
+        OURS: (functools.partial(bound, batch), 1),
+        "Gram matrix": (functools.partial(jax.jit(lambda x: x.T @ x), batch.inputs), 1),
+    }
+    row = measured("smoothness", _shape(batch), "run", jobs, _repeats(scale), "Gram matrix").reaching(1.5)
+    return [dataclasses.replace(row, reach=(*row.reach, ("3 reads of the inputs", reads <= 3.2)))]
+
+
 WORK = {
     "full_batch": full_batch,
     "least_squares": least_squares,
@@ -504,5 +519,6 @@ WORK = {
     "growth": growth,
     "memory": memory,
     "check": check,
+    "smooth": smooth,
 }
 """Every kind by its name."""
