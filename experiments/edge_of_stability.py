@@ -127,16 +127,16 @@ def plot(outcome: Outcome) -> Figure:
         ("second_order_decrease", "error of the second order", GREEN),
     ):
         left.loglog(np.arange(1, len(actual) + 1), np.abs(logistic[name] - actual), color=colour, label=label)
-    left.set(xlabel="step", ylabel="change of the loss", title="A logistic fit at 1/L: prediction and fact")
+    left.set(xlabel="step", ylabel="change of the loss", title="Logistic fit at 1/L")
     left.legend(frameon=False)
     for (rate, found), colour in zip(numbers["runs"].items(), (BLUE, ORANGE, GREEN), strict=False):
         middle.plot(numbers["steps"], found["sharpness"], color=colour, label=f"lambda_max, eta = {rate:g}")
         middle.axhline(2 / rate, color=colour, linestyle="--", linewidth=1, label=f"2 / eta = {2 / rate:g}")
         right.semilogy(numbers["steps"], found["loss"], color=colour, label=f"eta = {rate:g}")
-    middle.set(xlabel="step", ylabel="largest curvature", title="A tanh network on digits: the edge of stability")
+    middle.set(xlabel="step", ylabel="largest curvature", title="Network: its largest curvature")
     middle.set_ylim(bottom=0)
     middle.legend(frameon=False)
-    right.set(xlabel="step", ylabel="loss", title="Its loss falls, but not at every step")
+    right.set(xlabel="step", ylabel="loss", title="Network: its loss")
     right.legend(frameon=False)
     rate, found = next(iter(numbers["runs"].items()))
     last.plot(numbers["steps"], found["actual_decrease"], ".", color=BLUE, markersize=4, label="decrease of the loss")
@@ -145,6 +145,6 @@ def plot(outcome: Outcome) -> Figure:
     )
     last.plot(numbers["steps"], found["predicted_decrease"], color=GREY, linewidth=1, label="first-order prediction")
     last.set_yscale("symlog", linthresh=1e-6)
-    last.set(xlabel="step", ylabel="change of the loss", title=f"The network at eta = {rate:g}: prediction and fact")
-    last.legend(frameon=False)
+    last.set(xlabel="step", ylabel="change of the loss", title=f"Network at eta = {rate:g}")
+    last.legend(frameon=False, loc="lower right", fontsize=7)
     return figure
