@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.gradcheck.backward.tape import gradient, record
+from jaxgd.gradcheck.backward.sweep import gradient
+from jaxgd.gradcheck.backward.tape import record
 from jaxgd.gradcheck.inputs import Arrays, Point
 from jaxgd.gradcheck.mistakes import Case, explain
 from jaxgd.gradcheck.mistakes.values import central_differences, in_jax

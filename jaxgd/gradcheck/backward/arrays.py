@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import scipy.special
 
-from jaxgd.gradcheck.backward.arithmetic import evaluate, expand
+from jaxgd.gradcheck.backward.arithmetic import evaluate
+from jaxgd.gradcheck.backward.pulls import expand
 from jaxgd.gradcheck.backward.site import Change, Send, Site, is_square
 from jaxgd.gradcheck.report import Kind
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import scipy.special
 
-from jaxgd.gradcheck.backward.arithmetic import like
+from jaxgd.gradcheck.backward.pulls import like
 from jaxgd.gradcheck.backward.site import Change, Site
 from jaxgd.gradcheck.report import Kind
 

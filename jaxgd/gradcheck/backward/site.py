@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxgd.gradcheck.backward.arithmetic import UNARY, evaluate, pull
-from jaxgd.gradcheck.backward.tape import Edge, Step, Tape, between
+from jaxgd.gradcheck.backward.arithmetic import UNARY, evaluate
+from jaxgd.gradcheck.backward.pulls import pull
+from jaxgd.gradcheck.backward.sweep import Edge, between
+from jaxgd.gradcheck.backward.tape import Step, Tape
 from jaxgd.gradcheck.report import Kind
 
 

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxgd.gradcheck.backward.candidates import Candidate
-from jaxgd.gradcheck.backward.tape import Tape, backward, leaves
+from jaxgd.gradcheck.backward.reading import Candidate
+from jaxgd.gradcheck.backward.sweep import backward, leaves
+from jaxgd.gradcheck.backward.tape import Tape
 
 NUMBERS_AT_ONCE = 4_000_000
 """Entries of all cotangents of the variants that are tried at once."""

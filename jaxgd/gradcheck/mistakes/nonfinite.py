@@ -5,8 +5,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgd.gradcheck.backward.candidates import label, read
-from jaxgd.gradcheck.backward.tape import TooLongError, backward, record
+from jaxgd.gradcheck.backward.reading import label, read
+from jaxgd.gradcheck.backward.sweep import backward
+from jaxgd.gradcheck.backward.tape import TooLongError, record
 from jaxgd.gradcheck.inputs import Point
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgd.gradcheck.backward.tape import gradient
+from jaxgd.gradcheck.backward.sweep import gradient
 from jaxgd.gradcheck.inputs import Arrays, Point
 from jaxgd.gradcheck.mistakes.study import Explanation, Place, Study, size
 from jaxgd.gradcheck.report import Kind

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxgd.gradcheck.backward.candidates import Candidate, Reading, candidates, label, read
-from jaxgd.gradcheck.backward.tape import Tape, TooLongError, backward, leaves, record
+from jaxgd.gradcheck.backward.candidates import candidates
+from jaxgd.gradcheck.backward.reading import Candidate, Reading, label, read
+from jaxgd.gradcheck.backward.sweep import backward, leaves
+from jaxgd.gradcheck.backward.tape import Tape, TooLongError, record
 from jaxgd.gradcheck.backward.trial import Trial, real, trial
 from jaxgd.gradcheck.inputs import Point
 from jaxgd.gradcheck.mistakes.factors import cause, is_known

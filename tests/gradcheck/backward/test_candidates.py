@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgd.gradcheck.backward.candidates import candidates, read
+from jaxgd.gradcheck.backward.candidates import candidates
 from jaxgd.gradcheck.backward.program import quote
-from jaxgd.gradcheck.backward.tape import Edge, Edit, backward, record
+from jaxgd.gradcheck.backward.reading import read
+from jaxgd.gradcheck.backward.sweep import Edge, Edit, backward
+from jaxgd.gradcheck.backward.tape import record
 from jaxgd.gradcheck.backward.trial import trial
 from jaxgd.gradcheck.inputs import Point
 from jaxgd.gradcheck.mistakes.nonfinite import origin

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgd.gradcheck.backward.candidates import candidates, read
+from jaxgd.gradcheck.backward.candidates import candidates
 from jaxgd.gradcheck.backward.edits import EDITS
-from jaxgd.gradcheck.backward.tape import backward, record
+from jaxgd.gradcheck.backward.reading import read
+from jaxgd.gradcheck.backward.sweep import backward
+from jaxgd.gradcheck.backward.tape import record
 
 RNG = np.random.default_rng(0)
 x, c, w = RNG.normal(size=5), RNG.normal(size=5), RNG.normal(size=5)
