@@ -7,7 +7,7 @@ that were found wrong are taken out of the loss: a right one may be there becaus
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from jaxgd.gradcheck.rules.evaluate import evaluator_of
 from jaxgd.gradcheck.rules.forms import of_site
 from jaxgd.gradcheck.rules.judge import Check, judge
 from jaxgd.gradcheck.rules.problem import problem_of
-from jaxgd.gradcheck.rules.rule import Rule, flatten, is_inexact, pull_by_jax
+from jaxgd.gradcheck.rules.rule import Rule, is_inexact, pull_by_jax
 
 MAX_FUNCTIONS = 16
 """Functions with rules of which a loss may have more, but no more are looked at."""
@@ -125,7 +125,8 @@ def see_through(pair: Pair, both: tuple[Arrays, Arrays], check: Check, *, doubte
     wrong = wrong_rules(pair, check, libraries=doubted)
     if not wrong:
         return None
-    function = without(pair.loss.function, {_key(one.site) for one in wrong})
+    keys = {_key(one.site) for one in wrong}
+    function = program.without(pair.loss.function, lambda site: _key(site) in keys)
     bare = pair._replace(loss=dataclasses.replace(pair.loss, function=function, program=None, facts={}))
     hand, declared = both
     try:
@@ -259,32 +260,3 @@ def _doubt(rule: Rule, values: list[Any]) -> float | None:
         for name, leaf in right.items()
     )
     return None if agree else 0.0
-
-
-def without(function: Callable[..., Any], keys: set[tuple[Any, ...]]) -> Callable[..., Any]:
-    """A function whose program has lost some of its rules.
-
-    Args:
-      function: of trees.
-      keys: name, file and line of the functions that lose theirs.
-
-    Returns:
-      The same function for values; JAX differentiates the bodies of those functions.
-    """
-
-    def bare(*args: Any, **kwargs: Any) -> Any:
-        flat, tree = flatten(args)
-        moving = [i for i, leaf in enumerate(flat) if isinstance(leaf, float) or hasattr(leaf, "dtype")]
-
-        def of_arrays(*values: Any) -> Any:
-            new = list(flat)
-            for i, value in zip(moving, values, strict=True):
-                new[i] = value
-            return function(*tree.unflatten(new), **kwargs)
-
-        values = [flat[i] for i in moving]
-        closed, shapes = jax.make_jaxpr(of_arrays, return_shape=True)(*values)
-        outputs = program.without_rules(closed, values, lambda site: _key(site) in keys)
-        return flatten(shapes)[1].unflatten(outputs)
-
-    return bare

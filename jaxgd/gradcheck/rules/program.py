@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxgd.gradcheck.backward.program import extend
 from jaxgd.gradcheck.programs import QUICK
+from jaxgd.gradcheck.rules.rule import flatten
 from jaxgd.gradcheck.rules.sites import Site, is_rule, site_of, sites
 
 Handler = Callable[[Any, list[Any]], list[Any] | None]
@@ -91,6 +92,35 @@ def without_rules(closed: Any, values: Sequence[Any], chosen: Callable[[Site], b
         return None
 
     return run(closed, values, handle)
+
+
+def without(function: Callable[..., Any], chosen: Callable[[Site], bool]) -> Callable[..., Any]:
+    """A function whose program has lost some of its rules.
+
+    Args:
+      function: of trees.
+      chosen: which functions lose theirs.
+
+    Returns:
+      The same function for values; JAX differentiates the bodies of those functions.
+    """
+
+    def bare(*args: Any, **kwargs: Any) -> Any:
+        flat, tree = flatten(args)
+        moving = [i for i, leaf in enumerate(flat) if isinstance(leaf, float) or hasattr(leaf, "dtype")]
+
+        def of_arrays(*values: Any) -> Any:
+            new = list(flat)
+            for i, value in zip(moving, values, strict=True):
+                new[i] = value
+            return function(*tree.unflatten(new), **kwargs)
+
+        values = [flat[i] for i in moving]
+        closed, shapes = jax.make_jaxpr(of_arrays, return_shape=True)(*values)
+        outputs = without_rules(closed, values, chosen)
+        return flatten(shapes)[1].unflatten(outputs)
+
+    return bare
 
 
 Met = dict[int, tuple[Site, list[list[Any]]]]
