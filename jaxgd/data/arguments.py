@@ -24,7 +24,7 @@ def arguments(problem: Problem, params: Any, batch: Any) -> tuple[Params, Any]:
 
     Raises:
       TypeError: another type of parameters or data than the problem takes; the text names the expected one.
-      ValueError: there are no parameters; see `array`.
+      ValueError: `params` is empty; see `array`.
     """
     return parameters(problem, params), jax.tree.map(_leaf, problem.accepts.batch(batch))
 
@@ -45,7 +45,13 @@ def parameters(problem: Problem, params: Any) -> Params:
     """
     typed = problem.accepts.params(params)
     check_floating_tree("params", typed)
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), typed)
+    return jax.tree.map(_strongly_typed, typed)
+
+
+def _strongly_typed(leaf: Any) -> jax.Array:
+    # A weak dtype would change in the first step, and the carry of a scan with it.
+    known = isinstance(leaf, jax.Array) and not leaf.weak_type
+    return leaf if known else jnp.asarray(leaf, jnp.result_type(leaf))
 
 
 def _leaf(leaf: Any) -> Any:
