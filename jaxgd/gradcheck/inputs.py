@@ -197,7 +197,7 @@ def take_apart(
       arguments: all positional arguments, parameters included.
       kwargs: the keyword arguments.
       argnums: which arguments are the parameters.
-      hold: whether arguments that are no parameters are held as they are, so that a trace sees their numbers.
+      hold: whether all arguments except the parameters are held as they are, so that a trace sees their numbers.
       integers: whether Python integers among the parameters are differentiated by.
 
     Returns:
