@@ -86,10 +86,7 @@ def check_gradient(
         raise ValueError(f"`order` must be 1 or 2, got {order!r}.")
     if not seconds >= 0:
         raise ValueError(f"`seconds` must be a number that is at least 0, got {seconds!r}.")
-    positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    if not all(0 <= position <= len(args) for position in positions) or len(set(positions)) < len(positions):
-        raise ValueError(f"`argnums` must be positions among the {len(args) + 1} arguments, got {argnums!r}.")
-    argnums = argnums if isinstance(argnums, int) else positions
+    argnums = _positions(argnums, len(args) + 1)
     if order == 2:
         if argnums != 0 or has_aux:
             raise ValueError("with `order=2`, `argnums` must be 0 and `has_aux` False: bind the rest in a function.")
@@ -139,6 +136,18 @@ def assert_gradient(
     report = check_gradient(loss, grad, params, *args, **options, **kwargs)
     if not report.ok:
         raise AssertionError(str(report))
+
+
+def _positions(argnums: Any, count: int) -> int | tuple[int, ...]:
+    """`argnums` as positions from the left."""
+    several = isinstance(argnums, (tuple, list))
+    given = tuple(argnums) if several else (argnums,)
+    if not given or not all(isinstance(one, (int, np.integer)) and -count <= one < count for one in given):
+        raise ValueError(f"`argnums` must be positions among the {count} arguments, got {argnums!r}.")
+    positions = tuple(int(one) % count for one in given)
+    if len(set(positions)) < len(positions):
+        raise ValueError(f"`argnums` must be different positions, got {argnums!r}.")
+    return positions if several else positions[0]
 
 
 def _accepts(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:

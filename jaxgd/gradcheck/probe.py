@@ -47,7 +47,17 @@ def loss_of(function: Callable[..., Any], inputs: Inputs, base: Point, *, has_au
     except BadLoss:
         raise
     except Exception as error:
-        raise BadLoss(f"`loss` raised {type(error).__name__}: {error}") from error
+        raise BadLoss(f"`loss` raised {type(error).__name__}: {error}{_hint(error)}") from error
+
+
+OPTIONS = ("key", "order", "seconds", "argnums", "has_aux")
+"""Arguments of a check, which therefore do not reach the functions."""
+
+
+def _hint(error: Exception) -> str:
+    """What to do if a function lacks an argument that the check has taken."""
+    taken = [name for name in OPTIONS if isinstance(error, TypeError) and f"argument: '{name}'" in str(error)]
+    return f". `{taken[0]}` is an argument of the check: bind it by functools.partial." if taken else ""
 
 
 def gradient_of(function: Callable[..., Any], inputs: Inputs, base: Point, *, has_aux: bool) -> Gradient:

@@ -86,12 +86,20 @@ ERRORS = [
         "`loss` must return a floating scalar [], got a dict of 2. Were `loss` and `grad` exchanged?",
     ),
     ((lambda p: None, grad, PARAMS), {}, ValueError, "`loss` must return a floating scalar [], got None."),
+    ((loss, grad, PARAMS), {"argnums": "p"}, ValueError, "`argnums` must be positions among the 1 arguments, got 'p'."),
+    (
+        (lambda p, key: loss(p), grad, PARAMS),
+        {"key": jax.random.key(0)},
+        ValueError,
+        "`loss` raised TypeError: <lambda>() missing 1 required positional argument: 'key'. `key` is an argument of "
+        "the check: bind it by functools.partial.",
+    ),
     ((loss, grad, PARAMS), {"argnums": 1}, ValueError, "`argnums` must be positions among the 1 arguments, got 1."),
     (
         (loss, grad, PARAMS),
         {"argnums": (0, 0)},
         ValueError,
-        "`argnums` must be positions among the 1 arguments, got (0, 0).",
+        "`argnums` must be different positions, got (0, 0).",
     ),
     (
         (loss, grad, PARAMS),

@@ -115,7 +115,7 @@ def value_and_grad_with_aux():
 
 
 def second_argument():
-    return Form(lambda x, w, y: squares(w, x, y), lambda x, w, y: squares_grad(w, x, y), (X, W, Y), {"argnums": 1})
+    return Form(lambda x, w, y: squares(w, x, y), lambda x, w, y: squares_grad(w, x, y), (X, W, Y), {"argnums": -2})
 
 
 def bilinear(u, scale, v):
