@@ -15,7 +15,7 @@ from jaxgd.problems.scalar import CubicParams
 from jaxgd.theory import closed_form, curvature
 from jaxgd.types import Batch, LinearParams, ScalarParams
 
-QUADRATIC = [s for s in SYSTEMS if s.values[0].minimizer is not None]
+QUADRATIC = [s for s in SYSTEMS if s.values[0].minimizer is not None and "polynomial" not in s.id]
 OFF = {"grad_tol": -1.0, "param_tol": -1.0}
 
 
@@ -40,10 +40,13 @@ def test_full_batch_follows_the_closed_form(problem, make_batch):
     size = np.max(np.abs(flat(params)))
     largest = float(curvature.largest_eigenvalue(problem, params, batch).value)
     loss = getattr(problem.call, "keywords", {}).get("loss", "sum_squared_error")
+    which = {"loss": loss, "l2": problem.l2}
+    if "quadratic(" in problem.name or "fit_intercept=False" in problem.name:  # its matrix is not known by its type
+        which = {"problem": problem}
     for share in (0.2, 1.0, 1.9):
         rate = share / largest
         result = jaxgd.descend(problem, params, batch, learning_rate=rate, num_steps=100, record=("params",), **OFF)
-        exact = closed_form.trajectory(params, batch, learning_rate=rate, num_steps=100, l2=problem.l2, loss=loss)
+        exact = closed_form.trajectory(params, batch, learning_rate=rate, num_steps=100, **which)
         assert int(result.num_steps) == 100
         for path, entries in ((result.history.params, slice(0, -1)), (result.params, -1)):
             expected = jax.tree.map(lambda leaf, entries=entries: leaf[entries], exact)
@@ -59,7 +62,7 @@ def drive(problem, batch, params, **options):
 @pytest.mark.parametrize(("problem", "make_batch"), SOME_SYSTEMS)
 def test_optax_sgd_and_a_batch_of_all_rows_give_the_same_run(problem, make_batch):
     params, batch = setting(problem, make_batch)
-    ours = drive(problem, batch, params)
+    ours = drive(problem, batch, params)._replace(learning_rate=None)
     assert_trees_close(drive(problem, batch, params, optimizer=optax.sgd), ours, rtol=1e-15, atol=1e-15)
     if batch is not None:  # in order: bit for bit
         rows = drive(problem, batch, params, batch_size=len(batch.inputs))
@@ -70,7 +73,7 @@ def test_optax_sgd_and_a_batch_of_all_rows_give_the_same_run(problem, make_batch
 def test_mini_batches_by_optax_and_in_chunks_give_the_same_run(problem, make_batch):
     params, batch = setting(problem, make_batch)
     shuffled = {"batch_size": 5, "key": jax.random.key(1)}
-    ours = drive(problem, batch, params, **shuffled)
+    ours = drive(problem, batch, params, **shuffled)._replace(learning_rate=None)
     assert_trees_close(drive(problem, batch, params, optimizer=optax.sgd, **shuffled), ours, rtol=1e-15, atol=1e-15)
     for options in ({}, shuffled):
         chunked = jaxgd.fit(problem, params, batch, learning_rate=0.01, num_steps=23, chunk_steps=10, **OFF, **options)
