@@ -362,8 +362,10 @@ def mutants(dtype: Any, *, share: int = 1, name: str | None = None) -> Iterator[
         for what, change, kinds in _of_all_leaves(problem, params, batch):
             where = everywhere if what == "stale" else _differ(jax.tree.leaves(change(None, params, batch)), right)
             planted.append((what, lambda p, b, c=change, f=problem.grad: c(f(p, b), p, b), kinds, where))
-        # The derivations below have an intercept.
-        whole = problem.name.startswith("mlp") or hasattr(params, "bias")
+        # The derivations below have an intercept, ReLU layers and a linear output.
+        layers = getattr(params, "layers", (params,))
+        others = ("activation=", "output=", "biases=")
+        whole = all(hasattr(layer, "bias") for layer in layers) and not any(word in problem.name for word in others)
         for what, grad, kinds in _of_derivation(problem) if whole else ():
             planted.append((what, grad, kinds, _differ(jax.tree.leaves(jax.jit(grad)(params, batch)), right)))
         for what, grad, kinds, where in planted:
