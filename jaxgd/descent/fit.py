@@ -85,7 +85,7 @@ def fit(  # noqa: D417 (the decorator adds the other arguments)
 
     Returns:
       The result of `descend`. After Ctrl-C what there is at the end of the chunk, INTERRUPTED; the same call with
-      the same `checkpoint` goes on from there. A SIGINT handler of your own is left alone.
+      the same `checkpoint` goes on from there. A SIGINT handler of your own stays in place.
 
     Raises:
       ValueError: as `descend`; `problem.check_batch` found a value outside the domain; a checkpoint of other
@@ -155,7 +155,7 @@ def _drive(
     chunks: Iterable[tuple[int, _Chunk]],
     after_chunk: Callable[[int, State], None],
 ) -> State:
-    """Take numbered chunks until there are no more, the run has ended, or a signal to end came."""
+    """Take numbered chunks until the last one, the end of the run, or a signal to end."""
     with noted_interrupt() as interrupted:
         for position, chunk in chunks:
             if int(state.stop_reason) != StopReason.MAX_STEPS:

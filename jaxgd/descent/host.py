@@ -35,7 +35,7 @@ def noted_interrupt() -> Iterator[Callable[[], int]]:
     """A context that notes a signal to end instead of obeying it, and gives a function that says which came, or 0.
 
     Within a chunk an exception would find the state given away. Noted are SIGINT, where it would raise
-    KeyboardInterrupt, and the signals whose handler is `terminate`. Handlers of your own are left alone.
+    KeyboardInterrupt, and the signals whose handler is `terminate`. Handlers of your own stay in place.
     """
     usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     ours = {number: old for number, old in usual.items() if old in (signal.default_int_handler, terminate)}
