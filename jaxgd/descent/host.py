@@ -11,8 +11,8 @@ from typing import NoReturn
 
 from jaxgd.descent.run import State
 
-LINE_SHARE, LINE_SECONDS, LEAST_SECONDS = 0.1, 30.0, 3.0
-"""Without a terminal a line of progress comes after a tenth of the steps or 30 s, and never within 3 s of another."""
+LINE_SHARE, LINE_SECONDS, LEAST_SECONDS = 0.1, 30.0, 10.0
+"""Without a terminal a line of progress comes after a tenth of the steps or 30 s, and never within 10 s of another."""
 
 
 def terminate(number: int, frame: FrameType | None) -> NoReturn:
