@@ -5,6 +5,7 @@ import functools
 import subprocess
 import sys
 import tempfile
+import time
 from typing import Any
 
 import jax
@@ -458,7 +459,10 @@ def memory(scale: str) -> list[Row]:
 
 
 def check(scale: str) -> list[Row]:
-    """A check of a network of ten million parameters, in gradients in float64, the arithmetic of the check."""
+    """A check of a network of ten million parameters, in gradients in float64, the arithmetic of the check.
+
+    And the first check of new small networks, whose every program is compiled: right ones, and ones with a wrong leaf.
+    """
     width, num_rows = (50, 8) if scale == "smoke" else (3162, 256)
     rng = np.random.default_rng(0)
     params = {"w": rng.normal(size=(width, width)) / width**0.5, "v": rng.normal(size=width) / width**0.5}
@@ -488,7 +492,37 @@ def check(scale: str) -> list[Row]:
         "gradient": (one_gradient, 1),
     }
     size = f"{width**2 + width:,} parameters, {num_rows} rows"
-    return [Row("gradient check", size, "run", interleaved(jobs, _repeats(scale)), "gradient").reaching(50)]
+    large = Row("gradient check", size, "run", interleaved(jobs, _repeats(scale)), "gradient").reaching(50)
+    return [large, *(_first_checks(factor, scale) for factor in (1.0, 2.0))]
+
+
+def _first_checks(factor: float, scale: str) -> Row:
+    """Checks of networks of different sizes, each the first of its functions; one leaf is `factor` times too large."""
+    seconds = []
+    for hidden in range(3, 5 if scale == "smoke" else 14):
+        rng = np.random.default_rng(hidden)
+        params = {"w": rng.normal(size=(4, hidden)), "b": rng.normal(size=hidden), "v": rng.normal(size=hidden)}
+        x, y = rng.normal(size=(6, 4)), rng.normal(size=6)
+
+        def loss(p: Any, x: Any, y: Any) -> Any:
+            return jnp.mean((jnp.tanh(x @ p["w"] + p["b"]) @ p["v"] - y) ** 2)
+
+        def grad(p: Any, x: Any, y: Any) -> Any:
+            h = jnp.tanh(x @ p["w"] + p["b"])
+            r = 2 * (h @ p["v"] - y) / len(y)
+            by_sum = jnp.outer(r, p["v"]) * (1 - h**2)
+            return {"w": x.T @ by_sum, "b": factor * by_sum.sum(0), "v": h.T @ r}
+
+        with jax.enable_x64(True):
+            started = time.perf_counter()
+            report = jaxgd.check_gradient(loss, grad, params, x, y)
+            seconds.append(time.perf_counter() - started)
+        assert report.ok == (factor == 1)
+    at_most = 0.5 if factor == 1 else 1.5
+    median = float(np.median(seconds))
+    words = f"{median:.2f} s, at most {at_most} s"
+    name = f"first check of a small {'right' if factor == 1 else 'wrong'} pair"
+    return Row("gradient check", name, "run", {OURS: seconds}, None, ((words, median <= at_most),))
 
 
 def smooth(scale: str) -> list[Row]:
