@@ -2,18 +2,17 @@
 
 import contextlib
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.gradcheck import facts, reference, untraced
 from jaxgd.gradcheck.answer import by_path
-from jaxgd.gradcheck.compare import between, compare, contradicts, rough
+from jaxgd.gradcheck.compare import compare, contradicts, rough
 from jaxgd.gradcheck.conjugate import agreeing, conjugates, whole
+from jaxgd.gradcheck.disputed import between
 from jaxgd.gradcheck.form import compare_form
 from jaxgd.gradcheck.inputs import Arrays, Point
 from jaxgd.gradcheck.mistakes import Case, explain
@@ -24,6 +23,7 @@ from jaxgd.gradcheck.reference import Gradients
 from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, Status, not_checked, report_of
 from jaxgd.gradcheck.rounding import MARGIN
 from jaxgd.gradcheck.rules import inside
+from jaxgd.gradcheck.second_order import accepts, second_order
 from jaxgd.gradcheck.slopes import Slopes
 from jaxgd.gradcheck.where import where
 
@@ -90,8 +90,8 @@ def check_gradient(
     if order == 2:
         if argnums != 0 or has_aux:
             raise ValueError("with `order=2`, `argnums` must be 0 and `has_aux` False: bind the rest in a function.")
-        takes_vector = not _accepts(grad, params, *args, **kwargs) and _accepts(grad, params, params, *args, **kwargs)
-        loss, grad = _second_order(loss, grad, takes_vector)
+        takes_vector = not accepts(grad, params, *args, **kwargs) and accepts(grad, params, params, *args, **kwargs)
+        loss, grad = second_order(loss, grad, takes_vector)
     seed = np.asarray(jax.random.key_data(key)).ravel().tolist() if key is not None else 0
     try:
         pair = pair_of(loss, grad, (params, *args), kwargs, argnums=argnums, has_aux=has_aux)
@@ -148,38 +148,6 @@ def _positions(argnums: Any, count: int) -> int | tuple[int, ...]:
     if len(set(positions)) < len(positions):
         raise ValueError(f"`argnums` must be different positions, got {argnums!r}.")
     return positions if several else positions[0]
-
-
-def _accepts(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
-    try:
-        inspect.signature(function).bind(*args, **kwargs)
-    except TypeError:
-        return False
-    except ValueError:  # a builtin without a signature
-        return True
-    return True
-
-
-@functools.lru_cache(maxsize=8)
-def _second_order(
-    loss: Callable[..., Any], grad: Callable[..., Any], takes_vector: bool
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The slope of the loss along a fixed vector of signs, and its gradient: a Hessian-vector product."""
-
-    def vector_like(params: Any) -> Any:
-        rng = np.random.default_rng(2)
-        return jax.tree.map(lambda p: jnp.asarray(rng.choice([-1.0, 1.0], np.shape(p)), jnp.asarray(p).dtype), params)
-
-    def slope(params: Any, *args: Any, **kwargs: Any) -> Any:
-        tangents = jax.tree.map(jnp.multiply, jax.grad(loss)(params, *args, **kwargs), vector_like(params))
-        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(tangents))
-
-    def product(params: Any, *args: Any, **kwargs: Any) -> Any:
-        if takes_vector:
-            return grad(params, vector_like(params), *args, **kwargs)
-        return jax.jvp(lambda q: grad(q, *args, **kwargs), (params,), (vector_like(params),))[1]
-
-    return slope, product
 
 
 def _check(pair: Pair, rng: np.random.Generator, seconds: float) -> GradientReport:

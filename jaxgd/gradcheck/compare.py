@@ -1,42 +1,25 @@
 """What each leaf of a gradient is: right, wrong, at a kink, or right where reverse mode is wrong."""
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxgd.gradcheck import reference, ties
 from jaxgd.gradcheck.backward.program import equations, name_of_unit
+from jaxgd.gradcheck.disputed import Comparison, Measured, by_entry, compare_leaf
 from jaxgd.gradcheck.facts import GradientFacts, LossFacts
 from jaxgd.gradcheck.inputs import Arrays
-from jaxgd.gradcheck.mistakes.nonfinite import origin
 from jaxgd.gradcheck.pair import Pair, dot, gap, ratio, size
 from jaxgd.gradcheck.reference import Gradients
 from jaxgd.gradcheck.report import Finding, Kind, Status
+from jaxgd.gradcheck.sides import COMPARISONS
 from jaxgd.gradcheck.slopes import Slopes
 from jaxgd.gradcheck.stops import compare_stopped, stops_of
 from jaxgd.gradcheck.where import where
 
 OVERRULES = 1e-6
 """Relative difference from which finite-difference slopes overrule two gradients that agree to rounding."""
-
-MAX_ENTRIES = 64
-"""Entries of a leaf whose slopes are measured one by one."""
-
-
-class Comparison(NamedTuple):
-    """What one leaf is, and why.
-
-    Attributes:
-      status: what it is.
-      reference: what it was compared with in the end.
-      finding: what there is to say about it; for a wrong leaf without a finding the cause is to be searched for.
-    """
-
-    status: Status
-    reference: Any
-    finding: Finding | None = None
 
 
 class Outcome(NamedTuple):
@@ -89,7 +72,7 @@ def compare(pair: Pair, found: Gradients, loss: LossFacts, along: tuple[Arrays, 
         at = tied()
         return None if at is None else ties.fit(at, found.hand)
 
-    measured = _Measured(
+    measured = Measured(
         pair, found, functools.partial(reference.slopes_along, pair, unit=loss.unit), tied, nearest, slopes.kinked
     )
     compared = [Comparison(Status.RIGHT, leaf) for leaf in found.reference]
@@ -106,7 +89,7 @@ def compare(pair: Pair, found: Gradients, loss: LossFacts, along: tuple[Arrays, 
             Status.RIGHT, found.reference[i], Finding(pair.names[i], Kind.PRECISION, message, False)
         )
     for i in off:
-        compared[i] = _compare_leaf(measured, i)
+        compared[i] = compare_leaf(measured, i)
     return Outcome(compared)
 
 
@@ -121,169 +104,9 @@ def _within_a_solver(pair: Pair, found: Gradients, leaf: int) -> bool:
         np.issubdtype(atom.aval.dtype, np.floating)
         for loop in loops
         for eqn in equations(loop.params["cond_jaxpr"])
-        if eqn.primitive.name in ties.COMPARISONS
+        if eqn.primitive.name in COMPARISONS
         for atom in eqn.invars
     )
-
-
-class _Measured(NamedTuple):
-    """What the comparison of a leaf may ask for."""
-
-    pair: Pair
-    found: Gradients
-    slopes: Callable[[Arrays], Slopes]
-    ties: Callable[[], ties.Ties | None]
-    nearest: Callable[[], ties.Fit | None]
-    kinked: bool
-
-    def ahead(self, leaf: int, values: Any) -> Arrays:
-        """A direction in which only one leaf moves."""
-        return [values if i == leaf else np.zeros_like(p) for i, p in enumerate(self.pair.base.params)]
-
-
-def _compare_leaf(measured: _Measured, leaf: int) -> Comparison:
-    """What the values of the loss say about a leaf that differs from reverse mode."""
-    pair, found = measured.pair, measured.found
-    hand, right = found.hand[leaf], found.reference[leaf]
-    path = pair.names[leaf]
-    name = path or "params"
-    if not np.isfinite(hand).all():
-        return _not_finite(measured, leaf)
-    finite = np.isfinite(right)
-    here = found.differs(leaf)
-    disputed = here if here.any() else found.near[leaf]
-    if finite.all() and (words := _on_a_set(measured, leaf)):
-        return Comparison(Status.RIGHT, hand, Finding(path, Kind.SET, f"{name} is {words}", False))
-    signs = np.where(finite, np.sign(hand - right), 1.0)
-    direction = measured.ahead(leaf, np.where(disputed, signs * pair.scales[leaf], 0.0))
-    slopes = measured.slopes(direction)
-    by_hand = float(np.sum(hand * direction[leaf]))
-    if not finite.all():
-        return _without_reference(measured, leaf, slopes.agrees(by_hand) or between(slopes, by_hand))
-    by_reverse = float(np.sum(right * direction[leaf]))
-    if slopes.agrees(by_hand) and not slopes.agrees(by_reverse) and not slopes.kinked:
-        message = (
-            f"{name} is right, by the values of the loss (slope {slopes.central:.10g}); reverse mode of the loss is "
-            f"wrong here ({by_reverse:.10g}), in {where(disputed)}."
-        )
-        return Comparison(Status.REFERENCE_WRONG, hand, Finding(path, Kind.REFERENCE, message, False))
-    if here.any() and (slopes.kinked or measured.kinked):
-        return _at_a_kink(measured, leaf, slopes)
-    return Comparison(Status.WRONG, right)
-
-
-def _on_a_set(measured: _Measured, leaf: int) -> str:
-    """Whether a leaf uses that its parameter is symmetric or the like, here and at another point; in words."""
-    pair, found = measured.pair, measured.found
-    kind = pair.sets[leaf]
-    if kind is None:
-        return ""
-    words = kind.uses(pair.base.params[leaf], found.hand[leaf], found.reference[leaf], found.tolerance[leaf])
-    if not words:
-        return ""
-    elsewhere = pair.elsewhere(np.random.default_rng(0), 0.1)
-    hand, right = pair.in_float64(elsewhere)
-    return words if kind.uses(elsewhere.params[leaf], hand[leaf], right[leaf], 1e-10 * size(right[leaf])) else ""
-
-
-def _at_a_kink(measured: _Measured, leaf: int, slopes: Slopes) -> Comparison:
-    """Whether a leaf is one of the answers that are right where operations of the loss tie."""
-    pair, found = measured.pair, measured.found
-    hand, right = found.hand[leaf], found.reference[leaf]
-    path = pair.names[leaf]
-    name = path or "params"
-    disputed = found.differs(leaf)
-    at, nearest = measured.ties(), measured.nearest()
-    if at is None or nearest is None:
-        by_hand = float(np.sum(hand * measured.ahead(leaf, np.sign(hand - right) * pair.scales[leaf] * disputed)[leaf]))
-        if found.near[leaf].any() or not between(slopes, by_hand):
-            return Comparison(Status.WRONG, right)
-        low, high = sorted((slopes.left, slopes.right))
-        message = (
-            f"{name}: the loss has a kink here, in {where(disputed)}; along it the slopes of both sides are {low:.6g} "
-            f"and {high:.6g}, and the gradient's, {by_hand:.6g}, lies between them."
-        )
-        return Comparison(Status.KINK, hand, Finding(path, Kind.KINK, message, False))
-    if nearest.reproduces(leaf, hand, found.tolerance[leaf]):
-        message = (
-            f"{name}: the loss has a kink at this point, a tie of {at.words()}; the gradient takes another of the "
-            f"slopes there than reverse mode does, in {where(disputed)}, and is right as well."
-        )
-        return Comparison(Status.KINK, hand, Finding(path, Kind.KINK, message, False))
-    if len(at.sums) and ties.fit(at, found.hand, shared=False).reproduces(leaf, hand, found.tolerance[leaf]):
-        message = (
-            f"{name}: several entries tie in {at.words(maxima=True)}, and they have to share its gradient: what they "
-            f"get in {where(disputed)} adds up to more or less than the whole."
-        )
-        return Comparison(Status.WRONG, nearest.leaves[leaf], Finding(path, Kind.KINK, message))
-    if ties.fit(at, found.hand, beyond=3.0).reproduces(leaf, hand, found.tolerance[leaf]):
-        message = (
-            f"{name}: the loss has a kink at this point, a tie of {at.words()}; in {where(disputed)} the gradient lies "
-            "beyond the slopes of both sides. Any weighted mean of the two would be right."
-        )
-        return Comparison(Status.WRONG, nearest.leaves[leaf], Finding(path, Kind.KINK, message))
-    return Comparison(Status.WRONG, nearest.leaves[leaf])
-
-
-def _not_finite(measured: _Measured, leaf: int) -> Comparison:
-    """A leaf with NaN or infinity."""
-    found = measured.found
-    hand, right = found.hand[leaf], found.reference[leaf]
-    path = measured.pair.names[leaf]
-    name = path or "params"
-    bad = ~np.isfinite(hand)
-    if (hand[bad] == right[bad]).all() and not (found.differs(leaf) & ~bad).any():
-        message = f"{name} is {hand[bad][0]} in {where(bad)}, as reverse mode is: the loss has an infinite slope there."
-        return Comparison(Status.RIGHT, right, Finding(path, Kind.NONFINITE, message, False))
-    said = f"{name} is {hand[bad][0]} in {where(bad)}"
-    if np.isfinite(right[bad]).all():
-        return Comparison(Status.WRONG, right, Finding(path, Kind.NONFINITE, f"{said}, where the gradient is finite."))
-    values = _by_entry(measured, leaf, bad)
-    good = values is not None and np.isfinite(values).all()
-    also = f" The slope of the values of the loss is {values[0]:.6g} there." if good and values is not None else ""
-    message = f"{said}; reverse mode of the loss is not finite there either.{also}{_origin(measured)}"
-    return Comparison(Status.WRONG, right, Finding(path, Kind.NONFINITE, message))
-
-
-def _origin(measured: _Measured) -> str:
-    """On a line of its own, the operation that makes the first NaN or infinity."""
-    pair = measured.pair
-    if not (pair.loss.traceable and pair.loss.way.wide):
-        return ""
-    names = [*(name or "params" for name in pair.names), *pair.labels]
-    sentence = origin(reference.program(pair, pair.base), pair.base, names)
-    return f"\n{sentence}" if sentence else ""
-
-
-def _by_entry(measured: _Measured, leaf: int, mask: Any) -> Any:
-    """Slopes of the loss by single entries; None if there are many, NaN where the two sides differ."""
-    if np.sum(mask) > MAX_ENTRIES:
-        return None
-    values = []
-    for index in np.argwhere(mask):
-        unit = np.zeros_like(measured.pair.base.params[leaf])
-        unit[tuple(index)] = measured.pair.scales[leaf][tuple(index)]
-        slopes = measured.slopes(measured.ahead(leaf, unit))
-        values.append(np.nan if slopes.kinked else slopes.central / unit[tuple(index)])
-    return np.array(values)
-
-
-def _without_reference(measured: _Measured, leaf: int, confirmed: bool) -> Comparison:
-    """A finite leaf where reverse mode is NaN or infinite in some entries."""
-    found = measured.found
-    hand, right = found.hand[leaf], found.reference[leaf]
-    finite = np.isfinite(right)
-    if not confirmed:
-        return Comparison(Status.WRONG, right)
-    path = measured.pair.names[leaf]
-    message = (
-        f"reverse mode of the loss gives {right[~finite][0]} in {where(~finite)} of {path or 'params'}; the values of "
-        "the loss confirm the gradient."
-    )
-    differs = found.differs(leaf)
-    disputed = differs if differs.any() else found.near[leaf]
-    status = Status.WRONG if (disputed & finite).any() else Status.REFERENCE_WRONG
-    return Comparison(status, np.where(finite, right, hand), Finding(path, Kind.REFERENCE, message, False))
 
 
 def _overruled(pair: Pair, found: Gradients, loss: LossFacts, along: tuple[Arrays, Slopes]) -> Outcome:
@@ -294,7 +117,7 @@ def _overruled(pair: Pair, found: Gradients, loss: LossFacts, along: tuple[Array
     right = [Comparison(Status.RIGHT, leaf) for leaf in found.reference]
     if not contradicts(reference.slopes_along(pair, direction, loss.unit, rough=True), by_reverse):
         return Outcome(right)
-    measured = _Measured(
+    measured = Measured(
         pair, found, functools.partial(reference.slopes_along, pair, unit=loss.unit), _none, _none, False
     )
     compared = []
@@ -306,7 +129,7 @@ def _overruled(pair: Pair, found: Gradients, loss: LossFacts, along: tuple[Array
             compared.append(right[i])
             continue
         name = pair.names[i] or "params"
-        entries = _by_entry(measured, i, np.ones(leaf.shape, bool))
+        entries = by_entry(measured, i, np.ones(leaf.shape, bool))
         spot, values = "along a random direction", (own.central, by_own)
         if entries is not None:
             wrong = np.abs(entries - leaf.ravel()) > OVERRULES * max(size(leaf), size(entries[np.isfinite(entries)]))
@@ -345,21 +168,6 @@ def contradicts(slopes: Slopes, slope: float) -> bool:
     """
     apart = abs(slope - slopes.central)
     return bool(apart > 8 * slopes.error + OVERRULES * max(abs(slope), abs(slopes.central)) and not slopes.kinked)
-
-
-def between(slopes: Slopes, slope: float) -> bool:
-    """Whether a slope lies between those of the two sides of a kink.
-
-    Args:
-      slopes: of the loss along a direction.
-      slope: the gradient's along it.
-
-    Returns:
-      False where there is no kink.
-    """
-    low, high = sorted((slopes.left, slopes.right))
-    slack = 20 * slopes.side_error + 1e-5 * max(abs(low), abs(high))
-    return slopes.kinked and low - slack <= slope <= high + slack
 
 
 def rough(pair: Pair, found: Gradients, leaves: list[int], loss: LossFacts, grad: GradientFacts) -> list[Finding]:
