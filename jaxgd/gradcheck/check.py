@@ -203,9 +203,12 @@ def _check_numbers(
             or rough(pair, found, unexplained, loss, grad)
             or agreeing(_explained(_case(pair, rng, found)._replace(wrong=unexplained, seconds=seconds)), pair.layout)
         )
-    if not wrong:
-        findings += in_native_dtype(pair, found, rng)
+    native = [] if wrong else in_native_dtype(pair, found, rng)
+    findings += native
     leaves = tuple(_leaf_report(pair, found, i, leaf.status) for i, leaf in enumerate(outcome.leaves))
+    # The numbers of the table are those in float64; the finding has the ones of the leaf's own dtype.
+    narrow = {finding.leaf for finding in native if finding.wrong}
+    leaves = tuple(leaf._replace(error=np.nan, could_see=np.nan) if leaf.leaf in narrow else leaf for leaf in leaves)
     order = along[1].order(dot(found.hand, along[0])) if all_finite(found.hand) else None
     return report_of(findings, leaves, order, facts.reference_words(pair))
 
