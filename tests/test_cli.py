@@ -199,7 +199,7 @@ def test_the_run_folder(command, tmp_path):
     assert environment["jax"] == jax.__version__
     assert saved == {name: value for name, value in summary.items() if name != "folder"}
     with np.load(folder / "history.npz") as history:
-        assert set(history) == {"loss", "grad_norm", "learning_rate"}
+        assert set(history) == {"step", "loss", "grad_norm", "learning_rate"}
         assert history["loss"].shape == (1500,)
         assert history["loss"][0] == pytest.approx(summary["first_loss"])
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")

@@ -93,7 +93,7 @@ def test_least_squares_refuses(inputs, targets, text):
 
 
 QUADRATIC = [s for s in SYSTEMS if is_quadratic(s.values[0])]
-OF_KNOWN_TYPES = [s for s in QUADRATIC if s.values[0].second_order.rows is not None or s.id == "quadratic"]
+OF_KNOWN_TYPES = [s for s in QUADRATIC if s.values[0].linear_form is not None or s.id == "quadratic"]
 
 
 def loss_of(problem):
