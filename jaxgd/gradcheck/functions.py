@@ -129,6 +129,16 @@ class Loss:
             found.append(self._value(layout, point._replace(params=moved)))
         return np.stack(found)
 
+    def compile_values(self, layout: Layout, point: Point) -> None:
+        """Compile what `values` runs.
+
+        Args:
+          layout: of the leaves.
+          point: the leaves, float64.
+        """
+        with precision(np.float64):
+            self._along.compiled(layout, point, point.params, np.zeros(CHUNK))
+
     def _value(self, layout: Layout, point: Point) -> Any:
         """The loss at a point without tracing it, or in the dtypes given."""
         if self.way.traced:

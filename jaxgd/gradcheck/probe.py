@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxgd.gradcheck.answer import find_part, pack, part_of, unpack
-from jaxgd.gradcheck.backward.program import same_program
+from jaxgd.gradcheck.backward.program import equations, same_program
 from jaxgd.gradcheck.derivatives import DERIVATIVES
 from jaxgd.gradcheck.functions import BadLoss, Gradient, Loss, Way, value_of
 from jaxgd.gradcheck.inputs import Inputs, Layout, Point
@@ -19,6 +19,8 @@ from jaxgd.gradcheck.programs import Programs
 
 KEPT = 4
 """Functions of each kind that are kept with what was compiled of them. Each holds megabytes."""
+
+CALLBACKS = ("pure_callback", "io_callback")
 
 _losses: "collections.OrderedDict[Any, Loss]" = collections.OrderedDict()
 _gradients: "collections.OrderedDict[Any, Gradient]" = collections.OrderedDict()
@@ -115,7 +117,11 @@ def _probe_loss(function: Callable[..., Any], inputs: Inputs, base: Point, has_a
     try:
         with precision(np.float64):
             program = jax.make_jaxpr(lambda point: loss.scalar(layout, point))(base)
-        loss.values(layout, base, base.params, np.zeros(1))
+        # A callback can refuse float64 when it runs; everything else does so when it is compiled.
+        if any(eqn.primitive.name in CALLBACKS for eqn in equations(program.jaxpr)):
+            loss.values(layout, base, base.params, np.zeros(1))
+        else:
+            loss.compile_values(layout, base)
     except Exception as error:
         way = Way(True, wide=False, why=_in_words(error))
         return dataclasses.replace(loss, way=way, wide=False, program=program)

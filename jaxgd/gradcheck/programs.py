@@ -72,13 +72,25 @@ class Programs:
         Returns:
           What it returns.
         """
+        return self.compiled(layout, *arrays)(*arrays)
+
+    def compiled(self, layout: Layout, *arrays: Any) -> Any:
+        """Compile the function without running it.
+
+        Args:
+          layout: its first argument.
+          arrays: trees of arrays, the others.
+
+        Returns:
+          The program, a function of the arrays.
+        """
 
         def compile_it() -> Any:
             size = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(arrays))
             lowered = self.trace(layout, *arrays).lower()
             return lowered.compile(compiler_options=QUICK if size <= SMALL else None)
 
-        return _kept(self._compiled, _key(layout, arrays), compile_it)(*arrays)
+        return _kept(self._compiled, _key(layout, arrays), compile_it)
 
 
 def _key(layout: Layout, arrays: tuple[Any, ...]) -> Any:
