@@ -187,7 +187,8 @@ def rough(pair: Pair, found: Gradients, leaves: list[int], loss: LossFacts, grad
         return []
     gaps = {i: gap(found.hand[i], found.reference[i]) for i in leaves}
     sizes = {i: size(found.reference[i]) for i in leaves}
-    if not all(gaps[i] <= 256 * grad.unit * sizes[i] for i in leaves):
+    # A leaf that differs only elsewhere is not rough here, it is wrong there.
+    if not all(found.differs(i).any() and gaps[i] <= 256 * grad.unit * sizes[i] for i in leaves):
         return []
     dtype = name_of_unit(grad.unit)
     return [

@@ -90,7 +90,24 @@ def measure(pair: Pair, rng: np.random.Generator, both: tuple[Arrays, Arrays], u
         spread = rounding.fold(*pair.in_float64(pair.wide(point)), pair.both(point, np.float32), spread)
     tolerances = [np.asarray(leaf) for leaf in rounding.tolerances(*both, spread.rough, unit)]
     near = [np.asarray(gap) > 2 * leaf for gap, leaf in zip(spread.close, tolerances, strict=True)]
+    if unit > EPS64:
+        near = [a | b for a, b in zip(near, _stale(pair, both, tolerances), strict=True)]
     return Gradients(*both, tolerances, near)
+
+
+def _stale(pair: Pair, both: tuple[Arrays, Arrays], tolerances: Arrays) -> Arrays:
+    """Masks of entries that the gradient should have changed at a far point and did not.
+
+    Values kept from an earlier call are right at the point where they were computed. Nearby points show it only if the
+    tolerance is finer than the way to them, which it is not for a gradient that holds narrow numbers.
+    """
+    there = pair.in_float64(pair.elsewhere(np.random.default_rng(0), 0.5))
+    masks = []
+    for hand, right, hand_there, right_there, leaf in zip(*both, *there, tolerances, strict=True):
+        with np.errstate(invalid="ignore"):
+            moved = np.abs(np.asarray(right_there) - right) > 10 * leaf
+        masks.append(moved if np.array_equal(hand, hand_there) else np.zeros_like(moved))
+    return masks
 
 
 def slopes_along(pair: Pair, direction: Arrays, unit: float, *, rough: bool = False) -> slopes.Slopes:
