@@ -13,9 +13,10 @@ import pytest
 # set, if only to nothing, has them as users do (.ci/run has one of each).
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
-# A background job is started with SIGINT ignored, and would hand that on to every process of these tests.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A background job is started with SIGINT ignored, one of nohup with SIGHUP, and hands that on to the tests' processes.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
