@@ -146,7 +146,7 @@ class Job(NamedTuple):
           params: for the inputs that the problem sees.
 
         Returns:
-          A tree like it.
+          A tree of the same structure.
         """
         return self.scaling.in_data_units(params) if self.scaling else params
 

@@ -24,7 +24,7 @@ class Dialect(NamedTuple):
 
     Attributes:
       separator: between the cells.
-      header: the column names, in order; a last empty name is a separator at the end of every line.
+      header: the column names, in order; an empty last name means a separator at the end of every line.
       first_line: the number of the header's line.
     """
 

@@ -89,7 +89,7 @@ def descend(
         epochs without a better loss to within 32 units of rounding. This is found out for rates that are numbers and
         rows that are not shuffled.
       GRADIENT_SMALL: the gradient norm was at most `grad_tol` in a whole epoch.
-      DIVERGED: the mean loss of an epoch exceeded both the first loss and the best by more than
+      DIVERGED: the mean loss of an epoch exceeded the first loss, and exceeded the best by more than
         `divergence_factor` times the size of the best, three epochs in a row or once by a further factor; or a
         negative loss and its gradient both grew by that factor over their start.
       NONFINITE: the loss or the gradient was NaN or infinite.

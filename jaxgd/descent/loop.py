@@ -20,7 +20,7 @@ from jaxgd.types import Params
 
 
 def run(run: Run, params: Params, batch: Any) -> Result:
-    """Descend from theta_0 on all rows, `batch`; pure."""
+    """Run descent from theta_0; `batch` holds all rows. Pure."""
     num_epochs, rest = divmod(run.num_steps, run.epochs.steps_per_epoch)
     state = take_epochs(run, start(run, params, batch), batch, num_epochs)
     if rest:
@@ -29,7 +29,7 @@ def run(run: Run, params: Params, batch: Any) -> Result:
 
 
 def take_step(run: Run, state: State, part: Any, closes: bool) -> tuple[State, History]:
-    """One step: evaluate, move, judge; in a run that has stopped it changes nothing.
+    """One step: evaluate, move, judge; after a stop the parameters stay, but counters go on.
 
     `part` holds the rows of the step, and `closes` (static) says whether it ends its epoch. Gives the state at
     theta_{t+1}, and the entry of step t for the history, which is not written yet.
@@ -45,6 +45,7 @@ def take_step(run: Run, state: State, part: Any, closes: bool) -> tuple[State, H
     before, after = Point(state.params, state.rule_state), Point(params, rule_state)
     step = Step(state.step, running, closes, loss, grads, grad_norm, updates, before, after)
     reason, watch = judge(run.limits, state.watch, step)
+    # A step that ends the run is not taken, except NO_CHANGE, whose step is the proof; NONFINITE also takes one back.
     advance = running & ((reason == StopReason.MAX_STEPS) | (reason == StopReason.NO_CHANGE))
     retreat = running & (reason == StopReason.NONFINITE) & (state.num_steps > 0)
     params, rule_state = optax.tree.where(advance, after, before)

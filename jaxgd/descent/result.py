@@ -112,7 +112,7 @@ class Result(_Result):
 
     Attributes:
       params: theta at the stop; after DIVERGED or NONFINITE the last ones with a finite loss.
-      best_params: theta with the lowest loss; for mini-batches at the end of the epoch with the lowest mean
+      best_params: theta with the lowest loss; for mini-batches before the last update of the epoch with the lowest mean
         loss (`params` if no epoch was completed).
       loss: `[]`, of the whole batch at `params`.
       num_steps: `[]` int32, updates that led to `params`.

@@ -90,7 +90,7 @@ def begin(point: Point, first_loss: jax.Array, may_wait: bool, may_repeat: bool)
 
 
 def judge(limits: Limits, watch: Watch, step: Step) -> tuple[jax.Array, Watch]:
-    """Whether a run ends at a step: a `StopReason`, MAX_STEPS to go on, `[]` int32; and what to remember."""
+    """Judge one step: the `StopReason` (`[]` int32; MAX_STEPS means go on), and the watch after it."""
     step = lax.stop_gradient(step._replace(closes=None))._replace(closes=step.closes)
     watch = watch._replace(first_grad_norm=jnp.where(step.number == 0, step.grad_norm, watch.first_grad_norm))
     watch = _follow_loss(limits, watch, step)
@@ -106,7 +106,7 @@ def judge(limits: Limits, watch: Watch, step: Step) -> tuple[jax.Array, Watch]:
 
 def _follow_loss(limits: Limits, watch: Watch, step: Step) -> Watch:
     """Keep the best parameters, and hold the epoch's mean loss against the best: a diverged run spends its patience."""
-    # Over the number of steps in an epoch, the sum so far bounds the mean from below for losses that are not negative.
+    # Divided by the steps of an epoch, the sum so far bounds the mean from below, for losses that are not negative.
     epoch_loss = watch.epoch_loss + step.loss
     mean = epoch_loss / limits.steps_per_epoch
     factor = _like(limits.divergence_factor, mean)
@@ -202,7 +202,7 @@ class Unjudged(NamedTuple):
     """What is known of the steps of a block before its last, none of which was judged."""
 
     num_steps: int
-    epoch_loss: jax.Array  # [], that of before and their losses
+    epoch_loss: jax.Array  # [], sum over the epoch so far, these steps included
     lowest: jax.Array  # [], of their losses
     highest: jax.Array  # []
     lowest_grad_norm: jax.Array | None  # []; None if the norms were not computed
@@ -223,7 +223,7 @@ def nothing_happened(limits: Limits, watch: Watch, seen: Unjudged, reason: jax.A
     `watch` is from before the block, `seen` is known of its steps before the last; `reason` and `last` are what
     `judge` said of the last step after `skip`.
     """
-    # What stands still does so for good, and a number that is not finite stays: the last step tells of all.
+    # If an earlier step had changed nothing, or met a number that is not finite, so would the last.
     stands = (reason == StopReason.MAX_STEPS) & (last.num_still == 0) & (last.num_flat == 0)
     factor = _like(limits.divergence_factor, seen.lowest)
     best = jnp.where(jnp.isinf(watch.best_loss), watch.first_loss, watch.best_loss)
@@ -241,8 +241,8 @@ def nothing_happened(limits: Limits, watch: Watch, seen: Unjudged, reason: jax.A
         stands &= ~(jnp.asarray(limits.grad_tol) > 0)
     else:
         stands &= seen.lowest_grad_norm > _like(limits.grad_tol, seen.lowest_grad_norm)
-    # A run in a cycle finds no new best. So if the last step is one, no earlier step came round, and the next look
-    # back starts the count again. A run that is never ended in that way may also have found no new best at all.
+    # A run in a cycle finds no new best. So if the last step sets a new best, no earlier step came round, and the next
+    # look back starts the count again. A run without cycle detection may also have found no new best at all.
     newest = last.best_loss < jnp.minimum(lowest, watch.best_loss)
     looks = jnp.asarray(limits.param_tol) >= 0 if watch.anchor is not None else jnp.asarray(False)
     stands &= newest | ((lowest >= watch.best_loss) & ~looks)
@@ -261,7 +261,7 @@ def norm(tree: Params, ord: str | None = None) -> jax.Array:
 
 
 def _all_within(new: Params, old: Params, distance: Any) -> jax.Array:
-    """Whether no entry is further from the old one than `distance(old leaf)`; NaN is."""
+    """Whether no entry is further from the old one than `distance(old leaf)`; NaN counts as further."""
     return ~_any(jax.tree.map(lambda a, b: jnp.any(~(jnp.abs(a - b) <= distance(b))), new, old))
 
 

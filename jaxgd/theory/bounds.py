@@ -76,8 +76,8 @@ def curvature_bounds(problem: Problem, batch: Any) -> CurvatureBounds | None:
     """L and mu of a problem on its data.
 
     Of a loss whose rows have curvatures in [low, high], L is the largest eigenvalue of `high/N A^T A + l2 P` (see
-    `RowCurvature`; without the 1/N for sums) and mu the smallest of `low/N A^T A + l2 P`. Both are exact for squared
-    errors. The inputs are read twice: for their products and for the sums of their columns.
+    `RowCurvature`; without the 1/N for sums) and mu the smallest of `low/N A^T A + l2 P`, or 0 if low < 0. Both are
+    exact for squared errors. The inputs are read twice: for their products and for the sums of their columns.
 
     Args:
       problem: what is minimised.
@@ -112,7 +112,7 @@ def curvature_bounds(problem: Problem, batch: Any) -> CurvatureBounds | None:
         smallest, high = _extremes(design, scale * largest, l2, rows.intercept)
         return CurvatureBounds(high, smallest)
     _, high = _extremes(design, scale * largest, l2, rows.intercept)
-    # With low > 0 only, the rows add to the lower bound; low = 0 leaves the penalty, which spares the bias.
+    # Only with low > 0 the rows add to the lower bound; low = 0 leaves the penalty, which spares the bias.
     if rows.low > 0:
         smallest = _extremes(design, scale * rows.low, l2, rows.intercept)[0]
     else:

@@ -2,7 +2,7 @@
 
 Two kinds: other ways to take steps, functions like `loop.take_steps`, `(run, state, batch, rows) -> state`; and other
 ways to evaluate a sum over rows, functions that take a problem to one with the same loss and gradient. `choose` picks
-both. `descend(..., fast=False)`, `fit` and `sweep` use none.
+both for `fit` and `sweep`, but only the first kind for `descend`. `fast=False` uses none.
 
 `tests/descent/test_fast.py` holds every row of the table against the plain loop over one table of runs. An
 acceleration is added by adding its row there first.

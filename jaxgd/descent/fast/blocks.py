@@ -40,7 +40,7 @@ class Moved(NamedTuple):
 
     params: Params
     rule_state: Any
-    epoch_loss: jax.Array  # [], that of before and their losses
+    epoch_loss: jax.Array  # [], sum over the epoch so far, these steps included
     lowest: jax.Array  # [], of their losses
     highest: jax.Array  # []
     entries: dict[str, jax.Array]  # [K] each, of the fields "loss" and "grad_norm" those that are recorded

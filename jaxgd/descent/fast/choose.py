@@ -155,8 +155,8 @@ def how_to_step(
 ) -> Callable[[Run, State, Any, jax.Array], State]:
     """The fastest of the functions that take the steps of a run.
 
-    Blocks are judged by their last step if a step depends on nothing but the point it starts from, and only scalars
-    are recorded.
+    Blocks are judged by their last step if a step depends on nothing but the point it starts from, and only `loss`,
+    `grad_norm` and `learning_rate` are recorded.
 
     Args:
       problem: what is minimised.
