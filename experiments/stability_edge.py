@@ -86,6 +86,7 @@ def plot(outcome: Outcome) -> Figure:
     )
     right.hist(numbers["edge"], bins=np.linspace(0.998, 1.002, 41), color=BLUE)
     right.axvline(1.0, color=BLACK, linestyle="--")
+    right.set_xticks([0.998, 0.999, 1.0, 1.001, 1.002], ["0.998", "", "1", "", "1.002"])
     right.set(
         xlabel="where divergence starts, over 2 / lambda_max",
         ylabel="data sets",

@@ -23,14 +23,20 @@ from jaxgd.theory import taylor
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Problems by their place in the table, and step sizes."""
+    """Problems by their name, with the seed of the data, and step sizes."""
 
-    problems: tuple[int, ...] = (8, 1, 9, 12, 16)
+    problems: tuple[tuple[str, int], ...] = (
+        ("sigmoid_neuron", 8),
+        ("cubic", 1),
+        ("sigmoid_neuron(l2=0.1)", 9),
+        ("logistic_regression", 12),
+        ("softmax_regression(3, l2=0.1)", 16),
+    )
     num_sizes: int = 8
     num_angles: int = 73
 
 
-SMOKE = Config(problems=(8,))
+SMOKE = Config(problems=(("sigmoid_neuron", 8),))
 
 
 def run(config: Config) -> Outcome:
@@ -40,9 +46,10 @@ def run(config: Config) -> Outcome:
     checks, rows = [], []
     curves: dict[str, Any] = {}
     first_remainders: Any = None
-    for index in config.problems:
-        problem, make_batch = ALL_PROBLEMS[index]
-        keys = jax.random.split(jax.random.key(index), 3)
+    systems = {problem.name: (problem, make_batch) for problem, make_batch in ALL_PROBLEMS}
+    for name, seed in config.problems:
+        problem, make_batch = systems[name]
+        keys = jax.random.split(jax.random.key(seed), 3)
         batch = make_batch(keys[0])
         assert problem.init is not None
         params = jax.tree.map(lambda p: p + 0.3, problem.init(keys[1], batch))

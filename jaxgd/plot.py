@@ -56,11 +56,11 @@ def loss(
     ends = np.asarray(result.num_steps).reshape(-1) // record_every + 1  # later entries repeat the one at the stop
     finite = lanes[np.isfinite(lanes)]
     floor = minimum if minimum is not None else (float(finite.min()) if finite.size else 0.0)
+    unit = float(jnp.finfo(result.history.loss.dtype).eps) / 2
     axes = subplots()[1] if axes is None else axes
     for lane, end in zip(lanes, ends, strict=True):
-        above = lane[:end] - floor
-        # What is not above the floor cannot be shown on a logarithmic axis: the minimum itself, up to rounding.
-        above = np.where(above > 0, above, np.nan)
+        # At the minimum the difference is rounding, of either sign; it is drawn at the size of rounding.
+        above = np.maximum(lane[:end] - floor, unit * max(abs(floor), np.finfo(np.float64).tiny))
         steps = np.arange(len(above)) * record_every
         marker = "." if len(above) < 30 else ""
         axes.plot(steps, above, linewidth=1.4, marker=marker, color=BLUE if len(lanes) == 1 else None)

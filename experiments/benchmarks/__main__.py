@@ -32,7 +32,7 @@ def cells(rows: Sequence[Row]) -> tuple[str, ...]:
         return " / ".join(texts)
 
     first = rows[0]
-    limit = f"{joined(f'{row.over_limit():.2f}' for row in rows)} {first.limit}" if first.limit else ""
+    limit = f"{joined(f'{row.over_limit():.2f}' for row in rows if row.limit)} {first.limit}" if first.limit else ""
     others = [f"{name} {joined(f'{row.times(name):.3g}' for row in rows)}" for name in first.peers() if name != "small"]
     if all([text for text, _ in row.reach] == [text for text, _ in first.reach] for row in rows):
         reach = [
@@ -44,7 +44,7 @@ def cells(rows: Sequence[Row]) -> tuple[str, ...]:
     times = "" if first.work in ("memory", "growth, log-log") else f"{joined(map(_time, rows))} a {first.per}"
     if first.amount is not None and first.limit is not None:
         limit += f" ({joined(_rate(row, 'jaxgd') for row in rows)} of {_rate(first, first.limit)} G{first.amount[1]}/s)"
-    slowest = max(rows, key=Row.over_limit) if first.limit else first
+    slowest = max((row for row in rows if row.limit), key=Row.over_limit, default=first)
     operations = ", ".join(f"{name} {share:.0%}" for name, share in slowest.operations.items())
     return first.work, joined(row.size for row in rows), times, limit, ", ".join(others), "; ".join(reach), operations
 

@@ -226,7 +226,11 @@ def _softmax(change: Callable[[Any, Any], Any]) -> Callable[[Problem], Callable[
 
 SOFTMAX = {
     "labels left out": (_softmax(lambda p, y: p), {Kind.PATH, Kind.ARGUMENT, Kind.CONSTANT, Kind.STALE}),
-    "probabilities left out": (_softmax(lambda p, y: -y), {Kind.PATH, Kind.ARGUMENT, Kind.CONSTANT, Kind.STALE}),
+    # -y is also what passes through the log-softmax unchanged.
+    "probabilities left out": (
+        _softmax(lambda p, y: -y),
+        {Kind.PATH, Kind.ARGUMENT, Kind.CONSTANT, Kind.STALE, Kind.DERIVATIVE},
+    ),
     "labels added": (_softmax(lambda p, y: p + y), {Kind.SIGN, Kind.CONSTANT}),
 }
 

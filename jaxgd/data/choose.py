@@ -181,7 +181,13 @@ def inputs_of(table: Table, names: Sequence[str], one_hot: Sequence[tuple[str, t
     for name in needed:
         if name not in levels:
             check_numbers(table, name)
-    without_missing(table, needed, drop=False)
+    for name in needed:
+        holes = missing(table.columns[name])
+        if holes.any():
+            raise DataError(
+                f"{table.name}, {table.place(int(np.argmax(holes)))}, column {name!r}: the cell is empty or NaN; a "
+                "prediction needs a number in every column of the model."
+            )
     parts = []
     for name in names:
         if name not in coded:

@@ -99,6 +99,8 @@ def sentence(
     text = f"{reason.name} at step {num_steps}: {reason.describe()}."
     if reason not in LOST:
         return text
+    if reason is StopReason.NONFINITE and num_steps == 0:  # no rate can have caused it
+        return f"{text} No step was taken: look for NaN or infinity in the data and in the start."
     if kind is None or not np.isfinite(limit):
         return f"{text} Lower the rate."
     known = STATEMENTS[kind].format(limit=limit, place=place)

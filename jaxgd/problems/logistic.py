@@ -65,7 +65,7 @@ def softmax_regression(num_classes: int, *, l2: float = 0.0) -> Problem:
         dL/db    = sum_i dL/dz_i    = mean of P - onehot(y)                   [K]
 
     Along (V, v) the logits move by `U = X V + v` and row i of P by `P_i * U_i - P_i (P_i . U_i)`, so the Hessian takes
-    (V, v) to `X^T R + l2 V` and `sum_i R_i`, where R holds these rows divided by N. With `A = [X, 1]` and Q the identity
+    (V, v) to `X^T R + l2 V` and `sum_i R_i`, where R holds these rows over N. With `A = [X, 1]` and Q the identity
     on W and 0 on b, it lies between `l2 Q` and `1/(2N) A^T A + l2 Q` in each column (Boehning 1992).
 
     Adding one vector to every column of W changes no probability: without a penalty the minimiser is not

@@ -30,7 +30,7 @@ def test_real_gradients(found):
     faults = []
     for trial, answer in found:
         wanted = set(trial.case.wrong_leaves) if trial.role == "wrong" else set()
-        got = {leaf.leaf for leaf in answer.report.leaves if not leaf.ok} if answer.report else None
+        got = {leaf.leaf for leaf in answer.report.leaves if not leaf.ok} if answer.report is not None else None
         if got != wanted or answer.rejects != (trial.role == "wrong"):
             faults.append(f"{trial.case.name} ({trial.role}): {answer.text}")
     assert len(found) > 100
