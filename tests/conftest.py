@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 # Most programs of the tests run once, for an instant: what takes time is their compilation. A run with XLA_FLAGS
-# set, if only to nothing, has them as users do (.ci/run has one of each).
+# set, if only to nothing, has them as users do.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 # A background job is started with SIGINT ignored, one of nohup with SIGHUP, and hands that on to the tests' processes.
