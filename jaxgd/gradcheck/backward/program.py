@@ -226,6 +226,24 @@ def same_program(left: Any, right: Any) -> bool:
     )
 
 
+def scan_sizes(eqn: Any) -> tuple[int, int]:
+    """How many inputs of a scan are constants, and how many its carry.
+
+    Read from the shapes, because the names of a scan's parameters differ between versions of JAX: rows lose their first
+    axis on the way into the body, what is stacked gains one on the way out, and nothing else changes.
+
+    Args:
+      eqn: of a scan.
+
+    Returns:
+      The two numbers.
+    """
+    body = getattr(eqn.params["jaxpr"], "jaxpr", eqn.params["jaxpr"])
+    num_carry = sum(out.aval.ndim == inner.aval.ndim for out, inner in zip(eqn.outvars, body.outvars, strict=True))
+    num_rows = sum(given.aval.ndim > inner.aval.ndim for given, inner in zip(eqn.invars, body.invars, strict=True))
+    return len(eqn.invars) - num_carry - num_rows, num_carry
+
+
 def coarsest(closed: Any) -> float:
     """The rounding unit of the coarsest floating dtype that a program computes in.
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.gradcheck.backward.arithmetic import Primitive, evaluate
-from jaxgd.gradcheck.backward.program import NOWHERE, Source, extend, function_name, source_of
+from jaxgd.gradcheck.backward.program import NOWHERE, Source, extend, function_name, scan_sizes, source_of
 from jaxgd.gradcheck.backward.pulls import pull
 from jaxgd.gradcheck.precision import precision
 
@@ -168,17 +168,17 @@ def record(
         return outs
 
     def run_scan(eqn: Any, ins: Sequence[int], source: Source) -> list[int]:
-        p = eqn.params
-        consts, carry = list(ins[: p["num_consts"]]), list(ins[p["num_consts"] : p["num_consts"] + p["num_carry"]])
-        sequences = ins[p["num_consts"] + p["num_carry"] :]
+        p, (num_consts, num_carry) = eqn.params, scan_sizes(eqn)
+        consts, carry = list(ins[:num_consts]), list(ins[num_consts : num_consts + num_carry])
+        sequences = ins[num_consts + num_carry :]
         stacks: list[list[int]] = []
         turns = range(p["length"])
         for turn in reversed(turns) if p["reverse"] else turns:
             index = Primitive("index", {"index": turn}, None)
             elements = [apply(index, [number], source)[0] for number in sequences]
             outs = inner(p["jaxpr"], [*consts, *carry, *elements], source)
-            carry = outs[: p["num_carry"]]
-            stacks.append(outs[p["num_carry"] :])
+            carry = outs[:num_carry]
+            stacks.append(outs[num_carry:])
         rows = stacks[::-1] if p["reverse"] else stacks
         stack = Primitive("stack", {}, None)
         return [*carry, *(apply(stack, list(column), source)[0] for column in zip(*rows, strict=True))]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxgd.gradcheck.backward.program import extend
+from jaxgd.gradcheck.backward.program import extend, scan_sizes
 from jaxgd.gradcheck.programs import QUICK
 from jaxgd.gradcheck.rules.rule import flatten
 from jaxgd.gradcheck.rules.sites import Site, is_rule, site_of, sites
@@ -199,8 +199,7 @@ def inline(eqn: Any, values: list[Any], handle: Handler) -> list[Any]:
 
 
 def _scan(eqn: Any, values: list[Any], handle: Handler) -> list[Any]:
-    params = eqn.params
-    num_consts, num_carry = params["num_consts"], params["num_carry"]
+    params, (num_consts, num_carry) = eqn.params, scan_sizes(eqn)
     consts, init, rows = values[:num_consts], values[num_consts:][:num_carry], values[num_consts + num_carry :]
 
     def step(carry: Any, row: Any) -> tuple[Any, Any]:
