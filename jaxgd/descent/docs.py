@@ -21,10 +21,12 @@ def takes_arguments_of(other: Callable[..., Any]) -> Callable[[Function], Functi
     def complete(function: Function) -> Function:
         if function.__doc__ is None or other.__doc__ is None:  # python -OO
             return function
-        known = _entries(other.__doc__) | _entries(function.__doc__)
+        # Python 3.13 takes the indentation of docstrings away; earlier ones keep it.
+        ours, theirs = inspect.cleandoc(function.__doc__), inspect.cleandoc(other.__doc__)
+        known = _entries(theirs) | _entries(ours)
         names = [name for name in inspect.signature(function).parameters if name in known]
-        head, _, rest = function.__doc__.partition("    Args:\n")
-        function.__doc__ = f"{head}    Args:\n{''.join(known[name] for name in names)}\n{_after(rest)}"
+        head, _, rest = ours.partition("Args:\n")
+        function.__doc__ = f"{head}Args:\n{''.join(known[name] for name in names)}\n{_after(rest)}"
         return function
 
     return complete
@@ -32,11 +34,11 @@ def takes_arguments_of(other: Callable[..., Any]) -> Callable[[Function], Functi
 
 def _entries(doc: str) -> dict[str, str]:
     """The lines that describe each argument."""
-    section = doc.partition("    Args:\n")[2]
+    section = doc.partition("Args:\n")[2]
     section = section[: len(section) - len(_after(section))].rstrip() + "\n"
-    parts = re.split(r"^      \*{0,2}(?=\w+: )", section, flags=re.M)[1:]
-    starts = re.findall(r"^      (\*{0,2})\w+: ", section, flags=re.M)
-    return {part.partition(":")[0]: f"      {star}{part}" for star, part in zip(starts, parts, strict=True)}
+    parts = re.split(r"^  \*{0,2}(?=\w+: )", section, flags=re.M)[1:]
+    starts = re.findall(r"^  (\*{0,2})\w+: ", section, flags=re.M)
+    return {part.partition(":")[0]: f"  {star}{part}" for star, part in zip(starts, parts, strict=True)}
 
 
 def _after(section: str) -> str:

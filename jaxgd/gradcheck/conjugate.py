@@ -72,8 +72,12 @@ def agreeing(findings: Sequence[Finding], layout: Layout) -> list[Finding]:
             for name, of_part in zip(leaf.names, of_parts, strict=True)
         ]
         kept = [one for one in kept if one not in of_parts[0] + of_parts[1]]
+        first_lines = {(one.kind, one.message.split("\n")[0]) for of_part in said for one in of_part}
         if said[0] == said[1]:
             kept += said[0]
+        elif len(first_lines) == 1 and said[0][0].kind in (Kind.FACTOR, Kind.SIGN):
+            # The place of a factor can be found for one part only; the factor itself is the first line.
+            kept.append(said[0][0]._replace(message=first_lines.pop()[1]))
         else:
             message = f"{label} is wrong; no single mistake that is known explains its real and its imaginary part."
             kept.append(Finding(leaf.names[0], Kind.UNKNOWN, message))
