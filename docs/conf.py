@@ -42,7 +42,6 @@ html_title = "jaxgd"
 html_static_path = ["_static"]
 html_css_files = ["jaxgd.css"]
 html_theme_options = {
-    "repository_url": "https://github.com/jaxgd/jaxgd",
     "use_repository_button": False,
     "show_toc_level": 2,
     "home_page_in_toc": True,

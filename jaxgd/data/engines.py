@@ -1,12 +1,11 @@
 """Fast engines for large files, imported only when they are needed: pyarrow for text and Parquet.
 
-pyarrow was chosen over duckdb and polars because it hands over columns as NumPy arrays, and files larger than memory
-batch by batch, without a second library between; all three read a CSV of 100 MB in about half a second.
+pyarrow was chosen over duckdb and polars because it hands over columns as NumPy arrays, without a second library
+between; all three read a CSV of 100 MB in about half a second.
 """
 
 import importlib.util
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,6 @@ from jaxgd.data.text import Dialect
 
 FAST_FROM = 2**20
 """Bytes from which a file of text is given to pyarrow; below, importing it takes longer than reading carefully."""
-
-BATCH_BYTES = 2**24
-"""Bytes of text read at a time where a file is read in batches."""
 
 
 def installed(name: str) -> bool:
@@ -119,23 +115,3 @@ def read_parquet(path: str, data: bytes) -> Table:
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, without a full stop."""
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def parquet_batches(path: str, columns: list[str]) -> Iterator[dict[str, Array]]:
-    """Columns of a Parquet file, a batch of rows at a time, so that the file may be larger than memory."""
-    from pyarrow import parquet
-
-    with parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(columns=columns, batch_size=65536):
-            yield {name: _column(batch.column(i)) for i, name in enumerate(batch.schema.names)}
-
-
-def text_batches(path: str, dialect: Dialect) -> Iterator[dict[str, Array]]:
-    """Columns of a text file, a block of lines at a time, so that the file may be larger than memory."""
-    from pyarrow import csv
-
-    reading, parsing, converting = _options(dialect)
-    reading.block_size = BATCH_BYTES
-    with csv.open_csv(path, reading, parsing, converting) as reader:
-        for batch in reader:
-            yield {name: _column(batch.column(i)) for i, name in enumerate(batch.schema.names)}
