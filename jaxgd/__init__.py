@@ -3,6 +3,7 @@
 from jaxgd import data, gradcheck, plot, problems, theory
 from jaxgd.descent import (
     Curve,
+    HeldOut,
     History,
     Result,
     StopReason,
@@ -31,6 +32,7 @@ __all__ = [
     "Curve",
     "Fitted",
     "GradientReport",
+    "HeldOut",
     "History",
     "LineParams",
     "LinearMapParams",

@@ -15,7 +15,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +75,18 @@ def save(folder: Path, settings: dict[str, str], position: int, state: Any) -> N
         old.unlink()
 
 
-def load(folder: Path, settings: dict[str, str], like: Any) -> tuple[int, Any] | None:
+def load(
+    folder: Path, settings: dict[str, str], like: Any, passes: Callable[[int, int], bool] | None = None
+) -> tuple[int, Any] | None:
     """Read the newest sound checkpoint.
 
     Args:
       folder: where checkpoints are written.
       settings: of the run that wants to resume.
       like: a state of that run, for its tree, shapes and dtypes.
+      passes: `(position, num_steps) -> bool`, whether the run passes through the state that a run of fewer steps had at
+        that position; checkpoints of such a run that it does not pass through are left out. None takes no other
+        number of steps than that of `settings`.
 
     Returns:
       Position and state; None without a checkpoint.
@@ -102,13 +107,34 @@ def load(folder: Path, settings: dict[str, str], like: Any) -> tuple[int, Any] |
         except ValueError as error:
             damaged.append(str(error))
             continue
-        _compare(path, header["settings"], settings)
+        found, position = header["settings"], header["position"]
+        num_steps = int(found.get("num_steps", 0))
+        longer = passes is not None and num_steps < int(settings["num_steps"])
+        _compare(path, found, {**settings, "num_steps": found.get("num_steps", "")} if longer else settings)
+        if longer and passes is not None and not passes(position, num_steps):
+            continue
         if damaged:
             warnings.warn(f"{' '.join(damaged)} Resuming from {path}.", stacklevel=3)
-        return header["position"], _restored(header["arrays"], content, like)
+        return position, _restored(header["arrays"], content, like)
     if damaged:
         raise ValueError(f"{' '.join(damaged)} No sound checkpoint is left; remove the folder to start again.")
     return None
+
+
+def settings_in(folder: Path) -> dict[str, str]:
+    """The settings of the run that the newest sound checkpoint is of.
+
+    Args:
+      folder: where checkpoints are written.
+
+    Returns:
+      Names and values, as `save` was given them; empty without such a checkpoint.
+    """
+    for path in _files(folder):
+        with contextlib.suppress(ValueError):
+            found: dict[str, str] = _read(path)[0]["settings"]
+            return found
+    return {}
 
 
 def is_spread(tree: Any) -> bool:
@@ -220,8 +246,14 @@ def _restored(entries: list[dict[str, Any]], content: bytes, like: Any) -> Any:
         count = int(np.prod(entry["shape"], dtype=int))
         array = np.frombuffer(content, dtype, count, position).reshape(entry["shape"])
         position += array.nbytes
-        leaves.append(_like(jnp.asarray(array), leaf))
+        leaves.append(_like(_filled(jnp.asarray(array), leaf), leaf))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _filled(restored: jax.Array, leaf: Any) -> jax.Array:
+    """What a shorter run recorded, with the empty entries of a longer one after it."""
+    more = np.shape(_data(leaf))[:1] if restored.ndim else ()
+    return jnp.concatenate([restored, _data(leaf)[len(restored) :]]) if more > restored.shape[:1] else restored
 
 
 def _is_key(leaf: Any) -> bool:

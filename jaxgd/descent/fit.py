@@ -1,8 +1,9 @@
 """fit(): the host's loop over compiled chunks."""
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,8 @@ import optax
 
 from jaxgd.data.arguments import arguments
 from jaxgd.descent import batches, loop
-from jaxgd.descent.checkpoint import digest, load, save
+from jaxgd.descent.checkpoint import digest, load, save, settings_in
+from jaxgd.descent.chunks import Chunk, Cut, default_chunk
 from jaxgd.descent.descend import (
     DEFAULT_RECORD,
     Controls,
@@ -28,19 +30,20 @@ from jaxgd.descent.descend import (
 )
 from jaxgd.descent.docs import takes_arguments_of
 from jaxgd.descent.fast import blocks, choose, sharded
+from jaxgd.descent.held_out import Judged, add_to, check_patience, gives_up, judge_of
 from jaxgd.descent.host import noted_interrupt, progress_bar
+from jaxgd.descent.lock import locked
 from jaxgd.descent.result import History, Result, StopReason
 from jaxgd.descent.run import State, finish, start
 from jaxgd.types import Params, Problem
 from jaxgd.validation import check_concrete, check_count, check_key
 
 
-class _Chunk(NamedTuple):
-    """Steps that one call takes: whole epochs, or some steps of one epoch, which close it or not."""
+class _Place(NamedTuple):
+    """Where a run is between two chunks, as its checkpoint keeps it."""
 
-    num_epochs: int = 0
-    num_steps: int = 0
-    closes: bool = False
+    state: State
+    judged: Judged | None  # what is known of held-out rows
 
 
 @takes_arguments_of(descend)
@@ -64,6 +67,8 @@ def fit(  # noqa: D417 (the decorator adds the other arguments)
     progress: bool | None = None,
     checkpoint: str | Path | None = None,
     evaluation: str = "auto",
+    held_out: Any = None,
+    patience: int | None = None,
 ) -> Result:
     """`descend`, driven from the host in compiled chunks, so that a run that has stopped ends there.
 
@@ -79,9 +84,15 @@ def fit(  # noqa: D417 (the decorator adds the other arguments)
         choose, losses and norms in the history of a long run may differ in the last digit; the parameters do not.
       progress: whether to show a bar on standard error; None does on a terminal.
       checkpoint: a folder. The state is kept there after every chunk, and a run that finds its own state
-        there goes on from it, to the same bits as if it had never been interrupted.
+        there goes on from it, to the same bits as if it had never been interrupted. With a larger `num_steps` than
+        that of the run it finds, finished or not, it goes on to those, in chunks of the same length: to the same
+        parameters as one run of that many steps. A folder is used by one run at a time.
       evaluation: how the sum over rows is evaluated: "plain", "tiled", "sharded" over all devices, "compressed"
         to its statistics, or "auto" for the fastest at its size; see `fast.choose.plan`.
+      held_out: rows in the form of `batch` that the run does not descend on. Their loss at the start and after every
+        chunk is kept in `result.held_out`, and `result.best_params` are those where it was lowest.
+      patience: chunks in a row without a lower held-out loss after which the run ends, NO_IMPROVEMENT; None is any
+        number.
 
     Returns:
       The result of `descend`. After Ctrl-C what there is at the end of the chunk, INTERRUPTED; the same call with
@@ -89,7 +100,8 @@ def fit(  # noqa: D417 (the decorator adds the other arguments)
 
     Raises:
       ValueError: as `descend`; `problem.check_batch` found a value outside the domain; a checkpoint of other
-        settings, or a damaged one with no sound one before it; a history larger than the device's memory.
+        settings or in use by another run, or a damaged one with no sound one before it; a history larger than the
+        device's memory; held-out rows that do not fit, or `patience` without them.
       TypeError: as `descend`.
       OSError: the checkpoint's folder cannot be written.
     """
@@ -106,9 +118,11 @@ def fit(  # noqa: D417 (the decorator adds the other arguments)
         fast=fast,
     )
     params, batch = arguments(problem, params, batch)
+    num_steps = settings.num_steps
     steps_per_epoch = batches.cut(batch, batch_size).steps_per_epoch
     if chunk_steps is not None:
         chunk_steps = check_count("chunk_steps", chunk_steps)
+    patience = check_patience(patience, held_out)
     if problem.check_batch is not None:
         problem.check_batch(batch)
     check_history(settings, params)
@@ -119,54 +133,78 @@ def fit(  # noqa: D417 (the decorator adds the other arguments)
         check_problem(problem, params, batch)
     program = Program(plan.problem, settings)
     given = Given(plan.batch, key, Controls(as_rate(learning_rate), grad_tol, param_tol, divergence_factor))
+    folder = None if checkpoint is None else Path(checkpoint)
+    if chunk_steps is None and folder is not None and "chunk_steps" in (kept := settings_in(folder)):
+        chunk_steps = int(kept["chunk_steps"])  # a run that is continued with more steps keeps its chunks
     if chunk_steps is None:
         run = bind(program, given)
         block_size = 0 if run.take_steps is loop.take_steps else blocks.block_steps(run, plan.batch)
-        chunk_steps = _default_chunk(settings.num_steps, steps_per_epoch, block_size)
+        chunk_steps = default_chunk(num_steps, steps_per_epoch, block_size)
+    cut = Cut(steps_per_epoch, chunk_steps)
+    judge = None
+    if held_out is not None:
+        judge = judge_of(problem, params, held_out, sum(1 for _ in cut.chunks(num_steps)))
     together = jax.process_count() > 1
     if together:
         params, key = sharded.everywhere((params, key))
         laid_out = plan.batch if plan.evaluation == "sharded" else sharded.everywhere(plan.batch)
         given = given._replace(batch=laid_out, key=key)
     state = _start(program, params, given)
+    place = _Place(state, judge and judge(0, state, None))
     done, told = 0, {}
-    if checkpoint is not None:
-        told = _fingerprint(Program(problem, settings), params, given._replace(batch=batch))
-        told |= {"evaluation": evaluation, "chunk_steps": str(chunk_steps)}
-        done, state = load(Path(checkpoint), told, state) or (0, state)
-        state = sharded.everywhere(state) if together else state
-    chunks = enumerate(_chunks(settings.num_steps, steps_per_epoch, chunk_steps), start=1)
-    with progress_bar(settings.num_steps, progress) as show:
+    with contextlib.ExitStack() as held:
+        if folder is not None:
+            told = _fingerprint(Program(problem, settings), params, given._replace(batch=batch))
+            told |= {"evaluation": evaluation, "chunk_steps": str(chunk_steps), "held_out": digest(held_out)}
+            if not jax.process_index():
+                held.enter_context(locked(folder))
+            done, place = load(folder, told, place, lambda *other: _passes(cut, num_steps, *other)) or (0, place)
+            place = place._replace(state=sharded.everywhere(place.state)) if together else place
+        show = held.enter_context(progress_bar(num_steps, progress))
 
-        def after_chunk(position: int, state: State) -> None:
-            if checkpoint is not None:
-                save(Path(checkpoint), told, position, state)
+        def after_chunk(position: int, state: State, judged: Judged | None) -> _Place:
+            place = _Place(state, judge and judge(position, state, judged))
+            if folder is not None:
+                save(folder, told, position, place)
             show(state)
+            return place
 
-        state = _drive(program, given, state, itertools.islice(chunks, done, None), after_chunk)
-    result = _finish(program, state, given)
+        left = itertools.islice(enumerate(cut.chunks(num_steps), start=1), done, None)
+        give_up = functools.partial(gives_up, patience)
+        place = _drive(functools.partial(_take, program, given), place, left, after_chunk, give_up)
+    result = add_to(_finish(program, place.state, given), place.judged)
     return jax.tree.map(_here, result) if together else result
 
 
 def _drive(
-    program: Program,
-    given: Given,
-    state: State,
-    chunks: Iterable[tuple[int, _Chunk]],
-    after_chunk: Callable[[int, State], None],
-) -> State:
-    """Take numbered chunks until the last one, the end of the run, or a signal to end."""
+    take: Callable[[Chunk, State], State],
+    place: _Place,
+    chunks: Iterable[tuple[int, Chunk]],
+    after_chunk: Callable[[int, State, Judged | None], _Place],
+    give_up: Callable[[int, Judged | None], bool],
+) -> _Place:
+    """Take numbered chunks until the last one, the end of the run, or a reason of the host's to end it."""
     with noted_interrupt() as interrupted:
         for position, chunk in chunks:
+            state = place.state
             if int(state.stop_reason) != StopReason.MAX_STEPS:
                 break
-            if interrupted():
-                return state._replace(stop_reason=jnp.full_like(state.stop_reason, StopReason.INTERRUPTED))
-            # The history, which may be long, is given away and written to where it lies.
-            bare, history = state._replace(history=History()), state.history
-            state = jax.block_until_ready(_run(program, chunk, bare, history, given))
-            after_chunk(position, state)
-    return state
+            if interrupted() or give_up(position - 1, place.judged):
+                reason = StopReason.INTERRUPTED if interrupted() else StopReason.NO_IMPROVEMENT
+                return place._replace(state=state._replace(stop_reason=jnp.full_like(state.stop_reason, reason)))
+            place = after_chunk(position, take(chunk, state), place.judged)
+    return place
+
+
+def _passes(cut: Cut, num_steps: int, position: int, fewer_steps: int) -> bool:
+    """Whether a run of `num_steps` and one of fewer have made the same steps after that many chunks."""
+    return cut.steps_after(position, num_steps) == cut.steps_after(position, fewer_steps)
+
+
+def _take(program: Program, given: Given, chunk: Chunk, state: State) -> State:
+    # The history, which may be long, is given away and written to where it lies.
+    bare, history = state._replace(history=History()), state.history
+    return jax.block_until_ready(_run(program, chunk, bare, history, given))
 
 
 def _here(leaf: jax.Array) -> jax.Array:
@@ -205,7 +243,7 @@ def _start(program: Program, params: Params, given: Given) -> State:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def _run(program: Program, chunk: _Chunk, state: State, history: History, given: Given) -> State:
+def _run(program: Program, chunk: Chunk, state: State, history: History, given: Given) -> State:
     """A chunk, from a state without its history."""
     run, state = bind(program, given), state._replace(history=history)
     if chunk.num_epochs:
@@ -216,31 +254,3 @@ def _run(program: Program, chunk: _Chunk, state: State, history: History, given:
 @functools.partial(jax.jit, static_argnums=0)
 def _finish(program: Program, state: State, given: Given) -> Result:
     return finish(bind(program, given), state, given.batch)
-
-
-def _default_chunk(num_steps: int, steps_per_epoch: int, block_size: int) -> int:
-    """A twentieth of the run in whole blocks; or whole epochs, since parts of epochs are more programs."""
-    share = -(-num_steps // blocks.NUM_CHUNKS)
-    if 1 < steps_per_epoch <= num_steps // 2:
-        return max(share, steps_per_epoch)
-    return share // block_size * block_size if 0 < block_size <= share else share
-
-
-def _chunks(num_steps: int, steps_per_epoch: int, chunk_steps: int) -> Iterator[_Chunk]:
-    """Cut a run into chunks of few different shapes, each of which is compiled once."""
-    num_epochs, rest = divmod(num_steps, steps_per_epoch)
-    at_once = chunk_steps // steps_per_epoch
-    for epoch in range(0, num_epochs, max(at_once, 1)):
-        if at_once:
-            yield _Chunk(num_epochs=min(at_once, num_epochs - epoch))
-        else:
-            yield from _parts(steps_per_epoch, chunk_steps, closes=True)
-    if rest:
-        yield from _parts(rest, max(chunk_steps, 1), closes=False)
-
-
-def _parts(num_steps: int, chunk_steps: int, *, closes: bool) -> Iterator[_Chunk]:
-    """Cut an epoch, or the beginning of one, into chunks."""
-    for first in range(0, num_steps, chunk_steps):
-        count = min(chunk_steps, num_steps - first)
-        yield _Chunk(num_steps=count, closes=closes and first + count == num_steps)

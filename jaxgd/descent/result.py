@@ -18,6 +18,7 @@ class StopReason(enum.IntEnum):
     DIVERGED = 3
     NONFINITE = 4
     INTERRUPTED = 5
+    NO_IMPROVEMENT = 6
 
     def describe(self) -> str:
         """The reason in words.
@@ -59,6 +60,7 @@ _DESCRIPTIONS = {
     StopReason.DIVERGED: "the loss grew far beyond its best, or fell without bound",
     StopReason.NONFINITE: "the loss or the gradient was no longer finite",
     StopReason.INTERRUPTED: "the run was interrupted",
+    StopReason.NO_IMPROVEMENT: "the held-out loss has not become lower for as long as `patience` allows",
 }
 
 
@@ -97,6 +99,18 @@ RECORDED = History._fields[:-1]
 """The fields of the history that `record` may name."""
 
 
+class HeldOut(NamedTuple):
+    """The loss of held-out rows along a run of `fit`; leading axis C, the start and the end of every chunk.
+
+    Attributes:
+      step: `[C]` int32, updates made before it.
+      loss: `[C]`, of all held-out rows, with the penalty of the problem if it has one.
+    """
+
+    step: jax.Array
+    loss: jax.Array
+
+
 class _Result(NamedTuple):
     params: Params
     best_params: Params
@@ -105,6 +119,7 @@ class _Result(NamedTuple):
     stop_reason: jax.Array
     history: History
     learning_rate: jax.Array | None = None
+    held_out: HeldOut | None = None
 
 
 class Result(_Result):
@@ -113,13 +128,14 @@ class Result(_Result):
     Attributes:
       params: theta at the stop; after DIVERGED or NONFINITE the last ones with a finite loss.
       best_params: theta with the lowest loss; for mini-batches before the last update of the epoch with the lowest mean
-        loss (`params` if no epoch was completed).
+        loss (`params` if no epoch was completed). With held-out rows, theta with the lowest of their losses.
       loss: `[]`, of the whole batch at `params`.
       num_steps: `[]` int32, updates that led to `params`.
       stop_reason: a `StopReason`, of several runs an array of them; inside jit and vmap, and as a leaf of the tree,
         `[]` int32.
       history: the trace.
       learning_rate: `[]`, eta of the last step; None with an optax optimizer, whose steps are not `-eta g`.
+      held_out: the loss of the held-out rows along the run, or None without them.
     """
 
     __slots__ = ()

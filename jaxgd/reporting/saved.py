@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxgd import problems
 from jaxgd.data import DataError, Standardization
-from jaxgd.descent import History, Result
+from jaxgd.descent import HeldOut, History, Result
 from jaxgd.types import Params, Problem
 
 ARRAYS, WORDS, TRACE = "params.npz", "model.json", "history.npz"
@@ -142,7 +142,8 @@ def load(folder: Path | str, *, problem: Problem | None = None, params: Params |
             arrays[name] = arrays[name].view(jnp.dtype(dtype))
     filled = {field: _tree(built, params, field, arrays, folder) for field in ("params", "best_params")}
     scalars = {name: jnp.asarray(arrays[name]) for name in Result._fields if name in arrays}
-    result = Result(**filled, **scalars, history=history)
+    curve = {name: jnp.asarray(arrays[key]) for name in HeldOut._fields if (key := f"held_out.{name}") in arrays}
+    result = Result(**filled, **scalars, history=history, held_out=HeldOut(**curve) if curve else None)
     scaling = Standardization(arrays["scaling.mean"], arrays["scaling.scale"]) if words["scaled"] else None
     names = {field: tuple(words[field]) for field in ("input_names", "target_names", "class_names")}
     one_hot = tuple((name, tuple(levels)) for name, levels in words["one_hot"])

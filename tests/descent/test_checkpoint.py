@@ -20,7 +20,7 @@ from common import assert_trees_equal, slow
 
 import jaxgd
 from jaxgd import StopReason, problems
-from jaxgd.descent import checkpoint, host
+from jaxgd.descent import checkpoint, host, lock
 from jaxgd.descent import fit as fit_function
 from jaxgd.types import Batch
 
@@ -112,13 +112,15 @@ def test_a_run_in_another_thread():
 
 def test_only_two_files_are_kept(tmp_path):
     job()(checkpoint=tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-000008", "checkpoint-000009"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["checkpoint-000008", "checkpoint-000009", "lock"]
 
 
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"num_steps": 70}, "num_steps was 60, now 70"),
+        ({"num_steps": 50}, "num_steps was 60, now 50"),
+        ({"held_out": Batch(jnp.ones((2, 3)), jnp.ones(2))}, "held_out was e3b0c44298fc1c14, now"),
         ({"learning_rate": 0.02}, "learning_rate was 0.01, now 0.02"),
         ({"batch_size": 5}, "batch_size was None, now 5"),
         ({"optimizer": optax.sgd}, "optimizer was None, now optax._src.alias.sgd"),
@@ -137,7 +139,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path, interrupted, change
 
 def test_200_damaged_files_are_told_and_never_used(tmp_path, interrupted):
     interrupted(job(), 3, checkpoint=tmp_path)
-    _, newest = sorted(tmp_path.iterdir())
+    _, newest = sorted(tmp_path.glob("checkpoint-*"))
     sound = newest.read_bytes()
     settings = json.loads(sound[40:].partition(b"\n")[0])["settings"]
     rng = random.Random(0)
@@ -153,10 +155,41 @@ def test_200_damaged_files_are_told_and_never_used(tmp_path, interrupted):
     expected = job()()
     with pytest.warns(UserWarning, match=r"checkpoint-000003 is damaged: .* Resuming from .*checkpoint-000002\."):
         assert_trees_equal(job()(checkpoint=tmp_path), expected)
-    for path in tmp_path.iterdir():
+    for path in tmp_path.glob("checkpoint-*"):
         path.write_bytes(b"")
     with pytest.raises(ValueError, match="No sound checkpoint is left; remove the folder to start again"):
         checkpoint.load(tmp_path, settings, None)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({"batch_size": 6, "key": jax.random.key(3)}, marks=slow)], ids=str
+)
+@pytest.mark.parametrize("fewer_steps", [60, pytest.param(63, marks=slow), pytest.param(3, marks=slow)])
+def test_a_run_is_continued_with_more_steps_to_the_same_bits(tmp_path, options, fewer_steps):
+    """Whether its last chunk is one of the longer run (63), is shorter (60), or is its only one (3)."""
+    options |= {"held_out": Batch(jnp.ones((2, 3)), jnp.ones(2))}
+    expected = job(num_steps=90, **options)()
+    job(num_steps=fewer_steps, **options)(checkpoint=tmp_path)
+    assert_trees_equal(job(num_steps=90, **options)(checkpoint=tmp_path), expected)
+
+
+@slow
+def test_a_continued_run_keeps_its_chunks(tmp_path, interrupted):
+    """Without `chunk_steps` a longer run would have longer ones."""
+    options = {"chunk_steps": None, "record": ("loss",)}
+    interrupted(job(num_steps=60, **options), 3, checkpoint=tmp_path)
+    assert checkpoint.settings_in(tmp_path)["chunk_steps"] == "3"
+    longer = job(num_steps=200, **options)
+    assert_trees_equal(longer(checkpoint=tmp_path).params, longer().params)
+
+
+def test_a_folder_is_used_by_one_run_at_a_time(tmp_path):
+    with lock.locked(tmp_path):
+        owner = rf"process {os.getpid()} on {re.escape(socket.gethostname())}"
+        text = rf"`checkpoint` {tmp_path} is in use by another run \({owner}\): wait until it ends, or name another"
+        with pytest.raises(ValueError, match=f"^{text} folder\\.$"):
+            job()(checkpoint=tmp_path)
+    job()(checkpoint=tmp_path)
 
 
 KILLED = """

@@ -9,7 +9,7 @@ import pytest
 
 import jaxgd
 from jaxgd import StopReason, problems
-from jaxgd.descent.fit import _chunks, _default_chunk
+from jaxgd.descent.chunks import Cut, default_chunk
 from jaxgd.types import Batch, ScalarParams
 
 fit_module = sys.modules["jaxgd.descent.fit"]  # the package has a function of its name
@@ -20,7 +20,7 @@ fit_module = sys.modules["jaxgd.descent.fit"]  # the package has a function of i
 @pytest.mark.parametrize("num_steps", [1, 6, 28, 30])
 def test_chunks_cover_every_step_once(num_steps, steps_per_epoch, chunk_steps):
     done = 0
-    for chunk in _chunks(num_steps, steps_per_epoch, chunk_steps):
+    for chunk in Cut(steps_per_epoch, chunk_steps).chunks(num_steps):
         if chunk.num_epochs:
             assert done % steps_per_epoch == 0
         done += chunk.num_epochs * steps_per_epoch or chunk.num_steps
@@ -44,7 +44,7 @@ def test_chunks_cover_every_step_once(num_steps, steps_per_epoch, chunk_steps):
     ],
 )
 def test_default_chunks_are_a_twentieth_in_whole_blocks_or_an_epoch(num_steps, steps_per_epoch, block_size, expected):
-    assert _default_chunk(num_steps, steps_per_epoch, block_size) == expected
+    assert default_chunk(num_steps, steps_per_epoch, block_size) == expected
 
 
 def test_a_run_that_has_stopped_ends_there():

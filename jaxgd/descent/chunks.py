@@ -1,0 +1,69 @@
+"""How a run is cut into chunks, each of which the host takes by one call of a compiled program."""
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from jaxgd.descent.fast.blocks import NUM_CHUNKS
+
+
+class Chunk(NamedTuple):
+    """Steps that one call takes: whole epochs, or some steps of one epoch, which close it or not."""
+
+    num_epochs: int = 0
+    num_steps: int = 0
+    closes: bool = False
+
+
+class Cut(NamedTuple):
+    """How a run is cut, whatever its number of steps."""
+
+    steps_per_epoch: int
+    chunk_steps: int
+
+    def chunks(self, num_steps: int) -> Iterator[Chunk]:
+        """The chunks of a run, of few different shapes, each of which is compiled once.
+
+        Args:
+          num_steps: of the run.
+
+        Yields:
+          Chunks that take every step once.
+        """
+        num_epochs, rest = divmod(num_steps, self.steps_per_epoch)
+        at_once = self.chunk_steps // self.steps_per_epoch
+        for epoch in range(0, num_epochs, max(at_once, 1)):
+            if at_once:
+                yield Chunk(num_epochs=min(at_once, num_epochs - epoch))
+            else:
+                yield from _parts(self.steps_per_epoch, self.chunk_steps, closes=True)
+        if rest:
+            yield from _parts(rest, max(self.chunk_steps, 1), closes=False)
+
+    def steps_after(self, position: int, num_steps: int) -> int:
+        """Steps that the first chunks of a run take.
+
+        Args:
+          position: how many chunks.
+          num_steps: of the run.
+
+        Returns:
+          Their steps.
+        """
+        first = itertools.islice(self.chunks(num_steps), position)
+        return sum(chunk.num_epochs * self.steps_per_epoch or chunk.num_steps for chunk in first)
+
+
+def default_chunk(num_steps: int, steps_per_epoch: int, block_size: int) -> int:
+    """Steps of a chunk: a twentieth of the run in whole blocks; or an epoch, as parts of epochs are more programs."""
+    share = -(-num_steps // NUM_CHUNKS)
+    if 1 < steps_per_epoch <= num_steps // 2:
+        return max(share, steps_per_epoch)
+    return share // block_size * block_size if 0 < block_size <= share else share
+
+
+def _parts(num_steps: int, chunk_steps: int, *, closes: bool) -> Iterator[Chunk]:
+    """Cut an epoch, or the beginning of one, into chunks."""
+    for first in range(0, num_steps, chunk_steps):
+        count = min(chunk_steps, num_steps - first)
+        yield Chunk(num_steps=count, closes=closes and first + count == num_steps)
