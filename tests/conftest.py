@@ -1,5 +1,6 @@
 """Strict settings for every test (after optimistix), and what several tests share."""
 
+import gc
 import json
 import os
 import signal
@@ -32,6 +33,19 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="slow: runs with --slow"))
+
+
+MAPS = Path("/proc/self/maps")
+LIMIT = Path("/proc/sys/vm/max_map_count")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_memory_maps():
+    """Every compiled program keeps memory maps, and at Linux's limit XLA crashes: half way there, forget them all."""
+    yield
+    if MAPS.exists() and LIMIT.exists() and MAPS.read_bytes().count(b"\n") > int(LIMIT.read_text()) / 2:
+        jax.clear_caches()
+        gc.collect()
 
 
 CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
