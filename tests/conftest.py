@@ -3,7 +3,9 @@
 import gc
 import json
 import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import jax
@@ -22,6 +24,23 @@ for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHU
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+# The workers of a run, and the commands that it starts, share what they compile. It is gone after the run.
+SHARED_CACHE = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="jaxgd-tests-")
+if SHARED_CACHE:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = SHARED_CACHE
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    jax.config.update("jax_compilation_cache_dir", SHARED_CACHE)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_unconfigure(config):
+    del config
+    if SHARED_CACHE:
+        shutil.rmtree(SHARED_CACHE, ignore_errors=True)
 
 
 def pytest_addoption(parser):
