@@ -194,18 +194,8 @@ def prepare(options: DataOptions) -> Job:
     if options.x64:
         jax.config.update("jax_enable_x64", True)
     _check(options)
-    dataset = data.load(
-        options.data,
-        target=options.target,
-        features=options.features,
-        one_hot=options.one_hot,
-        drop_missing=options.drop_missing,
-    )
-    name = options.problem or _choose_problem(dataset)
-    dataset = _prepare_targets(name, dataset)
+    name, dataset, test_set = _load(options)
     problem = _build_problem(name, options, dataset)
-    held_out = options.held_out if options.held_out is not None else 0.25 * (name == "mlp")
-    dataset, test_set = data.split(dataset, held_out, options.seed)
     scaling = data.standardization(dataset) if options.standardize else None
     if problem.linear_form is None and dataset.inputs.nbytes >= SHARDED_FROM:
         _use_all_cores()
@@ -228,16 +218,46 @@ def prepare(options: DataOptions) -> Job:
         return job._replace(facts=rate_facts(problem, *exact))
 
 
+def _load(options: DataOptions) -> tuple[str, data.Dataset, data.Dataset]:
+    """The name of the problem, the rows to fit and the rows held out."""
+    chosen: dict[str, Any] = {
+        "target": options.target,
+        "features": options.features,
+        "one_hot": options.one_hot,
+        "drop_missing": options.drop_missing,
+    }
+    if _reads_in_parts(options):
+        both = data.least_squares(
+            options.data,
+            **chosen,
+            held_out=options.held_out or 0.0,
+            seed=options.seed,
+            classes_too=options.problem is not None,
+        )
+        if both is not None:
+            return "linear_regression", *both
+    dataset = data.load(options.data, **chosen)
+    name = options.problem or _choose_problem(dataset)
+    dataset = _prepare_targets(name, dataset)
+    held_out = options.held_out if options.held_out is not None else 0.25 * (name == "mlp")
+    return name, *data.split(dataset, held_out, options.seed)
+
+
+def _reads_in_parts(options: DataOptions) -> bool:
+    """Whether the run may be one of a mean of squared errors of a linear model with all rows in every step."""
+    return (
+        options.problem in (None, "linear_regression")
+        and options.loss in (None, "mean_squared_error", "half_mean_squared_error")
+        and getattr(options, "batch_size", None) is None
+        and getattr(options, "evaluation", "auto") == "auto"
+    )
+
+
 def _note_on_codes(name: str, dataset: data.Dataset) -> list[str]:
     """A note where a regression is fitted to numbers that may be codes of classes or counts."""
-    if name not in ("linear_regression", "line") or dataset.targets.ndim != 1:
+    if name not in ("linear_regression", "line") or dataset.targets.ndim != 1 or dataset.stands_for is not None:
         return []
-    values = np.unique(dataset.targets)
-    if len(values) > 10 or not np.array_equal(values, np.floor(values)):
-        return []
-    shown, column = ", ".join(f"{value:g}" for value in values), dataset.target_names[0]
-    classifier = "logistic_regression" if len(values) == 2 else "softmax_regression"
-    return [f"{column}: the values {shown} were taken as numbers. If they are classes, give --problem {classifier}."]
+    return data.codes_note(dataset.target_names[0], np.unique(dataset.targets))
 
 
 def _use_all_cores() -> None:

@@ -77,8 +77,8 @@ def _summarise(job: Job, rates: tuple[float, ...]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "problem": job.problem.name,
         "data": short_name(job.dataset.name),
-        "rows": len(job.dataset.inputs),
-        "held_out_rows": len(job.test_set.inputs),
+        "rows": job.dataset.num_rows,
+        "held_out_rows": job.test_set.num_rows,
         "inputs": "standardised" if job.scaling else "raw",
         **jobs.limits(facts),
         **_curvature(facts),

@@ -216,7 +216,7 @@ def _summarise(job: Job, rows: list[dict[str, Any]], num_steps: int, seconds: fl
         "problem": job.problem.name,
         "loss_name": job.problem.formulas.loss,
         "data": data.short_name(job.dataset.name),
-        "rows": len(job.dataset.inputs),
+        "rows": job.dataset.num_rows,
         "inputs": "standardised" if job.scaling else "raw",
         "dtype": str(job.batch.inputs.dtype),
         "lanes": len(rows),

@@ -4,10 +4,12 @@ Everything here is NumPy in float64; what reaches the device is cast once, at th
 data is a `DataError` of one line that names the file, the line and the column.
 """
 
+from jaxgd.data.choose import codes_note
 from jaxgd.data.dataset import Array as Array
 from jaxgd.data.dataset import DataError, Dataset, are_probabilities, as_labels, short_name, split, to_batch
 from jaxgd.data.readers import BUNDLED, load, new_inputs
 from jaxgd.data.scaling import Standardization, standardization, standardize
+from jaxgd.data.squares import least_squares
 from jaxgd.data.table import did_you_mean
 
 __all__ = [
@@ -17,7 +19,9 @@ __all__ = [
     "Standardization",
     "are_probabilities",
     "as_labels",
+    "codes_note",
     "did_you_mean",
+    "least_squares",
     "load",
     "new_inputs",
     "short_name",

@@ -1,7 +1,7 @@
 """From a table to a `Dataset`: which columns are inputs, which is the target, and what becomes of other cells."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,10 @@ from jaxgd.data.table import DECIMAL_COMMA, Table, as_number, is_text, missing
 
 NEGATIVE = ("no", "false", "n", "f", "negative", "neg", "absent", "benign", "-1", "0")
 """The word of a pair that stands for class 0, whatever its place in the alphabet."""
+
+
+MOST_CODES = 10
+"""Different whole numbers up to which a target may be codes of classes."""
 
 
 class Choice(NamedTuple):
@@ -42,34 +46,16 @@ def dataset_of(table: Table, choice: Choice) -> Dataset:
     Raises:
       DataError: no such column, or a column that cannot serve; the text says where, and what can be done.
     """
-    target = choice.target
-    if target is None:
-        raise DataError(f"{table.name}: --target is needed, one of the columns {', '.join(table.columns)}.")
-    table.column(target)
-    wanted = list(choice.features or [name for name in table.columns if name != target])
-    for name in (*wanted, *choice.one_hot):
-        table.column(name)
-    if target in wanted:
-        raise DataError(f"{table.name}: the target {target!r} cannot be among the features.")
-    for name in choice.one_hot:
-        if name not in wanted:
-            raise DataError(f"{table.name}: --one-hot {name} is not among the inputs {', '.join(wanted)}.")
-    for name in wanted:
-        if name not in choice.one_hot:
-            check_numbers(table, name)
-    if table.columns[target].dtype.kind == "M":
-        raise DataError(
-            f"{table.name}, column {target!r}: dates cannot be a target; give a column of numbers or classes."
-        )
+    target, wanted = wanted_columns(table, choice)
+    check_columns(table, choice, wanted)
     table, notes = without_missing(table, [*wanted, target], drop=choice.drop_missing)
     names, parts = [], []
-    levels = tuple((name, tuple(_levels(table, name))) for name in wanted if name in choice.one_hot)
+    levels = {name: tuple(sorted(words_of(table.columns[name]))) for name in wanted if name in choice.one_hot}
+    notes += one_hot_notes(table.name, levels)
     for name in wanted:
-        coded, values = input_columns(table, name, one_hot=name in choice.one_hot)
+        coded, values = input_columns(table, name, levels.get(name))
         names += coded
         parts += values
-        if name in choice.one_hot:
-            notes.append(f"{name}: coded by {len(coded)} columns of 0 and 1; all 0 means {_levels(table, name)[0]}.")
     targets, class_names = classes(table, target)
     if class_names:
         listed = ", ".join(f"{word} -> {number}" for number, word in enumerate(class_names[:8]))
@@ -85,8 +71,44 @@ def dataset_of(table: Table, choice: Choice) -> Dataset:
         lines=table.lines,
         class_names=class_names,
         notes=tuple(notes),
-        one_hot=levels,
+        one_hot=tuple(levels.items()),
     )
+
+
+def wanted_columns(table: Table, choice: Choice) -> tuple[str, list[str]]:
+    """The target and the inputs among the columns of a table, by their names.
+
+    Raises:
+      DataError: no such column, or one that is named twice; the text says what can be done.
+    """
+    target = choice.target
+    if target is None:
+        raise DataError(f"{table.name}: --target is needed, one of the columns {', '.join(table.columns)}.")
+    table.column(target)
+    wanted = list(choice.features or [name for name in table.columns if name != target])
+    for name in (*wanted, *choice.one_hot):
+        table.column(name)
+    if target in wanted:
+        raise DataError(f"{table.name}: the target {target!r} cannot be among the features.")
+    for name in choice.one_hot:
+        if name not in wanted:
+            raise DataError(f"{table.name}: --one-hot {name} is not among the inputs {', '.join(wanted)}.")
+    return target, wanted
+
+
+def check_columns(table: Table, choice: Choice, wanted: Sequence[str]) -> None:
+    """Refuse columns whose cells cannot serve as what was chosen.
+
+    Raises:
+      DataError: text or dates among the inputs, or dates for a target.
+    """
+    for name in wanted:
+        if name not in choice.one_hot:
+            check_numbers(table, name)
+    if choice.target is not None and table.columns[choice.target].dtype.kind == "M":
+        raise DataError(
+            f"{table.name}, column {choice.target!r}: dates cannot be a target; give a column of numbers or classes."
+        )
 
 
 def check_numbers(table: Table, name: str) -> None:
@@ -213,28 +235,66 @@ def inputs_of(table: Table, names: Sequence[str], one_hot: Sequence[tuple[str, t
     return inputs
 
 
-def _levels(table: Table, name: str) -> list[str]:
-    return sorted({_word(cell) for cell in table.columns[name]})
+def words_of(column: Array) -> set[str]:
+    """The different cells of a column, as text."""
+    return {_word(cell) for cell in column}
 
 
 def _word(cell: object) -> str:
     return f"{cell:g}" if isinstance(cell, float) else str(cell)
 
 
-def input_columns(table: Table, name: str, *, one_hot: bool) -> tuple[list[str], list[Array]]:
+def input_columns(table: Table, name: str, levels: Sequence[str] | None) -> tuple[list[str], list[Array]]:
     """The input columns that a column of the table becomes, with their names.
 
     Coding leaves out the first value: with a bias, the columns of all values would add up to the column of ones, and
     the minimiser would not be unique.
+
+    Args:
+      table: that has the column.
+      name: of the column.
+      levels: the values of a column of categories; None for one of numbers.
+
+    Returns:
+      Names and columns `[N]`.
     """
     column = table.columns[name]
-    if not one_hot:
+    if levels is None:
         return [name], [column]
-    levels = _levels(table, name)
-    if len(levels) < 2:
-        raise DataError(f"{table.name}, column {name!r}: --one-hot needs at least 2 values, got {', '.join(levels)}.")
     words = np.array([_word(cell) for cell in column], dtype=object)
     return [f"{name}={level}" for level in levels[1:]], [(words == level).astype(np.float64) for level in levels[1:]]
+
+
+def one_hot_notes(source: str, levels: Mapping[str, Sequence[str]]) -> list[str]:
+    """A note for each column of categories.
+
+    Raises:
+      DataError: a column has only one value.
+    """
+    for name, words in levels.items():
+        if len(words) < 2:
+            raise DataError(f"{source}, column {name!r}: --one-hot needs at least 2 values, got {', '.join(words)}.")
+    return [
+        f"{name}: coded by {len(words) - 1} columns of 0 and 1; all 0 means {words[0]}."
+        for name, words in levels.items()
+    ]
+
+
+def codes_note(column: str, values: Array) -> list[str]:
+    """A note where a regression is fitted to numbers that may be codes of classes or counts.
+
+    Args:
+      column: the target.
+      values: the different ones that it has, sorted.
+
+    Returns:
+      One note or none.
+    """
+    if len(values) > MOST_CODES or not np.array_equal(values, np.floor(values)):
+        return []
+    shown = ", ".join(f"{value:g}" for value in values)
+    classifier = "logistic_regression" if len(values) == 2 else "softmax_regression"
+    return [f"{column}: the values {shown} were taken as numbers. If they are classes, give --problem {classifier}."]
 
 
 def classes(table: Table, target: str) -> tuple[Array, tuple[str, ...]]:

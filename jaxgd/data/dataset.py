@@ -33,6 +33,7 @@ class Dataset(NamedTuple):
       class_names: what the labels 0 .. K - 1 are called; empty where the targets are not classes with names.
       notes: what was done to the data on the way here, in sentences.
       one_hot: for each column of categories that was coded its name and its values; the first has no input.
+      stands_for: of how many rows of the source these have the means and covariances; None where they are the rows.
     """
 
     name: str
@@ -45,6 +46,12 @@ class Dataset(NamedTuple):
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     one_hot: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    stands_for: int | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the source."""
+        return len(self.inputs) if self.stands_for is None else self.stands_for
 
     def place(self, row: int) -> str:
         """Where a row stands, in words.

@@ -4,18 +4,25 @@ pyarrow was chosen over duckdb and polars because it hands over columns as NumPy
 between; all three read a CSV of 100 MB in about half a second.
 """
 
+import contextlib
 import importlib.util
-import io
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from jaxgd.data import text
 from jaxgd.data.dataset import Array, DataError
-from jaxgd.data.table import Table, is_text, missing, of_values
-from jaxgd.data.text import Dialect
+from jaxgd.data.table import Table, is_text, of_values
 
 FAST_FROM = 2**20
 """Bytes from which a file of text is given to pyarrow; below, importing it takes longer than reading carefully."""
+
+PART_ROWS = 2**16
+"""Rows of a part of a file that is read in parts."""
+
+BUFFER_BYTES = 2**20
+"""Bytes of a column of a Parquet file that are read at a time."""
 
 
 def installed(name: str) -> bool:
@@ -23,13 +30,12 @@ def installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def read_text(path: str, data: bytes, dialect: Dialect, lines: Any) -> Table | None:
+def read_text(path: str, opened: Callable[[], BinaryIO], lines: Any) -> Table | None:
     """A text table by pyarrow; None where it refuses, so that the careful reader can say why, and where.
 
     Args:
       path: for errors.
-      data: the whole file, unpacked.
-      dialect: its separator and header.
+      opened: opens the file, see `text.opener`.
       lines: see `Table`.
 
     Returns:
@@ -38,29 +44,70 @@ def read_text(path: str, data: bytes, dialect: Dialect, lines: Any) -> Table | N
     import pyarrow
     from pyarrow import csv
 
+    dialect = text.dialect_of(path, opened)
     try:
-        read = csv.read_csv(io.BytesIO(data), *_options(dialect))
-        columns = {name.strip(): _column(read.column(i)) for i, name in enumerate(read.column_names)}
+        with opened() as file:
+            read = csv.read_csv(file, *_options(dialect, {}))
+        columns = {name: _column(read.column(name)) for name in dialect.header}
     except (pyarrow.ArrowException, TypeError):
-        return None
-    nameless = columns.pop("", np.full(0, np.nan))  # a separator at the end of every line
-    if tuple(columns) != dialect.header or not missing(nameless).all():
         return None
     # A comment may have been taken for a row; the column that it begins is then text.
     first = columns[dialect.header[0]]
     if is_text(first) and any(isinstance(cell, str) and cell.startswith("#") for cell in first):
         return None
-    return Table(path, {name: columns[name] for name in dialect.header}, lines)
+    return Table(path, columns, lines)
 
 
-def _options(dialect: Dialect) -> tuple[Any, Any, Any]:
+def text_parts(
+    path: str, opened: Callable[[], BinaryIO], numbers: Sequence[str], words: Sequence[str]
+) -> Iterator[Table]:
+    """Some columns of a text table by pyarrow, part by part.
+
+    Args:
+      path: for errors.
+      opened: opens the file, see `text.opener`.
+      numbers: columns that must hold numbers.
+      words: columns that hold text.
+
+    Returns:
+      Tables without lines.
+
+    Raises:
+      DataError: pyarrow refuses the file; the careful reader can say where.
+    """
+    import pyarrow
     from pyarrow import csv
 
+    kinds = dict.fromkeys(numbers, pyarrow.float64()) | dict.fromkeys(words, pyarrow.string())
+    try:
+        with opened() as file:
+            for part in csv.open_csv(file, *_options(text.dialect_of(path, opened), kinds)):
+                yield Table(path, {name: _column(part.column(name)) for name in kinds})
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path}: cannot be read ({text.first_line(error)}).") from None
+
+
+def _options(dialect: text.Dialect, kinds: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """How pyarrow reads a text table: the columns of `kinds` as such, or all of them as they seem to be."""
+    import pyarrow
+    from pyarrow import csv
+
+    # A separator at the end of every line makes columns of null; anything else in them is refused.
+    extra = {f"\0{i}": pyarrow.null() for i in range(dialect.num_extra)}
     return (
-        csv.ReadOptions(skip_rows=dialect.first_line - 1),
-        csv.ParseOptions(delimiter=dialect.separator, newlines_in_values=True),
+        csv.ReadOptions(skip_rows=dialect.header_line, column_names=[*dialect.header, *extra]),
+        csv.ParseOptions(
+            delimiter=dialect.separator,
+            newlines_in_values=True,
+            invalid_row_handler=lambda row: "skip" if row.text.startswith("#") else "error",
+        ),
         # Cells are kept as text if any of them is not a number: "NA" is then said, not silently made a hole.
-        csv.ConvertOptions(null_values=["", "nan", "NaN"], strings_can_be_null=True),
+        csv.ConvertOptions(
+            null_values=["", "nan", "NaN"],
+            strings_can_be_null=True,
+            column_types=kinds | extra,
+            include_columns=[*kinds, *extra] if kinds else None,
+        ),
     )
 
 
@@ -84,23 +131,55 @@ def _column(column: Any) -> Array:
     raise TypeError(str(kind))
 
 
-def read_parquet(path: str, data: bytes) -> Table:
+def read_parquet(path: str) -> Table:
     """A Parquet file.
 
     Raises:
       DataError: pyarrow is not installed, the file is damaged, or a column is of a kind that is not a cell's.
+    """
+    with parquet_file(path) as file:
+        return _parquet_table(path, file.read())
+
+
+def parquet_parts(path: str, names: Sequence[str]) -> Iterator[Table]:
+    """Some columns of a Parquet file, part by part.
+
+    Raises:
+      DataError: see `read_parquet`.
+    """
+    first = 0
+    with parquet_file(path) as file:
+        for part in file.iter_batches(batch_size=PART_ROWS, columns=list(names)):
+            yield _parquet_table(path, part, first)
+            first += len(part)
+
+
+@contextlib.contextmanager
+def parquet_file(path: str) -> Iterator[Any]:
+    """An open Parquet file, whose pages are read when they are needed.
+
+    Raises:
+      DataError: pyarrow is not installed, or the file is damaged.
     """
     if not installed("pyarrow"):
         raise DataError(f"{path}: Parquet files are read by pyarrow, which is not installed: pip install 'jaxgd[cli]'.")
     import pyarrow
     from pyarrow import parquet
 
+    with text.reading(path), open(path, "rb"):  # in words of Python that there is no such file
+        pass
     try:
-        read = parquet.read_table(io.BytesIO(data))
+        with parquet.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
+            yield file
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a Parquet file, or a damaged one ({first_line(error)}).") from None
+        raise DataError(f"{path}: not a Parquet file, or a damaged one ({text.first_line(error)}).") from None
+
+
+def _parquet_table(path: str, read: Any, first_row: int = 0) -> Table:
+    import pyarrow
+
     columns = {}
-    for name in read.column_names:
+    for name in read.schema.names:
         try:
             columns[name] = _column(read.column(name))
         except TypeError as error:
@@ -108,10 +187,5 @@ def read_parquet(path: str, data: bytes) -> Table:
                 f"{path}, column {name!r}: cells of type {error} cannot be read as numbers or text."
             ) from None
         except pyarrow.ArrowException as error:
-            raise DataError(f"{path}, column {name!r}: cannot be read ({first_line(error)}).") from None
-    return Table(path, columns)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, without a full stop."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise DataError(f"{path}, column {name!r}: cannot be read ({text.first_line(error)}).") from None
+    return Table(path, columns, first_row=first_row)

@@ -1,11 +1,9 @@
 """Bundled data sets, files and frames, read into a `Dataset`: one reader a kind, in one table."""
 
 import functools
-import io
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ import numpy as np
 from jaxgd.data import engines, text
 from jaxgd.data.choose import Choice, dataset_of, inputs_of
 from jaxgd.data.dataset import Array, DataError, Dataset
+from jaxgd.data.parts import check_fits
 from jaxgd.data.table import Table, did_you_mean, of_values
 
 BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "linnerud", "wine")
@@ -45,9 +44,11 @@ def load(
       The data, in their own units, with what was done to them in `notes`.
 
     Raises:
-      DataError: no such data set or file, or a mistake inside; the text says where, and what can be done.
+      DataError: no such data set or file, a mistake inside, or more rows than fit into memory; the text says where,
+        and what can be done.
     """
     choice = Choice(target, tuple(features), tuple(one_hot), drop_missing)
+    check_fits(source, choice)
     read = table(source)
     if read is not None:
         return checked(dataset_of(read, choice))
@@ -55,17 +56,11 @@ def load(
     if source in BUNDLED:
         return checked(selected(bundled(source, choice), choice))
     if source.endswith(".npz"):
-        return checked(npz_dataset(source, read_file(source), choice))
+        return checked(npz_dataset(source, choice))
     raise DataError(
         f"--data must be one of {', '.join(BUNDLED)}, or a .csv, .tsv, .parquet or .npz file, got {source!r}."
         f"{did_you_mean(source, BUNDLED)}"
     )
-
-
-def _similar_file(path: str) -> str:
-    folder = Path(path).parent
-    files = [file.name for file in folder.iterdir()] if folder.is_dir() else []
-    return did_you_mean(Path(path).name, files, 0.8)  # the endings always agree
 
 
 def bundled(name: str, choice: Choice) -> Dataset:
@@ -98,45 +93,50 @@ def _check_no_columns(name: str, choice: Choice, why: str) -> None:
             raise DataError(f"--{flag} belongs to tables with named columns; {why}.")
 
 
-def text_table(path: str, data: bytes) -> Table:
+def text_table(path: str) -> Table:
     """A text table: the fast engine for a large one, the careful reader for a small one and for every mistake."""
-    if len(data) >= engines.FAST_FROM and engines.installed("pyarrow"):
-        dialect = text.dialect_of(path, text.decoded(path, text.beginning(data)))
+    opened = text.opener(path)
+    with text.reading(path):
+        with opened() as file:
+            large = len(file.read(engines.FAST_FROM)) == engines.FAST_FROM
+        if large and engines.installed("pyarrow"):
 
-        @functools.cache
-        def lines() -> Array:
-            careful = text.careful(path, data).lines
-            assert careful is not None
-            return careful()
+            @functools.cache
+            def lines() -> Array:
+                [careful] = text.careful(path, opened)
+                assert careful.lines is not None
+                return careful.lines()
 
-        table = engines.read_text(path, data, dialect, lines)
-        if table is not None:
-            return table
-    return text.careful(path, data)
+            table = engines.read_text(path, opened, lines)
+            if table is not None:
+                return table
+        [careful] = text.careful(path, opened)
+        return careful
 
 
-def npz_arrays(path: str, data: bytes) -> tuple[tuple[str, str], Array, Array]:
+def npz_arrays(path: str) -> tuple[tuple[str, str], Array, Array]:
     """The inputs and the targets of an NPZ file, and the names that it has for them."""
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            pair = next((pair for pair in NPZ_NAMES if set(pair) <= set(archive.files)), None)
-            if pair is None:
-                raise DataError(
-                    f"{path}: expected arrays `inputs` and `targets`, got {', '.join(archive.files) or 'none'}."
-                )
-            return pair, archive[pair[0]], archive[pair[1]]
-    except DataError:
-        raise
-    except (ValueError, OSError, EOFError, KeyError, NotImplementedError, RuntimeError, SyntaxError) as error:
-        raise DataError(f"{path}: not an NPZ file of numbers ({engines.first_line(error)}).") from None
-    except (zipfile.BadZipFile, zlib.error, AttributeError, MemoryError) as error:
-        raise DataError(f"{path}: a damaged NPZ file ({engines.first_line(error)}).") from None
+    with text.reading(path), open(path, "rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                pair = next((pair for pair in NPZ_NAMES if set(pair) <= set(archive.files)), None)
+                if pair is None:
+                    raise DataError(
+                        f"{path}: expected arrays `inputs` and `targets`, got {', '.join(archive.files) or 'none'}."
+                    )
+                return pair, archive[pair[0]], archive[pair[1]]
+        except DataError:
+            raise
+        except (ValueError, OSError, EOFError, KeyError, NotImplementedError, RuntimeError, SyntaxError) as error:
+            raise DataError(f"{path}: not an NPZ file of numbers ({text.first_line(error)}).") from None
+        except (zipfile.BadZipFile, zlib.error, AttributeError, MemoryError, TypeError) as error:
+            raise DataError(f"{path}: a damaged NPZ file ({text.first_line(error)}).") from None
 
 
-def npz_dataset(path: str, data: bytes, choice: Choice) -> Dataset:
+def npz_dataset(path: str, choice: Choice) -> Dataset:
     """An NPZ file of two arrays as a data set."""
     _check_no_columns(path, choice, f"{path} holds its targets by position")
-    pair, inputs, targets = npz_arrays(path, data)
+    pair, inputs, targets = npz_arrays(path)
     if inputs.ndim == 1:
         inputs = inputs[:, None]
     if targets.ndim == 2 and targets.shape[1] == 1:
@@ -167,7 +167,7 @@ def _check_real(path: str, name: str, array: Array) -> None:
         raise DataError(f"{path}: `{name}` must be real numbers, got {array.dtype}.")
 
 
-TABLES: dict[tuple[str, ...], Callable[[str, bytes], Table]] = {
+TABLES: dict[tuple[str, ...], Callable[[str], Table]] = {
     (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".txt", "-"): text_table,
     (".parquet", ".pq"): engines.read_parquet,
 }
@@ -185,21 +185,7 @@ def table(source: Any) -> Table | None:
         return Table(f"the {type(source).__name__}", columns)
     path = str(source)
     read = next((read for endings, read in TABLES.items() if path.endswith(endings)), None)
-    return None if read is None else read(path, read_file(path))
-
-
-def read_file(path: str) -> bytes:
-    """A whole file, unpacked if it is packed.
-
-    Raises:
-      DataError: it cannot be read.
-    """
-    try:
-        return text.read_bytes(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file.{_similar_file(path)}") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({engines.first_line(error)}).") from None
+    return None if read is None else read(path)
 
 
 def new_inputs(source: Any, names: Sequence[str], one_hot: Sequence[tuple[str, tuple[str, ...]]] = ()) -> Array:
@@ -219,7 +205,7 @@ def new_inputs(source: Any, names: Sequence[str], one_hot: Sequence[tuple[str, t
     read = table(source)
     if read is None:
         dataset = bundled(str(source), Choice()) if source in BUNDLED else None
-        inputs = npz_arrays(str(source), read_file(str(source)))[1] if dataset is None else dataset.inputs
+        inputs = npz_arrays(str(source))[1] if dataset is None else dataset.inputs
         known = tuple(f"x{i}" for i in range(np.shape(inputs)[-1])) if dataset is None else dataset.input_names
         read = Table(str(source), {name: of_values(inputs[:, i]) for i, name in enumerate(known)})
     return inputs_of(read, names, one_hot)

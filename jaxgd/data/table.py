@@ -20,11 +20,13 @@ class Table(NamedTuple):
         cell is empty; or datetime64.
       lines: gives the line of the file on which each row stood, `[N]`, or is None for a source without lines. A
         function, because it takes a second reading where the file was read by a fast engine.
+      first_row: the number of the first row, where the table is a part of a larger one.
     """
 
     name: str
     columns: dict[str, Array]
     lines: Callable[[], Array] | None = None
+    first_row: int = 0
 
     @property
     def num_rows(self) -> int:
@@ -33,7 +35,7 @@ class Table(NamedTuple):
 
     def place(self, row: int) -> str:
         """Where a row stands, in words: "line 7" of a file of text, "row 5" elsewhere."""
-        return f"row {row}" if self.lines is None else f"line {self.lines()[row]}"
+        return f"row {self.first_row + row}" if self.lines is None else f"line {self.lines()[row]}"
 
     def column(self, name: str) -> Array:
         """A column by name, `[N]`.

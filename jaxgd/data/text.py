@@ -1,17 +1,21 @@
 """Text tables: comma, semicolon or tab between cells, one header line. The careful reader, which knows its lines."""
 
+import contextlib
 import csv
 import gzip
 import io
+import itertools
+import re
 import sys
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from jaxgd.data.dataset import DataError
-from jaxgd.data.table import Table, as_number
+from jaxgd.data.dataset import Array, DataError
+from jaxgd.data.table import Table, as_number, did_you_mean
 
 SEPARATORS = (",", ";", "\t")
 
@@ -24,82 +28,105 @@ class Dialect(NamedTuple):
 
     Attributes:
       separator: between the cells.
-      header: the column names, in order; an empty last name means a separator at the end of every line.
-      first_line: the number of the header's line.
+      header: the column names, in order.
+      num_extra: empty names behind them, from separators at the end of the line.
+      header_line: the number of the header's (last) line.
     """
 
     separator: str
     header: tuple[str, ...]
-    first_line: int
+    num_extra: int
+    header_line: int
 
 
-def read_bytes(path: str) -> bytes:
-    """A whole file, unpacked if its name ends in .gz; standard input for "-".
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turn an error of reading a file into a line that names it.
 
     Raises:
-      OSError: it cannot be read.
+      DataError: there is no such file, or it cannot be read.
     """
+    try:
+        yield
+    except FileNotFoundError:
+        folder = Path(path).parent
+        files = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+        similar = did_you_mean(Path(path).name, files, 0.8)  # the endings always agree
+        raise DataError(f"{path}: no such file.{similar}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({first_line(error)}).") from None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, without a full stop."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def opener(path: str) -> Callable[[], BinaryIO]:
+    """What opens a file at its start, unpacked if its name ends in .gz; "-" is standard input, which is kept."""
     if path == "-":
-        return sys.stdin.buffer.read()
-    data = Path(path).read_bytes()
-    return gzip.decompress(data) if path.endswith(".gz") else data
+        given = sys.stdin.buffer.read()
+        return lambda: io.BytesIO(given)
+    return lambda: gzip.open(path) if path.endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
 
 
-def beginning(data: bytes) -> bytes:
+def beginning(opened: Callable[[], BinaryIO]) -> bytes:
     """Whole lines from the start of a file, enough of them to know how it is written."""
-    if len(data) <= BEGINNING_BYTES:
-        return data
-    end = data.find(b"\n", BEGINNING_BYTES)
-    return data if end < 0 else data[: end + 1]
+    with opened() as file:
+        return file.read(BEGINNING_BYTES) + file.readline()
 
 
-def decoded(path: str, data: bytes) -> str:
-    """Bytes as text, without a byte order mark.
+def lines_of(path: str, file: BinaryIO) -> Iterator[str]:
+    """The lines of a text, without a byte order mark, their ends as they are.
 
     Raises:
       DataError: they are not UTF-8; the text names the line.
     """
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{path}, line {line}: cannot be read as UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8."
-        ) from None
+    # What is not UTF-8 comes as a surrogate, which tells the line; a strict decoder only knows its own buffer.
+    with io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="") as text:
+        for number, line in enumerate(text, 1):
+            if not line.isascii() and (wrong := re.search("[\udc80-\udcff]", line)):
+                raise DataError(
+                    f"{path}, line {number}: cannot be read as UTF-8 (byte 0x{ord(wrong[0]) - 0xDC00:02x}); "
+                    "save the file as UTF-8."
+                )
+            yield line
 
 
-def dialect_of(path: str, text: str) -> Dialect:
-    """The separator and the header of a text table.
+def dialect_of(path: str, opened: Callable[[], BinaryIO]) -> Dialect:
+    """The separator and the header of a text table, from its beginning.
 
     The separator is the sign of `SEPARATORS` that the header holds most often.
 
     Raises:
       DataError: the file is empty, or its first line is not a header of different names.
     """
-    first = next((line for line in text.splitlines() if line.strip() and not line.startswith("#")), None)
+    start = list(lines_of(path, io.BytesIO(beginning(opened))))
+    first = next((line for line in start if line.strip() and not line.startswith("#")), None)
     if first is None:
         raise DataError(f"{path}: the file is empty; expected a header line of column names.")
     separator = max(SEPARATORS, key=first.count)
-    number, cells = next(rows(path, text, separator))
+    number, cells = next(rows(path, start, separator))
     header = [name.strip() for name in cells]
     while len(header) > 1 and not header[-1]:
         header.pop()
+    num_extra = len(cells) - len(header)
     if any(as_number(name) is not None and name for name in header):
         raise DataError(f"{path}, line {number}: expected a header of column names, got {separator.join(header)}.")
     if "" in header:
         raise DataError(f"{path}, line {number}: column {header.index('') + 1} has no name.")
     if len(set(header)) < len(header):
         raise DataError(f"{path}, line {number}: the column names {', '.join(header)} must differ.")
-    return Dialect(separator, tuple(header), number)
+    return Dialect(separator, tuple(header), num_extra, number)
 
 
-def rows(path: str, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+def rows(path: str, lines: Iterable[str], separator: str) -> Iterator[tuple[int, list[str]]]:
     """The line number and the cells of every row, the header's included; blank lines and `#` comments left out.
 
     Raises:
       DataError: the quotes of a line do not match, or a cell is larger than a row can be.
     """
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    reader = csv.reader(lines, delimiter=separator)
     try:
         for cells in reader:
             if cells and not cells[0].startswith("#"):
@@ -108,42 +135,51 @@ def rows(path: str, text: str, separator: str) -> Iterator[tuple[int, list[str]]
         raise DataError(f"{path}, line {reader.line_num}: cannot be read ({error}).") from None
 
 
-def careful(path: str, data: bytes) -> Table:
+def careful(path: str, opened: Callable[[], BinaryIO], part_rows: int | None = None) -> Iterator[Table]:
     """Read a text table row by row.
 
     Args:
       path: for errors.
-      data: the whole file, unpacked.
+      opened: opens the file, see `opener`.
+      part_rows: rows of a table; None for all of them in one.
 
     Returns:
-      The table, with its lines.
+      Tables with their lines, at least one; not one without rows.
 
     Raises:
       DataError: a mistake in the file; the text says where.
     """
-    text = decoded(path, data)
-    dialect = dialect_of(path, text)
+    dialect = dialect_of(path, opened)
     width = len(dialect.header)
-    table: list[list[str]] = []
-    lines: list[int] = []
-    for number, (line, cells) in enumerate(rows(path, text, dialect.separator)):
-        if number == 0:
-            continue
-        # A separator at the end of a line gives one empty cell too many.
-        while len(cells) > width and not cells[-1].strip():
-            cells.pop()
-        if len(cells) != width:
-            raise DataError(f"{path}, line {line}: expected {width} cells as in the header, got {len(cells)}.")
-        table.append(cells)
-        lines.append(line)
-    if not table:
+    with opened() as file:
+        cells_of = itertools.islice(rows(path, lines_of(path, file), dialect.separator), 1, None)
+        found = False
+        while part := [
+            (line, _fitting(path, line, cells, width)) for line, cells in itertools.islice(cells_of, part_rows)
+        ]:
+            found = True
+            where, table = (list(side) for side in zip(*part, strict=True))
+            yield _typed(path, dialect.header, table, np.array(where))
+    if not found:
         raise DataError(f"{path}: there is a header but no row of data.")
+
+
+def _fitting(path: str, line: int, cells: list[str], width: int) -> list[str]:
+    """The cells of a row without those that a separator at the end of its line adds."""
+    while len(cells) > width and not cells[-1].strip():
+        cells.pop()
+    if len(cells) != width:
+        raise DataError(f"{path}, line {line}: expected {width} cells as in the header, got {len(cells)}.")
+    return cells
+
+
+def _typed(path: str, header: tuple[str, ...], cells: list[list[str]], where: Array) -> Table:
+    """Rows of cells as a table whose columns are numbers where every cell is one."""
     columns = {}
-    for name, column in zip(dialect.header, zip(*table, strict=True), strict=True):
+    for name, column in zip(header, zip(*cells, strict=True), strict=True):
         numbers = [as_number(cell) for cell in column]
         if None in numbers:
             columns[name] = np.array([cell.strip() or None for cell in column], dtype=object)
         else:
             columns[name] = np.array(numbers, np.float64)
-    where = np.array(lines)
     return Table(path, columns, lambda: where)

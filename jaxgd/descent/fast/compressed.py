@@ -3,12 +3,13 @@
 import functools
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgd.data.statistics import Statistics
 from jaxgd.descent.fast.parts import unpenalised
 from jaxgd.penalty import penalisable
 from jaxgd.types import Batch, Params, Problem
@@ -46,7 +47,7 @@ def compress(problem: Problem, batch: Batch | Iterable[Batch]) -> tuple[Problem,
     form = problem.linear_form
     if form is None:
         raise ValueError(f"`problem` must be a squared error of a linear model to be compressed, got {problem.name}.")
-    statistics, dtype, vector = _Statistics(0, 0.0, 0.0), None, False
+    statistics, dtype, vector = Statistics.empty(0), None, False
     num_inputs, buffer = 0, np.zeros((0, 0))
     for inputs, targets, given in _chunks(problem, form, batch):
         columns = [inputs, targets.reshape(len(targets), -1)]
@@ -61,60 +62,26 @@ def compress(problem: Problem, batch: Batch | Iterable[Batch]) -> tuple[Problem,
         raise ValueError("`batch` must have at least one row, got 0.")
     if not np.isfinite(statistics.scatter).all():
         raise ValueError("`batch` must be finite to be compressed, got NaN or infinity, or values whose squares are.")
-    inputs, targets = statistics.rows(num_inputs)
+    inputs, targets = _small_rows(statistics, num_inputs)
     scale = math.sqrt(form.scale(statistics.num_rows))
     targets = scale * (targets[:, 0] if vector else targets)
     dtype = jax.dtypes.canonicalize_dtype(dtype)  # float32 where jax computes in it, whatever the file held
     return _compressed(problem), Batch(jnp.asarray(scale * inputs, dtype), jnp.asarray(targets, dtype))
 
 
-class _Statistics(NamedTuple):
-    """Sufficient statistics of the rows of `[X, Y]` so far, `[P]` columns together, float64.
-
-    Attributes:
-      num_rows: N.
-      mean: `[P]`.
-      scatter: `[P, P]`, `sum_i (row_i - mean)(row_i - mean)^T`.
-    """
-
-    num_rows: int
-    mean: Any
-    scatter: Any
-
-    def with_rows(self, columns: list[Any], buffer: Any) -> "_Statistics":
-        """Take in more rows, written to a buffer as differences from the mean so far; its last column is 1."""
-        if not len(buffer):
-            return self
-        with np.errstate(all="ignore"):  # what is not finite is refused at the end
-            known = self.mean if self.num_rows else np.concatenate([part[:1000].mean(axis=0) for part in columns])
-            first = 0
-            for part in columns:
-                last = first + part.shape[1]
-                np.subtract(part, known[first:last], out=buffer[:, first:last])
-                first = last
-            products = buffer.T @ buffer
-            apart = products[-1, :-1] / len(buffer)
-            scatter = products[:-1, :-1] - len(buffer) * np.outer(apart, apart)
-            mean = known + apart
-            if not self.num_rows:
-                return _Statistics(len(buffer), mean, scatter)
-            num_rows, step = self.num_rows + len(buffer), mean - self.mean
-            between = self.num_rows * len(buffer) / num_rows * np.outer(step, step)
-            return _Statistics(num_rows, self.mean + step * (len(buffer) / num_rows), self.scatter + scatter + between)
-
-    def rows(self, num_inputs: int) -> tuple[Any, Any]:
-        """Inputs `[D + 2, D + 1]` and targets `[D + 2, K]` with the same sum of squared errors."""
-        x, y = slice(num_inputs), slice(num_inputs, None)
-        eigenvalues, vectors = np.linalg.eigh(self.scatter[x, x])
-        eigenvalues = np.maximum(eigenvalues, 0.0)
-        roots = np.sqrt(eigenvalues)
-        seen = eigenvalues > np.finfo(np.float64).eps * num_inputs * np.max(eigenvalues, initial=0.0)
-        along = np.where(seen, 1.0 / np.where(seen, roots, 1.0), 0.0)[:, None] * (vectors.T @ self.scatter[x, y])
-        rest = np.maximum(np.diag(self.scatter[y, y]) - np.sum(along**2, axis=0), 0.0)
-        inputs = np.zeros((num_inputs + 2, num_inputs + 1))
-        inputs[:num_inputs, :num_inputs] = np.where(seen, roots, 0.0)[:, None] * vectors.T
-        inputs[num_inputs] = math.sqrt(self.num_rows) * np.append(self.mean[x], 1.0)
-        return inputs, np.concatenate([along, [math.sqrt(self.num_rows) * self.mean[y]], [np.sqrt(rest)]])
+def _small_rows(statistics: Statistics, num_inputs: int) -> tuple[Any, Any]:
+    """Inputs `[D + 2, D + 1]` and targets `[D + 2, K]` with the same sum of squared errors."""
+    x, y = slice(num_inputs), slice(num_inputs, None)
+    eigenvalues, vectors = np.linalg.eigh(statistics.scatter[x, x])
+    eigenvalues = np.maximum(eigenvalues, 0.0)
+    roots = np.sqrt(eigenvalues)
+    seen = eigenvalues > np.finfo(np.float64).eps * num_inputs * np.max(eigenvalues, initial=0.0)
+    along = np.where(seen, 1.0 / np.where(seen, roots, 1.0), 0.0)[:, None] * (vectors.T @ statistics.scatter[x, y])
+    rest = np.maximum(np.diag(statistics.scatter[y, y]) - np.sum(along**2, axis=0), 0.0)
+    inputs = np.zeros((num_inputs + 2, num_inputs + 1))
+    inputs[:num_inputs, :num_inputs] = np.where(seen, roots, 0.0)[:, None] * vectors.T
+    inputs[num_inputs] = math.sqrt(statistics.num_rows) * np.append(statistics.mean[x], 1.0)
+    return inputs, np.concatenate([along, [math.sqrt(statistics.num_rows) * statistics.mean[y]], [np.sqrt(rest)]])
 
 
 def _chunks(problem: Problem, form: Any, batch: Any) -> Iterable[tuple[Any, Any, Any]]:

@@ -1,0 +1,126 @@
+"""Tables that are read part by part, so that memory holds one part, whatever the size of the file."""
+
+import gzip
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from jaxgd.data import engines, text
+from jaxgd.data.choose import Choice
+from jaxgd.data.dataset import DataError
+from jaxgd.data.memory import free_bytes
+from jaxgd.data.table import Table
+
+COPIES = 10
+"""Bytes at the peak of a fit that holds all rows, over the bytes of its numbers in float64; measured."""
+
+SMALL_FILE = 2**20
+"""Bytes of a file up to which nothing is asked about its rows."""
+
+Reader = Callable[[Sequence[str], Sequence[str]], Iterator[Table]]
+
+
+class Large(NamedTuple):
+    """A table in a file that can be read in parts.
+
+    Attributes:
+      path: of the file.
+      names: of all its columns.
+      num_rows: N; of a file of text about N, from the length of its first lines.
+      readers: (columns of numbers, columns of text) -> tables; each is tried where those before it refuse.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    num_rows: int
+    readers: tuple[Reader, ...]
+
+    def num_columns(self, choice: Choice) -> int:
+        """Columns that were chosen, the target among them."""
+        return len(choice.features) + 1 if choice.features else len(self.names)
+
+    def num_bytes(self, choice: Choice) -> int:
+        """Bytes of the chosen columns in float64."""
+        return 8 * self.num_rows * self.num_columns(choice)
+
+
+def large_text(path: str) -> Large:
+    """A table of text."""
+    opened = text.opener(path)
+    with text.reading(path):
+        dialect, start = text.dialect_of(path, opened), text.beginning(opened)
+        num_bytes = _unpacked_bytes(path) if path.endswith(".gz") else os.path.getsize(path)
+    num_rows = num_bytes * start.count(b"\n") // max(len(start), 1)
+
+    def fast(numbers: Sequence[str], words: Sequence[str]) -> Iterator[Table]:
+        return engines.text_parts(path, opened, numbers, words)
+
+    def careful(numbers: Sequence[str], words: Sequence[str]) -> Iterator[Table]:
+        return text.careful(path, opened, engines.PART_ROWS)
+
+    return Large(path, dialect.header, num_rows, (fast, careful) if engines.installed("pyarrow") else (careful,))
+
+
+def _unpacked_bytes(path: str) -> int:
+    """The size of a packed file, from how much the first megabytes shrank."""
+    with open(path, "rb") as packed, gzip.GzipFile(fileobj=packed) as file:
+        unpacked = len(file.read(2**22))
+        return os.path.getsize(path) * unpacked // max(packed.tell(), 1)
+
+
+def large_parquet(path: str) -> Large:
+    """A Parquet file."""
+    with engines.parquet_file(path) as file:
+        names, num_rows = tuple(file.schema_arrow.names), file.metadata.num_rows
+    return Large(path, names, num_rows, (lambda numbers, words: engines.parquet_parts(path, [*numbers, *words]),))
+
+
+LARGE: dict[tuple[str, ...], Callable[[str], Large]] = {
+    (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".txt"): large_text,
+    (".parquet", ".pq"): large_parquet,
+}
+"""The kinds of tables that can be read in parts, by how the path ends."""
+
+
+def large(source: object) -> Large | None:
+    """A file that can be read in parts; None for every other source, and for a small file."""
+    path = str(source)
+    read = next((read for endings, read in LARGE.items() if path.endswith(endings)), None)
+    return None if read is None or not _is_large(path) else read(path)
+
+
+def check_fits(source: object, choice: Choice) -> None:
+    """Refuse a file whose rows do not all fit into memory.
+
+    Raises:
+      DataError: they do not; the text says how many bytes they take and what can be done.
+    """
+    path, found = str(source), large(source)
+    if found is not None:
+        remedy = (
+            "least squares (--problem linear_regression with full batches) reads the file in parts; for another model "
+            "name fewer columns with --features, or give a file of fewer rows"
+        )
+        num_bytes = found.num_bytes(choice)
+    elif path.endswith(".npz") and _is_large(path) and zipfile.is_zipfile(path):
+        remedy = "a table (.parquet, .csv) can be read in parts for least squares; for another model give fewer rows"
+        with zipfile.ZipFile(path) as archive:
+            num_bytes = sum(member.file_size for member in archive.infolist())
+    else:
+        return
+    free = free_bytes()
+    if COPIES * num_bytes > free:
+        raise DataError(
+            f"{path}: a fit with all rows in memory takes about {in_words(COPIES * num_bytes)} ({in_words(num_bytes)} "
+            f"of numbers and what is computed from them), and {in_words(free)} are free; {remedy}."
+        )
+
+
+def _is_large(path: str) -> bool:
+    return os.path.isfile(path) and os.path.getsize(path) > SMALL_FILE
+
+
+def in_words(num_bytes: float) -> str:
+    """Bytes as people count them, such as "3.2 GB"."""
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"

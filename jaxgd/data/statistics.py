@@ -1,0 +1,90 @@
+"""Means and covariances of rows that are read once, and a few rows that have the same ones."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxgd.data.dataset import Array
+
+
+class Statistics(NamedTuple):
+    """Sufficient statistics of the rows so far, `[P]` columns, in float64.
+
+    Attributes:
+      num_rows: N.
+      mean: `[P]`.
+      scatter: `[P, P]`, `sum_i (row_i - mean)(row_i - mean)^T`.
+    """
+
+    num_rows: int
+    mean: Array
+    scatter: Array
+
+    @classmethod
+    def empty(cls, num_columns: int) -> "Statistics":
+        """Those of no rows.
+
+        Args:
+          num_columns: P.
+
+        Returns:
+          Zeros.
+        """
+        return cls(0, np.zeros(num_columns), np.zeros((num_columns, num_columns)))
+
+    def with_rows(self, columns: Sequence[Array], buffer: Array) -> "Statistics":
+        """The statistics with more rows: two sets are joined by Chan, Golub and LeVeque (1983).
+
+        The products are of differences from the mean so far, so that columns far from 0 keep their digits.
+
+        Args:
+          columns: arrays `[n, .]` that together have P columns.
+          buffer: `[n, P + 1]`, overwritten; its last column is 1, so that its products are sums.
+
+        Returns:
+          Those of N + n rows; NaN or infinite where the rows are.
+        """
+        if not len(buffer):
+            return self
+        with np.errstate(all="ignore"):
+            known = self.mean if self.num_rows else np.concatenate([part[:1000].mean(axis=0) for part in columns])
+            first = 0
+            for part in columns:
+                last = first + part.shape[1]
+                np.subtract(part, known[first:last], out=buffer[:, first:last])
+                first = last
+            products = buffer.T @ buffer
+            apart = products[-1, :-1] / len(buffer)
+            scatter = products[:-1, :-1] - len(buffer) * np.outer(apart, apart)
+            mean = known + apart
+            if not self.num_rows:
+                return Statistics(len(buffer), mean, scatter)
+            num_rows, step = self.num_rows + len(buffer), mean - self.mean
+            between = self.num_rows * len(buffer) / num_rows * np.outer(step, step)
+            return Statistics(num_rows, self.mean + step * (len(buffer) / num_rows), self.scatter + scatter + between)
+
+    def equivalent_rows(self) -> Array:
+        """2 P rows with the same means and covariances as all N.
+
+        With the correlations `R = V diag(e) V^T` and the deviations s, the rows `mean +- sqrt(P e_j) s v_j` have the
+        mean of the N rows, and `1/(2P) sum_j 2 P e_j (s v_j)(s v_j)^T = diag(s) R diag(s)` is their covariance over
+        N. A mean of squared errors of a linear model needs no more: it is the same function of the parameters.
+        Correlations rather than covariances, so that columns of small numbers keep their digits.
+
+        Returns:
+          `[2 P, P]`; a column that is constant, or a combination of others within rounding, stays so.
+        """
+        deviations = np.sqrt(np.maximum(np.diag(self.scatter), 0.0) / self.num_rows)
+        # The mean of a constant column is known to some eps, and its rows then seem to deviate by as much.
+        varying = np.flatnonzero(deviations > 16 * np.finfo(np.float64).eps * np.abs(self.mean))
+        scale = deviations[varying]
+        correlations = self.scatter[np.ix_(varying, varying)] / (self.num_rows * np.outer(scale, scale))
+        eigenvalues, vectors = np.linalg.eigh(correlations)
+        # Eigenvalues within rounding of 0 belong to columns that are combinations of others.
+        eigenvalues[eigenvalues < np.finfo(np.float64).eps * len(scale) * np.max(eigenvalues, initial=0.0)] = 0.0
+        steps = np.zeros((len(self.mean), len(self.mean)))
+        steps[np.ix_(np.arange(len(scale)), varying)] = (
+            np.sqrt(len(self.mean) * eigenvalues)[:, None] * vectors.T * scale
+        )
+        return np.concatenate([self.mean + steps, self.mean - steps])
