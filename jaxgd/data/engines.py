@@ -21,6 +21,9 @@ FAST_FROM = 2**20
 PART_ROWS = 2**16
 """Rows of a part of a file that is read in parts."""
 
+PART_BYTES = 2**20
+"""Bytes of a part of a text table that is read in parts."""
+
 BUFFER_BYTES = 2**20
 """Bytes of a column of a Parquet file that are read at a time."""
 
@@ -95,7 +98,7 @@ def _options(dialect: text.Dialect, kinds: dict[str, Any]) -> tuple[Any, Any, An
     # A separator at the end of every line makes columns of null; anything else in them is refused.
     extra = {f"\0{i}": pyarrow.null() for i in range(dialect.num_extra)}
     return (
-        csv.ReadOptions(skip_rows=dialect.header_line, column_names=[*dialect.header, *extra]),
+        csv.ReadOptions(block_size=PART_BYTES, skip_rows=dialect.header_line, column_names=[*dialect.header, *extra]),
         csv.ParseOptions(
             delimiter=dialect.separator,
             newlines_in_values=True,
@@ -123,9 +126,11 @@ def _column(column: Any) -> Array:
     if pyarrow.types.is_boolean(kind):
         return of_values([None if cell is None else str(cell) for cell in column.to_pylist()])
     if pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind) or pyarrow.types.is_decimal(kind):
-        return np.asarray(column.cast(pyarrow.float64()).to_numpy(), np.float64)
+        return np.asarray(column.cast(pyarrow.float64()).to_numpy(zero_copy_only=False), np.float64)
     if pyarrow.types.is_temporal(kind):
-        return np.asarray(column.cast(pyarrow.timestamp("us"), safe=False).to_numpy()).astype("datetime64[us]")
+        return np.asarray(column.cast(pyarrow.timestamp("us"), safe=False).to_numpy(zero_copy_only=False)).astype(
+            "datetime64[us]"
+        )
     if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind):
         return np.array([None if cell in (None, "") else cell.strip() for cell in column.to_pylist()], dtype=object)
     raise TypeError(str(kind))

@@ -122,5 +122,8 @@ def _is_large(path: str) -> bool:
 
 
 def in_words(num_bytes: float) -> str:
-    """Bytes as people count them, such as "3.2 GB"."""
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
+    """Bytes as people count them, such as "3.2 GB" or "64 MB"."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.{1 if num_bytes < 10 * size else 0}f} {unit}"
+    return f"{num_bytes / 1e3:.0f} kB"
