@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+import re
 
 import pytest
 
@@ -61,7 +62,14 @@ def test_docstring_has_the_sections(name):
     if parameters:
         assert "Args:" in doc
         arguments = doc.split("Args:")[1].split("Returns:")[0].split("Raises:")[0]
+        same = re.match(r" as `(\w+)`", arguments)
+        of_the_same = inspect.signature(getattr(jaxgd, same[1])).parameters if same else {}
         for parameter in parameters:
+            if parameter in of_the_same:
+                continue
+            if signature.parameters[parameter].kind is inspect.Parameter.VAR_KEYWORD:
+                assert f"{parameter}:" in arguments or f"`{parameter}`" in arguments
+                continue
             assert f"{parameter}:" in arguments, f"argument {parameter} is not described"
     if signature.return_annotation not in (None, "None", inspect.Signature.empty):
         assert "Returns:" in doc

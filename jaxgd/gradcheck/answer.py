@@ -158,7 +158,7 @@ def select(tree: Any, layout: Layout) -> list[Any]:
     for leaf in layout.leaves:
         for i, role in enumerate(leaf.roles):
             path = leaf.path
-            if role != "param" or path not in got:
+            if role != "param" or not is_numeric(got.get(path)):
                 continue
             value = got[path]
             if hasattr(value, "detach"):

@@ -12,20 +12,28 @@ from jaxgd.gradcheck import facts, reference, untraced
 from jaxgd.gradcheck.answer import by_path
 from jaxgd.gradcheck.compare import compare, contradicts, rough
 from jaxgd.gradcheck.conjugate import agreeing, conjugates, whole
-from jaxgd.gradcheck.disputed import between
+from jaxgd.gradcheck.disputed import Comparison
 from jaxgd.gradcheck.form import compare_form
-from jaxgd.gradcheck.inputs import Arrays, Point
+from jaxgd.gradcheck.functions import BadLoss
+from jaxgd.gradcheck.inputs import Arrays, NoFloatingLeaf, Point
 from jaxgd.gradcheck.mistakes import Case, explain
 from jaxgd.gradcheck.native import in_native_dtype
 from jaxgd.gradcheck.pair import GradientRaised, Pair, all_finite, dot, gap, pair_of, ratio, size
 from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.reference import Gradients
-from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, Status, not_checked, report_of
-from jaxgd.gradcheck.rounding import MARGIN
+from jaxgd.gradcheck.report import (
+    Finding,
+    GradientReport,
+    Kind,
+    LeafReport,
+    Status,
+    not_checked,
+    not_comparable,
+    report_of,
+)
 from jaxgd.gradcheck.rules import inside
 from jaxgd.gradcheck.second_order import accepts, second_order
 from jaxgd.gradcheck.slopes import Slopes
-from jaxgd.gradcheck.where import where
 
 
 def check_gradient(
@@ -95,45 +103,28 @@ def check_gradient(
     seed = np.asarray(jax.random.key_data(key)).ravel().tolist() if key is not None else 0
     try:
         pair = pair_of(loss, grad, (params, *args), kwargs, argnums=argnums, has_aux=has_aux)
+        return _check(pair, np.random.default_rng(seed), seconds)
     except GradientRaised as error:
-        return _not_comparable(error.names, Kind.RAISED, str(error))
-    return _check(pair, np.random.default_rng(seed), seconds)
+        return not_comparable(error.names, Kind.RAISED, str(error))
+    except (BadLoss, NoFloatingLeaf) as error:  # names of this package's own would be the first word of a traceback
+        public = ValueError if isinstance(error, ValueError) else TypeError
+        raise public(str(error)) from error.__cause__
 
 
 def assert_gradient(
-    loss: Callable[..., Any],
-    grad: Callable[..., Any],
-    params: Any,
-    *args: Any,
-    key: jax.Array | None = None,
-    order: int = 1,
-    seconds: float = 5.0,
-    argnums: int | tuple[int, ...] = 0,
-    has_aux: bool = False,
-    **kwargs: Any,
+    loss: Callable[..., Any], grad: Callable[..., Any], params: Any, *args: Any, **options: Any
 ) -> None:
     """`check_gradient` for test suites.
 
-    Args:
-      loss: see `check_gradient`.
-      grad: see `check_gradient`.
-      params: see `check_gradient`.
-      args: see `check_gradient`.
-      key: see `check_gradient`.
-      order: see `check_gradient`.
-      seconds: see `check_gradient`.
-      argnums: see `check_gradient`.
-      has_aux: see `check_gradient`.
-      kwargs: see `check_gradient`.
+    Args: as `check_gradient`; `options` are its arguments by name.
 
     Raises:
       AssertionError: the gradient is wrong; the message is the report.
-      TypeError: see `check_gradient`.
-      ValueError: see `check_gradient`.
+      TypeError: as `check_gradient`.
+      ValueError: as `check_gradient`.
     """
     __tracebackhide__ = True
-    options: Any = {"key": key, "order": order, "seconds": seconds, "argnums": argnums, "has_aux": has_aux}
-    report = check_gradient(loss, grad, params, *args, **options, **kwargs)
+    report = check_gradient(loss, grad, params, *args, **options)
     if not report.ok:
         raise AssertionError(str(report))
 
@@ -167,7 +158,8 @@ def _check(pair: Pair, rng: np.random.Generator, seconds: float) -> GradientRepo
     by_leaf = {leaf.leaf: leaf for leaf in report.leaves}
     leaves = tuple(by_leaf.get(name, not_checked(name)) for name in pair.names)
     findings = (*form.findings, *report.findings, *facts.about_the_run(pair, loss))
-    return whole(report_of(findings, leaves, report.taylor_order, report.reference), pair.layout)
+    order = report.taylor_order if all(form.comparable) else None
+    return whole(report_of(findings, leaves, order, report.reference), pair.layout)
 
 
 def _check_numbers(
@@ -180,10 +172,10 @@ def _check_numbers(
     """The report of the leaves that can be compared."""
     loss, grad = programs
     if not pair.loss.derivative:
-        return _by_values(pair, rng, grad, seconds)
+        return untraced.by_values(pair, rng, grad, seconds)
     both = pair.in_float64(pair.base)
     if not facts.repeats(pair, grad, both[0]):
-        return _not_comparable(pair.names, Kind.RANDOM, facts.STATEFUL)
+        return not_comparable(pair.names, Kind.RANDOM, facts.STATEFUL)
     seen = _inside(pair, both, along, seconds)
     if seen is not None:
         if not any(seen.rest):
@@ -205,10 +197,9 @@ def _check_numbers(
         )
     native = [] if wrong else in_native_dtype(pair, found, rng)
     findings += native
-    leaves = tuple(_leaf_report(pair, found, i, leaf.status) for i, leaf in enumerate(outcome.leaves))
     # The numbers of the table are those in float64; the finding has the ones of the leaf's own dtype.
     narrow = {finding.leaf for finding in native if finding.wrong}
-    leaves = tuple(leaf._replace(error=np.nan, could_see=np.nan) if leaf.leaf in narrow else leaf for leaf in leaves)
+    leaves = tuple(_leaf_report(pair, found, i, leaf, narrow) for i, leaf in enumerate(outcome.leaves))
     order = along[1].order(dot(found.hand, along[0])) if all_finite(found.hand) else None
     return report_of(findings, leaves, order, facts.reference_words(pair))
 
@@ -261,16 +252,18 @@ def _loss_slopes(pair: Pair, rng: np.random.Generator, unit: float) -> tuple[Arr
     return direction, slopes
 
 
-def _leaf_report(pair: Pair, found: Gradients, leaf: int, status: Status) -> LeafReport:
+def _leaf_report(
+    pair: Pair, found: Gradients, leaf: int, comparison: Comparison, without_numbers: set[str]
+) -> LeafReport:
+    path, status = pair.names[leaf], comparison.status
+    if path in without_numbers or not all_finite([found.hand[leaf], found.reference[leaf]]):
+        return LeafReport(path, np.nan, np.nan, status)
+    if comparison.numbers is not None:
+        return LeafReport(path, *comparison.numbers, status)
     # A leaf without a gradient is measured by the whole gradient.
     largest = size(found.reference[leaf]) or max(map(size, found.reference), default=0.0) or 1.0
     error = gap(found.hand[leaf], found.reference[leaf])
-    return LeafReport(pair.names[leaf], ratio(error, largest), ratio(size(found.tolerance[leaf]), largest), status)
-
-
-def _not_comparable(names: list[str], kind: Kind, message: str) -> GradientReport:
-    """The report if the gradient cannot be evaluated, or not twice."""
-    return report_of([Finding("", kind, message)], tuple(map(not_checked, names)), None, "its form only")
+    return LeafReport(path, ratio(error, largest), ratio(size(found.tolerance[leaf]), largest), status)
 
 
 def _case(pair: Pair, rng: np.random.Generator, found: Gradients) -> Case:
@@ -294,60 +287,3 @@ def _case(pair: Pair, rng: np.random.Generator, found: Gradients) -> Case:
         elsewhere=lambda distance, **moving: pair.elsewhere(rng, distance, **moving),
         trace=(lambda point: reference.program(pair, point)) if pair.loss.traceable and pair.loss.way.wide else None,
     )
-
-
-def _by_values(pair: Pair, rng: np.random.Generator, grad: facts.GradientFacts, seconds: float) -> GradientReport:
-    """The report for a loss that JAX cannot trace: each leaf along one random direction."""
-    hand = [np.asarray(leaf, np.float64) for leaf in pair.hand(pair.base, np.float64)]
-    if not facts.repeats(pair, grad, hand):
-        return _not_comparable(pair.names, Kind.RANDOM, facts.STATEFUL)
-    native = pair.hand(pair.native, None)
-    unit = max((reference.eps_of(leaf) for leaf in native), default=facts.EPS64)
-    compared = [_leaf_by_values(pair, rng, hand, i, max(unit, facts.EPS64)) for i in range(len(pair.names))]
-    orders = [order for _, _, order in compared if order is not None]
-    unknown = [i for i, (_, finding, _) in enumerate(compared) if finding and finding.kind is Kind.UNKNOWN]
-    named: dict[str, Finding] = {}
-    with contextlib.suppress(Exception):  # an error in the search may cost the cause, never the result
-        found = untraced.causes(pair, rng, hand, unknown, seconds) if unknown else []
-        named = {finding.leaf: finding for finding in found}
-    return report_of(
-        [named.get(finding.leaf, finding) for _, finding, _ in compared if finding],
-        tuple(leaf for leaf, _, _ in compared),
-        min(orders, default=None),
-        f"values of the loss only (it cannot be {'differentiated' if pair.loss.traceable else 'traced'} by jax)",
-    )
-
-
-def _leaf_by_values(
-    pair: Pair, rng: np.random.Generator, hand: Arrays, leaf: int, unit: float
-) -> tuple[LeafReport, Finding | None, float | None]:
-    """Report, finding, and Taylor order of a leaf along a random direction."""
-    path = pair.names[leaf]
-    name = path or "params"
-    direction = pair.direction(rng, [leaf])
-    slopes = reference.slopes_along(pair, direction, facts.EPS64)
-    if not slopes.agrees(dot(hand, direction)):
-        slopes = reference.slopes_along(pair, direction, facts.EPS64, rough=True)
-    if not np.isfinite(hand[leaf]).all():
-        message = f"{name} is not finite in {where(~np.isfinite(hand[leaf]))}."
-        return LeafReport(path, np.inf, np.inf, Status.WRONG), Finding(path, Kind.NONFINITE, message), None
-    slope = dot(hand, direction)
-    typical = float(np.sqrt(np.sum((hand[leaf] * direction[leaf]) ** 2))) or abs(slopes.central)
-    slack = MARGIN * unit * max(typical, abs(slope)) if unit > facts.EPS64 else 0.0
-    finding: Finding | None = None
-    if slopes.agrees(slope) or abs(slope - slopes.central) <= slack:
-        status = Status.RIGHT
-    elif between(slopes, slope):
-        status = Status.KINK
-        finding = Finding(
-            path, Kind.KINK, f"{name}: the loss has a kink here; the slope given is one of its own.", False
-        )
-    else:
-        status = Status.WRONG
-        message = (
-            f"{name} says {slope:.10g} along a random direction, the values of the loss {slopes.central:.10g}; "
-            "without reverse mode no more can be told."
-        )
-        finding = Finding(path, Kind.UNKNOWN, message)
-    error, seen = abs(slope - slopes.central), 8 * slopes.error + slack
-    return LeafReport(path, ratio(error, typical), ratio(seen, typical), status), finding, slopes.order(slope)

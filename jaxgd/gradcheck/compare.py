@@ -76,8 +76,8 @@ def compare(pair: Pair, found: Gradients, loss: LossFacts, along: tuple[Arrays, 
         pair, found, functools.partial(reference.slopes_along, pair, unit=loss.unit), tied, nearest, slopes.kinked
     )
     compared = [Comparison(Status.RIGHT, leaf) for leaf in found.reference]
-    for i, (status, finding) in stopped.items():
-        compared[i] = Comparison(status, found.hand[i], finding)
+    for i, comparison in stopped.items():
+        compared[i] = comparison
     for i in solved:
         name = pair.names[i] or "params"
         apart = ratio(gap(found.hand[i], found.reference[i]), size(found.reference[i]))
@@ -85,9 +85,8 @@ def compare(pair: Pair, found: Gradients, loss: LossFacts, along: tuple[Arrays, 
             f"{name} differs from the derivative of the loss by a relative {apart:.1e}; the loss iterates in a "
             "while_loop until some tolerance is met, so that its own derivative is not more accurate than that."
         )
-        compared[i] = Comparison(
-            Status.RIGHT, found.reference[i], Finding(pair.names[i], Kind.PRECISION, message, False)
-        )
+        finding = Finding(pair.names[i], Kind.PRECISION, message, False)
+        compared[i] = Comparison(Status.RIGHT, found.reference[i], finding, (apart, OVERRULES))
     for i in off:
         compared[i] = compare_leaf(measured, i)
     return Outcome(compared)
@@ -130,24 +129,26 @@ def _overruled(pair: Pair, found: Gradients, loss: LossFacts, along: tuple[Array
             continue
         name = pair.names[i] or "params"
         entries = by_entry(measured, i, np.ones(leaf.shape, bool))
-        spot, values = "along a random direction", (own.central, by_own)
+        spot, values, numbers = "along a random direction", (str(own), by_own), own.numbers(by_own)
         if entries is not None:
-            wrong = np.abs(entries - leaf.ravel()) > OVERRULES * max(size(leaf), size(entries[np.isfinite(entries)]))
+            largest = max(size(leaf), size(entries[np.isfinite(entries)]))
+            wrong = np.abs(entries - leaf.ravel()) > OVERRULES * largest
             if wrong.any():
-                values = entries[wrong][0], leaf.ravel()[wrong][0]
+                values = f"{entries[wrong][0]:.6g}", leaf.ravel()[wrong][0]
                 spot = f"in {where(wrong.reshape(leaf.shape))}"
+                numbers = gap(entries[wrong], leaf.ravel()[wrong]) / largest, OVERRULES
         message = (
             f"{name} agrees with reverse mode of the loss, but both are wrong by the values of the loss: their slope "
-            f"{spot} is {values[0]:.10g}, and not {values[1]:.10g}.\nThe derivative that JAX has for an operation of "
+            f"{spot} is {values[0]}, and not {values[1]:.10g}.\nThe derivative that JAX has for an operation of "
             "the loss does not hold at this point, or a rule in the loss (custom_jvp, custom_vjp, a callback's) is "
             "wrong."
         )
-        compared.append(Comparison(Status.WRONG, leaf, Finding(pair.names[i], Kind.REFERENCE, message)))
+        compared.append(Comparison(Status.WRONG, leaf, Finding(pair.names[i], Kind.REFERENCE, message), numbers))
     if any(leaf.finding for leaf in compared):
         return Outcome(compared)
     note = (
         f"finite-difference slopes of the loss do not confirm the gradient, which agrees with reverse mode: along a "
-        f"random direction they say {slopes.central:.10g}, both gradients {by_reverse:.10g}. The values are too rough."
+        f"random direction they say {slopes.central:.6g}, both gradients {by_reverse:.10g}. The values are too rough."
     )
     return Outcome(right, (Finding("", Kind.REFERENCE, note, False),))
 

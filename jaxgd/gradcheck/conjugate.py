@@ -103,8 +103,8 @@ def whole(report: GradientReport, layout: Layout) -> GradientReport:
     leaves = [
         LeafReport(
             path,
-            max(row.error for row in parts),
-            max(row.could_see for row in parts),
+            float(np.max([row.error for row in parts])),
+            float(np.max([row.could_see for row in parts])),
             min((row.status for row in parts), key=WORST.index),
         )
         for path, parts in rows.items()

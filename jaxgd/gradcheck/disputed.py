@@ -25,11 +25,14 @@ class Comparison(NamedTuple):
       status: what it is.
       reference: what it was compared with in the end.
       finding: what there is to say about it; for a wrong leaf without a finding the cause is to be searched for.
+      numbers: the relative error, and the smallest that would have been seen, if the entries of the reference do not
+        say them; NaN for what was not measured.
     """
 
     status: Status
     reference: Any
     finding: Finding | None = None
+    numbers: tuple[float, float] | None = None
 
 
 class Measured(NamedTuple):
@@ -69,10 +72,11 @@ def compare_leaf(measured: Measured, leaf: int) -> Comparison:
     by_reverse = float(np.sum(right * direction[leaf]))
     if slopes.agrees(by_hand) and not slopes.agrees(by_reverse) and not slopes.kinked:
         message = (
-            f"{name} is right, by the values of the loss (slope {slopes.central:.10g}); reverse mode of the loss is "
-            f"wrong here ({by_reverse:.10g}), in {where(disputed)}."
+            f"{name} is right, by the values of the loss (slope {slopes}); reverse mode of the loss is wrong here "
+            f"({by_reverse:.10g}), in {where(disputed)}."
         )
-        return Comparison(Status.REFERENCE_WRONG, hand, Finding(path, Kind.REFERENCE, message, False))
+        finding = Finding(path, Kind.REFERENCE, message, False)
+        return Comparison(Status.REFERENCE_WRONG, hand, finding, slopes.numbers(by_hand))
     if here.any() and (slopes.kinked or measured.kinked):
         return _at_a_kink(measured, leaf, slopes)
     return Comparison(Status.WRONG, right)
@@ -109,16 +113,16 @@ def _at_a_kink(measured: Measured, leaf: int, slopes: Slopes) -> Comparison:
             f"{name}: the loss has a kink here, in {where(disputed)}; along it the slopes of both sides are {low:.6g} "
             f"and {high:.6g}, and the gradient's, {by_hand:.6g}, lies between them."
         )
-        return Comparison(Status.KINK, hand, Finding(path, Kind.KINK, message, False))
+        return Comparison(Status.KINK, hand, Finding(path, Kind.KINK, message, False), (np.nan, np.nan))
     if nearest.reproduces(leaf, hand, found.tolerance[leaf]):
         message = (
             f"{name}: the loss has a kink at this point, a tie of {at.words()}; the gradient takes another of the "
             f"slopes there than reverse mode does, in {where(disputed)}, and is right as well."
         )
-        return Comparison(Status.KINK, hand, Finding(path, Kind.KINK, message, False))
+        return Comparison(Status.KINK, nearest.leaves[leaf], Finding(path, Kind.KINK, message, False))
     if len(at.sums) and ties.fit(at, found.hand, shared=False).reproduces(leaf, hand, found.tolerance[leaf]):
         message = (
-            f"{name}: several entries tie in {at.words(maxima=True)}, and they have to share its gradient; what "
+            f"{name}: several entries tie for the {at.words(maxima=True)}, and they have to share its gradient; what "
             f"they get adds up to more or less than the whole (it differs in {where(disputed)})."
         )
         return Comparison(Status.WRONG, nearest.leaves[leaf], Finding(path, Kind.KINK, message))
@@ -145,8 +149,10 @@ def _not_finite(measured: Measured, leaf: int) -> Comparison:
     if np.isfinite(right[bad]).all():
         return Comparison(Status.WRONG, right, Finding(path, Kind.NONFINITE, f"{said}, where the gradient is finite."))
     values = by_entry(measured, leaf, bad)
-    good = values is not None and np.isfinite(values).all()
-    also = f" The slope of the values of the loss is {values[0]:.6g} there." if good and values is not None else ""
+    if values is not None and np.isfinite(values).all():
+        also = f" The slope of the values of the loss is {values[0]:.6g} there."
+    else:
+        also = ""
     message = f"{said}; reverse mode of the loss is not finite there either.{also}{_origin(measured)}"
     return Comparison(Status.WRONG, right, Finding(path, Kind.NONFINITE, message))
 
@@ -162,7 +168,7 @@ def _origin(measured: Measured) -> str:
 
 
 def by_entry(measured: Measured, leaf: int, mask: Any) -> Any:
-    """Slopes of the loss by single entries; None if there are many, NaN where the two sides differ."""
+    """Slopes of the loss by single entries; None if there are many, NaN where the loss has a kink or jumps."""
     if np.sum(mask) > MAX_ENTRIES:
         return None
     values = []
@@ -170,7 +176,8 @@ def by_entry(measured: Measured, leaf: int, mask: Any) -> Any:
         unit = np.zeros_like(measured.pair.base.params[leaf])
         unit[tuple(index)] = measured.pair.scales[leaf][tuple(index)]
         slopes = measured.slopes(measured.ahead(leaf, unit))
-        values.append(np.nan if slopes.kinked else slopes.central / unit[tuple(index)])
+        known = slopes.settled and not slopes.kinked
+        values.append(slopes.central / unit[tuple(index)] if known else np.nan)
     return np.array(values)
 
 

@@ -4,13 +4,12 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.gradcheck.backward import program as programs
 from jaxgd.gradcheck.functions import BadLoss
-from jaxgd.gradcheck.inputs import Arrays, Point, is_floating
+from jaxgd.gradcheck.inputs import Arrays, is_floating
 from jaxgd.gradcheck.pair import Pair
 from jaxgd.gradcheck.report import Finding, Kind
 
@@ -43,18 +42,6 @@ class GradientFacts(NamedTuple):
     tree: Any
     stateful: bool
     unit: float
-
-
-def shapes_of(point: Point) -> tuple[Any, ...]:
-    """Shapes and dtypes, as a key.
-
-    Args:
-      point: the leaves.
-
-    Returns:
-      One entry for each leaf.
-    """
-    return tuple((np.shape(leaf), str(jnp.result_type(leaf))) for leaf in jax.tree.leaves(point))
 
 
 @contextlib.contextmanager

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.gradcheck.answer import part_of, select
+from jaxgd.gradcheck.answer import pack, part_of, select, unpack
 from jaxgd.gradcheck.derivatives import DERIVATIVES, along, torch_gradient
 from jaxgd.gradcheck.inputs import Arrays, Layout, Point
 from jaxgd.gradcheck.precision import precision
-from jaxgd.gradcheck.programs import Programs, run_in
+from jaxgd.gradcheck.programs import Programs, Trace, run_in
 
 
 class Way(NamedTuple):
@@ -62,18 +62,23 @@ class Loss:
 
     @functools.cached_property
     def _scalars(self) -> Programs:
-        return Programs(self.scalar)
+        return Programs(self.trace)
 
     @functools.cached_property
     def _along(self) -> Programs:
-        return Programs(functools.partial(along, self.scalar))
+        return Programs(functools.partial(along, self.trace))
 
     @functools.cached_property
     def _derivatives(self) -> Programs:
-        return Programs(functools.partial(DERIVATIVES[self.derivative], self.scalar))
+        return Programs(functools.partial(DERIVATIVES[self.derivative], self.trace))
+
+    @property
+    def trace(self) -> Trace:
+        """`(layout, point) -> []`; one object for all copies of the loss."""
+        return self.facts.setdefault("trace", Trace(self.scalar))
 
     def scalar(self, layout: Layout, point: Point) -> Any:
-        """The loss, traced.
+        """The loss by the caller's function, traced.
 
         Args:
           layout: of the leaves.
@@ -206,8 +211,13 @@ class Gradient:
         return float(np.ravel(run_in(run, self.way.wide, layout, point, np.float64)[0])[0])
 
     @functools.cached_property
+    def trace(self) -> Trace:
+        """`(layout, point) -> the gradient, packed`."""
+        return Trace(lambda layout, point: pack(self.tree(layout, point)))
+
+    @functools.cached_property
     def _leaves(self) -> Programs:
-        return Programs(lambda layout, point: select(self.tree(layout, point), layout))
+        return Programs(lambda layout, point: select(unpack(self.trace(layout, point)), layout))
 
     def tree(self, layout: Layout, point: Point) -> Any:
         """The gradient as the caller's function returns it.

@@ -226,6 +226,10 @@ def take_apart(
         pools[role] += parts
         where = str(jax.tree_util.keystr(path[1:]))
         leaves.append(Leaf(family, (role,) * len(parts), where, names_of(path, len(parts)), dtype, tracked))
+    tables = [static.value for static in statics if hasattr(static.value, "to_numpy")]
+    if tables and not pools["param"]:
+        kind = f"{type(tables[0]).__module__.split('.')[0]} {type(tables[0]).__name__}"
+        raise NoFloatingLeaf(f"`params` must have a floating leaf to differentiate by, got a {kind}: pass .to_numpy().")
     if not pools["param"]:
         raise NoFloatingLeaf("`params` must have a floating leaf to differentiate by, got none.")
     layout = Layout(treedef, tuple(leaves), tuple(statics), argnums)

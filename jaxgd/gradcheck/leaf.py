@@ -111,6 +111,8 @@ def parts_of(value: Any, *, number: bool) -> tuple[str, str, Arrays | None]:
         if type(value) is int and not number:
             return "static", "", None
         return "python", "float64", [value.real, value.imag] if type(value) is complex else [float(value)]
+    if hasattr(value, "to_numpy"):  # a table or a column of pandas or polars, which a function takes as it is
+        return "static", "", None
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         family, value = "torch", value.detach().cpu().numpy()

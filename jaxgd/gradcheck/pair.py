@@ -10,7 +10,7 @@ from jaxgd.gradcheck import points
 from jaxgd.gradcheck.answer import by_path
 from jaxgd.gradcheck.functions import BadLoss, Gradient, Loss
 from jaxgd.gradcheck.inputs import Arrays, Layout, NoFloatingLeaf, Point, is_floating, take_apart
-from jaxgd.gradcheck.probe import gradient_of, loss_of
+from jaxgd.gradcheck.probe import gradient_of, hint, loss_of
 
 
 class Pair(NamedTuple):
@@ -169,8 +169,8 @@ class GradientRaised(Exception):
       names: of the parameters.
     """
 
-    def __init__(self, names: list[str], error: Exception) -> None:
-        super().__init__(f"`grad` raised {type(error).__name__}: {error}")
+    def __init__(self, names: list[str], error: Exception, also: str) -> None:
+        super().__init__(f"`grad` raised {type(error).__name__}: {error}{also}")
         self.names = names
 
 
@@ -212,7 +212,7 @@ def pair_of(
         try:
             of_grad = gradient_of(grad, inputs, base, has_aux=has_aux)
         except Exception as error:
-            raise GradientRaised(names, error) from error
+            raise GradientRaised(names, error, hint(error, inputs)) from error
         scales = [_scale(leaf) for leaf in base.params]
         labels = inputs.layout.names("float")
         sets = tuple(points.set_of(leaf) for leaf in base.params)

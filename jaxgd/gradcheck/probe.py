@@ -2,11 +2,13 @@
 
 import collections
 import dataclasses
+import re
 import types
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.gradcheck.answer import find_part, pack, part_of, unpack
@@ -49,17 +51,32 @@ def loss_of(function: Callable[..., Any], inputs: Inputs, base: Point, *, has_au
     except BadLoss:
         raise
     except Exception as error:
-        raise BadLoss(f"`loss` raised {type(error).__name__}: {error}{_hint(error)}") from error
+        raise BadLoss(f"`loss` raised {type(error).__name__}: {error}{hint(error, inputs)}") from error
 
 
 OPTIONS = ("key", "order", "seconds", "argnums", "has_aux")
 """Arguments of a check, which therefore do not reach the functions."""
 
 
-def _hint(error: Exception) -> str:
-    """What to do if a function lacks an argument that the check has taken."""
-    taken = [name for name in OPTIONS if isinstance(error, TypeError) and f"argument: '{name}'" in str(error)]
-    return f". `{taken[0]}` is an argument of the check: bind it by functools.partial." if taken else ""
+def hint(error: Exception, inputs: Inputs) -> str:
+    """What to do if a function was called with too few or too many arguments.
+
+    Args:
+      error: that the function raised.
+      inputs: the arguments of the call.
+
+    Returns:
+      The end of a sentence; "" if the error is another one.
+    """
+    if not (isinstance(error, TypeError) and re.search(r"\(\) (missing|takes|got an unexpected)", str(error))):
+        return ""
+    taken = [name for name in OPTIONS if f"argument: '{name}'" in str(error)]
+    if taken:
+        return f". `{taken[0]}` is an argument of the check: bind it by functools.partial."
+    positional, kwargs = inputs.layout.arguments(inputs.point)
+    args = f"{len(positional) - 1} in `*args`"
+    named = f" and {', '.join(kwargs)} by name" if kwargs else ""
+    return f". It was called with `params`, {args}{named}."
 
 
 def gradient_of(function: Callable[..., Any], inputs: Inputs, base: Point, *, has_aux: bool) -> Gradient:
@@ -108,15 +125,21 @@ def _probe_loss(function: Callable[..., Any], inputs: Inputs, base: Point, has_a
     loss = Loss(function, has_aux, Way(True))
     try:
         with precision(None):
-            program = jax.make_jaxpr(lambda point: loss.scalar(layout, point))(native)
+            program = loss.trace.program(layout, native)
+            again = jax.make_jaxpr(lambda point: loss.scalar(layout, point))(native)
     except BadLoss:
         raise
     except Exception:
         return _untraced_loss(loss, inputs, base)
+    if not same_program(program, again):
+        with precision(None):
+            _require_repeatable(lambda: loss.scalar(layout, native))
     loss = dataclasses.replace(loss, derivative=_derivative(loss, layout, native))
     try:
         with precision(np.float64):
-            program = jax.make_jaxpr(lambda point: loss.scalar(layout, point))(base)
+            program = loss.trace.program(layout, base)
+        # Before anything is compiled: a copy of the loss has to compile it again.
+        loss = dataclasses.replace(loss, program=program)
         # A callback can refuse float64 when it runs; everything else does so when it is compiled.
         if any(eqn.primitive.name in CALLBACKS for eqn in equations(program.jaxpr)):
             loss.values(layout, base, base.params, np.zeros(1))
@@ -125,7 +148,7 @@ def _probe_loss(function: Callable[..., Any], inputs: Inputs, base: Point, has_a
     except Exception as error:
         way = Way(True, wide=False, why=_in_words(error))
         return dataclasses.replace(loss, way=way, wide=False, program=program)
-    return _widest(dataclasses.replace(loss, program=program), layout, base)
+    return _widest(loss, layout, base)
 
 
 def _untraced_loss(loss: Loss, inputs: Inputs, base: Point) -> Loss:
@@ -136,10 +159,24 @@ def _untraced_loss(loss: Loss, inputs: Inputs, base: Point) -> Loss:
         return value_of(layout.call(loss.function, point, family=family), loss.has_aux)
 
     way = _untraced(call, inputs, base)
+    with precision(None):
+        _require_repeatable(lambda: call(inputs.point, way.family))
     loss = dataclasses.replace(loss, way=way)
     if any(leaf.family == "torch" and "param" in leaf.roles for leaf in layout.leaves):
         return _widest(dataclasses.replace(loss, derivative="torch"), layout, base)
     return loss
+
+
+def _require_repeatable(call: Callable[[], Any]) -> None:
+    """Raise if a second call of a loss at the same point gives another value."""
+    first, second = (np.asarray(call()) for _ in range(2))
+    apart = abs(float(np.ravel(first)[0]) - float(np.ravel(second)[0]))
+    if apart > 64 * float(jnp.finfo(first.dtype).eps) * abs(float(np.ravel(first)[0])):
+        raise BadLoss(
+            f"`loss` must return the same value each time that it is called with the same arguments, got "
+            f"{np.ravel(first)[0]:.6g} and {np.ravel(second)[0]:.6g}. Draw random numbers outside and pass them as "
+            "an argument."
+        )
 
 
 def _derivative(loss: Loss, layout: Layout, native: Point) -> str:
@@ -147,7 +184,7 @@ def _derivative(loss: Loss, layout: Layout, native: Point) -> str:
     for mode in DERIVATIVES:
         try:
             with precision(None):
-                jax.make_jaxpr(lambda point, mode=mode: DERIVATIVES[mode](loss.scalar, layout, point))(native)
+                jax.make_jaxpr(lambda point, mode=mode: DERIVATIVES[mode](loss.trace, layout, point))(native)
         except Exception:  # a while_loop has no reverse mode, a callback neither
             continue
         return mode
@@ -194,11 +231,11 @@ def _probe_gradient(function: Callable[..., Any], inputs: Inputs, base: Point, h
     gradient = Gradient(function, Way(True), part, part_of(answer, part, layout), first, stateful)
     try:
         with precision(np.float64):
-            program = jax.make_jaxpr(lambda point: pack(gradient.tree(layout, point)))(base)
-        gradient.leaves(layout, base, np.float64)
+            wide = dataclasses.replace(gradient, program=gradient.trace.program(layout, base))
+        wide.leaves(layout, base, np.float64)
     except Exception as error:
         return dataclasses.replace(gradient, way=Way(True, wide=False, why=_in_words(error)))
-    return dataclasses.replace(gradient, program=program)
+    return wide
 
 
 def _changed(layout: Layout, native: Point, way: Way, arguments: Any) -> tuple[str, ...]:

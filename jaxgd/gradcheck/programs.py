@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgd.gradcheck.backward.program import extend
 from jaxgd.gradcheck.inputs import SMALL, Arrays, Layout, Point
 from jaxgd.gradcheck.precision import precision
 
@@ -28,6 +29,47 @@ UNTRACEABLE = (
 
 KEPT = 12
 """Programs of one function that are kept: layouts, precisions, shapes."""
+
+
+class Trace:
+    """A function of a layout and arrays that JAX traces once for each form of the arrays.
+
+    Evaluating its jaxpr is much quicker than running the caller's code for each program that is made of it.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._known: collections.OrderedDict[Any, Any] = collections.OrderedDict()
+
+    def _of(self, layout: Layout, arrays: tuple[Any, ...]) -> Any:
+        make = jax.make_jaxpr(functools.partial(self._function, layout), return_shape=True)
+        return _kept(self._known, _key(layout, arrays), lambda: make(*arrays))
+
+    def program(self, layout: Layout, *arrays: Any) -> Any:
+        """The function as a jaxpr.
+
+        Args:
+          layout: its first argument.
+          arrays: trees of arrays, the others.
+
+        Returns:
+          A closed jaxpr whose inputs are the arrays.
+        """
+        return self._of(layout, arrays)[0]
+
+    def __call__(self, layout: Layout, *arrays: Any) -> Any:
+        """Evaluate the function.
+
+        Args:
+          layout: its first argument.
+          arrays: trees of arrays or tracers, the others.
+
+        Returns:
+          What it returns.
+        """
+        closed, shapes = self._of(layout, arrays)
+        leaves = extend().core.jaxpr_as_fun(closed)(*jax.tree.leaves(arrays))
+        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
 class Programs:
@@ -95,7 +137,9 @@ class Programs:
 
 def _key(layout: Layout, arrays: tuple[Any, ...]) -> Any:
     leaves, treedef = jax.tree.flatten(arrays)
-    forms = tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
+    forms = tuple(
+        (np.shape(leaf), getattr(leaf, "dtype", type(leaf)), getattr(leaf, "weak_type", False)) for leaf in leaves
+    )
     return layout, treedef, forms, jax.config.read("jax_enable_x64")
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.gradcheck import points, rounding, slopes
-from jaxgd.gradcheck.facts import EPS64, GradientFacts, LossFacts, shapes_of
+from jaxgd.gradcheck.facts import EPS64, GradientFacts, LossFacts
 from jaxgd.gradcheck.inputs import Arrays, Point
 from jaxgd.gradcheck.pair import Pair
 from jaxgd.gradcheck.precision import precision
@@ -143,11 +143,8 @@ def program(pair: Pair, point: Point) -> Any:
     Returns:
       A closed jaxpr whose inputs are the leaves.
     """
-    known = "program", pair.layout, shapes_of(point)
-    if known not in pair.loss.facts:
-        with precision(np.float64):
-            pair.loss.facts[known] = jax.make_jaxpr(lambda p: pair.loss.scalar(pair.layout, p))(point)
-    return pair.loss.facts[known]
+    with precision(np.float64):
+        return pair.loss.trace.program(pair.layout, point)
 
 
 def rewritable(pair: Pair) -> bool:

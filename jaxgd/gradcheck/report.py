@@ -4,7 +4,7 @@ import dataclasses
 import enum
 import html
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 
@@ -133,8 +133,9 @@ class LeafReport(NamedTuple):
 
     Attributes:
       leaf: the parameter's path.
-      error: the largest difference to the reference over the largest entry of the reference; NaN if not checked.
-      could_see: the smallest such error that would have been seen, measured; NaN if not checked.
+      error: the largest difference to the reference over the largest entry of the reference; of slopes along a
+        direction where only these are known. NaN if not checked, and for a leaf that holds NaN or infinity.
+      could_see: the smallest such error that would have been seen, measured; NaN as `error`.
       status: what it is.
     """
 
@@ -178,8 +179,9 @@ class GradientReport:
       ok: whether it is right.
       findings: what was found, mistakes first.
       leaves: one report a leaf, in the order of the tree.
-      taylor_order: observed order of `loss(p + t u) - loss(p) - t u.grad` in t: near 2 if the gradient is right
-        along u, near 1 if it is wrong. None if rounding hides the remainder (a linear loss), or if it was not measured.
+      taylor_order: observed order of `loss(p + t u) - loss(p) - t u.grad` in t along a random direction u of all
+        leaves: near 2 if the gradient is right along u, near 1 if it is wrong. None if rounding hides the remainder (a
+        linear loss), if a leaf was not compared or is not finite, or if it was not measured.
       reference: what the gradient was compared with.
       subject: what was checked, if it is the rule of a function.
     """
@@ -292,6 +294,20 @@ def report_of(
     blamed = {finding.leaf for finding in in_order if finding.wrong}
     leaves = tuple(leaf._replace(status=Status.WRONG) if leaf.ok and leaf.leaf in blamed else leaf for leaf in leaves)
     return GradientReport(not blamed and all(leaf.ok for leaf in leaves), in_order, leaves, order, reference)
+
+
+def not_comparable(names: Sequence[str], kind: Kind, message: str) -> GradientReport:
+    """The report if a gradient cannot be evaluated, or not twice.
+
+    Args:
+      names: of the leaves.
+      kind: why.
+      message: in words.
+
+    Returns:
+      The report.
+    """
+    return report_of([Finding("", kind, message)], tuple(map(not_checked, names)), None, "its form only")
 
 
 def _finite(value: float) -> float | None:

@@ -54,6 +54,18 @@ class Slopes(NamedTuple):
         same = np.abs(np.diff(between)) <= 0.25 * np.abs(between[1:])
         return bool(np.sum(same & seen[1:] & seen[:-1]) >= 3)
 
+    @property
+    def settled(self) -> bool:
+        """Whether the differences approach a slope as their step falls, which they do not where the function jumps."""
+        return bool(self.error <= 1e-3 * abs(self.central) + 1e-6 * abs(self.value))
+
+    def __str__(self) -> str:
+        """The slope with the digits that were measured."""
+        if not self.settled or self.kinked:
+            return "not settled"
+        digits = 10 if self.error <= 1e-10 * abs(self.central) else -np.log10(self.error / (abs(self.central) or 1.0))
+        return f"{self.central:.{int(np.clip(digits, 1, 10))}g}"
+
     def agrees(self, slope: float) -> bool:
         """Whether a slope lies within the error of the one measured.
 
@@ -64,6 +76,18 @@ class Slopes(NamedTuple):
           The answer.
         """
         return bool(abs(slope - self.central) <= 8 * self.error + 1e-9 * abs(self.central))
+
+    def numbers(self, slope: float) -> tuple[float, float]:
+        """How far a slope is from the one measured, and how small a difference would have been seen.
+
+        Args:
+          slope: `u . g`.
+
+        Returns:
+          Both relative to the slope measured; NaN where that is 0.
+        """
+        size = abs(self.central) or np.nan
+        return abs(slope - self.central) / size, (8 * self.error + 1e-9 * abs(self.central)) / size
 
     def order(self, slope: float) -> float | None:
         """Observed order of `f(t) - f(0) - t slope`: 2 for the right slope, 1 for a wrong one.

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxgd.gradcheck import reference
 from jaxgd.gradcheck.backward.program import equations, quote
+from jaxgd.gradcheck.disputed import Comparison
 from jaxgd.gradcheck.inputs import Arrays
 from jaxgd.gradcheck.pair import Pair, all_finite, gap, ratio, size
 from jaxgd.gradcheck.precision import precision
@@ -94,7 +95,7 @@ def _mattering(pair: Pair, stops: Sequence[Any], declared: Arrays) -> Iterator[A
             yield eqn
 
 
-def compare_stopped(pair: Pair, found: Gradients, stops: Stops, leaf: int) -> tuple[Status, Finding] | None:
+def compare_stopped(pair: Pair, found: Gradients, stops: Stops, leaf: int) -> Comparison | None:
     """Whether a leaf honours the stopped gradients of the loss, or follows the values through them.
 
     Args:
@@ -104,7 +105,7 @@ def compare_stopped(pair: Pair, found: Gradients, stops: Stops, leaf: int) -> tu
       leaf: its number.
 
     Returns:
-      What it is and what there is to say about it; None if they do not matter for it, or if it does neither.
+      What it is; None if they do not matter for it, or if it does neither.
     """
     hand, honouring, following = found.hand[leaf], found.reference[leaf], stops.following[leaf]
     path = pair.names[leaf]
@@ -117,11 +118,11 @@ def compare_stopped(pair: Pair, found: Gradients, stops: Stops, leaf: int) -> tu
             f"{name} treats as constant what {stops.words} holds constant; followed through it, the values of the loss "
             f"have another derivative (relative difference {off:.1e})."
         )
-        return Status.RIGHT, Finding(path, Kind.STOP_GRADIENT, message, False)
+        return Comparison(Status.RIGHT, honouring, Finding(path, Kind.STOP_GRADIENT, message, False))
     if (np.abs(hand - following) <= np.maximum(found.tolerance[leaf], 1e-12 * size(following))).all():
         message = (
             f"{name} is the derivative of the values of the loss; jax.grad differs by a relative {off:.1e}, because it "
             f"holds a part constant: {stops.words}."
         )
-        return Status.RIGHT, Finding(path, Kind.STOP_GRADIENT, message, False)
+        return Comparison(Status.RIGHT, following, Finding(path, Kind.STOP_GRADIENT, message, False))
     return None

@@ -1,5 +1,6 @@
-"""Causes for a loss that JAX cannot trace: the right gradient by jax.numpy in place of NumPy, or by differences."""
+"""A loss that JAX cannot trace: its gradient by the values, its causes by jax.numpy in place of NumPy."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -7,32 +8,101 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgd.gradcheck import facts, reference
 from jaxgd.gradcheck.backward.sweep import gradient
 from jaxgd.gradcheck.backward.tape import record
+from jaxgd.gradcheck.disputed import between
 from jaxgd.gradcheck.inputs import Arrays, Point
 from jaxgd.gradcheck.mistakes import Case, explain
 from jaxgd.gradcheck.mistakes.values import central_differences, in_jax
-from jaxgd.gradcheck.pair import Pair, size
+from jaxgd.gradcheck.pair import Pair, all_finite, gap, ratio, size
 from jaxgd.gradcheck.precision import precision
-from jaxgd.gradcheck.report import Finding, Kind
+from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, Status, not_comparable, report_of
+from jaxgd.gradcheck.rounding import MARGIN
+from jaxgd.gradcheck.where import where
 
 MEASURED = 1e-6
 """The relative error up to which central differences are right."""
 
 
-def causes(pair: Pair, rng: np.random.Generator, hand: Arrays, wrong: list[int], seconds: float) -> list[Finding]:
-    """Search for the mistake in wrong leaves.
+def by_values(pair: Pair, rng: np.random.Generator, grad: facts.GradientFacts, seconds: float) -> GradientReport:
+    """Compare each leaf of a gradient with the slopes of the loss along one random direction.
 
     Args:
-      pair: the loss and the gradient.
-      rng: draws other points.
-      hand: the gradient at the point, float64.
-      wrong: numbers of the wrong leaves.
-      seconds: how long the search may take.
+      pair: a loss that JAX cannot trace, and the gradient.
+      rng: draws the directions.
+      grad: what the program of the gradient says.
+      seconds: how long the search for a cause may take.
 
     Returns:
-      A finding for each leaf whose mistake has a name.
+      The report.
     """
+    hand = [np.asarray(leaf, np.float64) for leaf in pair.hand(pair.base, np.float64)]
+    if not facts.repeats(pair, grad, hand):
+        return not_comparable(pair.names, Kind.RANDOM, facts.STATEFUL)
+    native = pair.hand(pair.native, None)
+    unit = max((reference.eps_of(leaf) for leaf in native), default=facts.EPS64)
+    compared = [_leaf_by_values(pair, rng, hand, i, max(unit, facts.EPS64)) for i in range(len(pair.names))]
+    orders = [order for _, _, order in compared if order is not None]
+    unknown = [i for i, (_, finding, _) in enumerate(compared) if finding and finding.kind is Kind.UNKNOWN]
+    named: dict[str, Finding] = {}
+    right: Arrays = []
+    with contextlib.suppress(Exception):  # an error in the search may cost the cause, never the result
+        found, right = _causes(pair, rng, hand, unknown, seconds) if unknown else ([], [])
+        named = {finding.leaf: finding for finding in found}
+    leaves = [leaf for leaf, _, _ in compared]
+    for i in unknown if right else ():
+        leaves[i] = leaves[i]._replace(error=ratio(gap(hand[i], right[i]), size(right[i])))
+    return report_of(
+        [named.get(finding.leaf, finding) for _, finding, _ in compared if finding],
+        tuple(leaves),
+        min(orders, default=None) if all_finite(hand) else None,
+        f"values of the loss only (it cannot be {'differentiated' if pair.loss.traceable else 'traced'} by jax)",
+    )
+
+
+def _leaf_by_values(
+    pair: Pair, rng: np.random.Generator, hand: Arrays, leaf: int, unit: float
+) -> tuple[LeafReport, Finding | None, float | None]:
+    """Report, finding, and Taylor order of a leaf along a random direction."""
+    path = pair.names[leaf]
+    name = path or "params"
+    direction = pair.direction(rng, [leaf])
+    if not np.isfinite(hand[leaf]).all():
+        message = f"{name} is not finite in {where(~np.isfinite(hand[leaf]))}."
+        return LeafReport(path, np.nan, np.nan, Status.WRONG), Finding(path, Kind.NONFINITE, message), None
+    slope = float(np.sum(hand[leaf] * direction[leaf]))
+    slopes = reference.slopes_along(pair, direction, facts.EPS64)
+    if not slopes.agrees(slope):
+        slopes = reference.slopes_along(pair, direction, facts.EPS64, rough=True)
+    # A leaf without a gradient is measured by the whole gradient.
+    whole = [g * scale for g, scale in zip(hand, pair.scales, strict=True) if np.isfinite(g).all()]
+    typical = float(np.sqrt(np.sum((hand[leaf] * direction[leaf]) ** 2))) or abs(slopes.central)
+    typical = typical or max(map(size, whole)) or 1.0
+    slack = MARGIN * unit * max(typical, abs(slope)) if unit > facts.EPS64 else 0.0
+    finding: Finding | None = None
+    if slopes.agrees(slope) or abs(slope - slopes.central) <= slack:
+        status = Status.RIGHT
+    elif between(slopes, slope):
+        status = Status.KINK
+        finding = Finding(
+            path, Kind.KINK, f"{name}: the loss has a kink here; the slope given is one of its own.", False
+        )
+    else:
+        status = Status.WRONG
+        message = (
+            f"{name} has the slope {slope:.10g} along a random direction, the values of the loss have {slopes}; "
+            "without reverse mode no more can be told."
+        )
+        finding = Finding(path, Kind.UNKNOWN, message)
+    error, seen = abs(slope - slopes.central), 8 * slopes.error + slack
+    return LeafReport(path, ratio(error, typical), ratio(seen, typical), status), finding, slopes.order(slope)
+
+
+def _causes(
+    pair: Pair, rng: np.random.Generator, hand: Arrays, wrong: list[int], seconds: float
+) -> tuple[list[Finding], Arrays]:
+    """A finding for each leaf whose mistake has a name, and the right gradient; both empty if it is not known."""
     value = _value(pair)
     trace = _in_jax(pair, rng, value)
     right: Callable[[Point], Arrays | None]
@@ -50,7 +120,7 @@ def causes(pair: Pair, rng: np.random.Generator, hand: Arrays, wrong: list[int],
 
     reference = right(pair.base)
     if reference is None or not all(np.isfinite(leaf).all() for leaf in reference):
-        return []
+        return [], []
     known: Callable[[Point], Any] = right
     case = Case(
         names=pair.names,
@@ -67,7 +137,7 @@ def causes(pair: Pair, rng: np.random.Generator, hand: Arrays, wrong: list[int],
         exact=exact,
         seconds=seconds,
     )
-    return [finding for finding in explain(case) if finding.kind is not Kind.UNKNOWN]
+    return [finding for finding in explain(case) if finding.kind is not Kind.UNKNOWN], reference
 
 
 def _value(pair: Pair) -> Callable[[Point], float]:

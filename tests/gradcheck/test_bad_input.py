@@ -1,5 +1,7 @@
 """Wrong calls get an error that names the argument; wrong forms a finding."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,7 +113,8 @@ ERRORS = [
         (loss, grad, PARAMS),
         {"l2": 0.1},
         ValueError,
-        "`loss` raised TypeError: loss() got an unexpected keyword argument 'l2'",
+        "`loss` raised TypeError: loss() got an unexpected keyword argument 'l2'. It was called with `params`, 0 in "
+        "`*args` and l2 by name.",
     ),
     (
         (lambda z: jnp.abs(z) ** 2, jnp.conj, np.array(complex(1, np.inf))),
@@ -119,6 +122,14 @@ ERRORS = [
         ValueError,
         "`params.imag` must be finite, got inf.",
     ),
+    (
+        (lambda p, x, y: loss(p), grad, PARAMS, W),
+        {},
+        ValueError,
+        "`loss` raised TypeError: <lambda>() missing 1 required positional argument: 'y'. It was called with "
+        "`params`, 1 in `*args`.",
+    ),
+    ((loss, grad, PARAMS), {"seconds": -1}, ValueError, "`seconds` must be a number that is at least 0, got -1."),
 ]
 
 
@@ -127,6 +138,19 @@ def test_a_wrong_call_says_what_is_wrong(args, options, error, message):
     with pytest.raises(error) as caught:
         check_gradient(*args, **options)
     assert str(caught.value) == message
+    assert type(caught.value) is error
+
+
+@pytest.mark.parametrize("array", [jnp.asarray, np.asarray], ids=["traced", "not traced"])
+def test_a_loss_that_draws_random_numbers_is_refused(array):
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"^`loss` must return the same value each time") as caught:
+        check_gradient(lambda w: array(w).sum() * rng.uniform(1, 2), lambda w: w, W)
+    assert re.fullmatch(
+        r"`loss` must return the same value each time that it is called with the same arguments, got [\d.]+ and "
+        r"[\d.]+\. Draw random numbers outside and pass them as an argument\.",
+        str(caught.value),
+    )
 
 
 FORMS = [
@@ -166,6 +190,12 @@ FORMS = [
         "['w'] is a str, not a number or an array.",
     ),
     (
+        lambda p, x: grad(p),
+        Kind.RAISED,
+        "`grad` raised TypeError: <lambda>() missing 1 required positional argument: 'x'. It was called with "
+        "`params`, 0 in `*args`.",
+    ),
+    (
         lambda p: None,
         Kind.STRUCTURE,
         "['b'] has no gradient: the tree returned lacks it; `grad` returned None.",
@@ -193,6 +223,28 @@ def test_integer_labels_and_static_arguments_are_fine():
     labels = np.array([0, 1, 1, 0, 1, 0])
     report = check_gradient(cross_entropy, jax.grad(cross_entropy), np.arange(6.0), x, labels, 2, "mean")
     assert report.ok
+
+
+def test_tables_of_pandas_are_held_as_they_are():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"x": [1.0, 2.0, 4.0], "y": [1.0, 0.5, -1.0]})
+
+    def square(w, t, y):
+        return np.mean((t["x"] * w[0] + t["y"] * w[1] - y) ** 2)
+
+    def slope(w, t, y):
+        off = t["x"] * w[0] + t["y"] * w[1] - y
+        return np.array([2 * np.mean(off * t["x"]), np.mean(off * t["y"])])
+
+    report = check_gradient(square, slope, W[:2], table, table["x"])
+    assert [finding.message for finding in report.findings] == [
+        "params is 0.5 times the gradient in entry [1]; all other entries are right."
+    ]
+    with pytest.raises(TypeError) as caught:
+        check_gradient(square, slope, table["x"], table, table["x"])
+    assert str(caught.value) == (
+        "`params` must have a floating leaf to differentiate by, got a pandas Series: pass .to_numpy()."
+    )
 
 
 def test_integer_leaves_among_the_parameters_are_held():

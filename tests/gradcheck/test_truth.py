@@ -98,6 +98,37 @@ def test_nothing_is_checked_where_the_gradient_raises():
     assert "ok " not in str(report)
 
 
+def test_no_number_is_printed_for_a_leaf_that_is_nan():
+    report = check_gradient(
+        lambda x: jnp.sum(jnp.where(x > 0, jnp.log(x), 0.0)), lambda x: jnp.where(x > 0, 1.0, 0.0) / x, W + 0.5
+    )
+    assert str(report).splitlines()[1] == "  WRONG  params"
+    assert "Taylor" not in str(report)
+    assert "slope of the values" not in str(report)  # log x does not fall to the 0 that the loss has at x = 0
+    assert report.to_dict()["leaves"][0]["error"] is None
+    by_values = check_gradient(
+        lambda p: np.sum(np.asarray(p["a"]) ** 2),
+        lambda p: {"a": np.asarray(p["a"]) / 0, "b": 0 * p["b"]},
+        {"a": W, "b": np.ones(2)},
+    )
+    assert "see inf" not in str(by_values)
+    assert "Taylor" not in str(by_values)
+
+
+def test_the_slope_of_the_values_is_printed_where_it_settles():
+    report = check_gradient(
+        lambda x: jnp.sum(jnp.where(x > 0, x * jnp.sqrt(x), 0.0)),
+        lambda x: jnp.where(x > 0, 1.0, 0.0) * (jnp.sqrt(x) + x / (2 * jnp.sqrt(x))),
+        W + 0.5,
+    )
+    assert "The slope of the values of the loss is" in str(report)
+
+
+def test_no_taylor_order_is_printed_where_a_leaf_was_not_part_of_the_direction():
+    report = check_gradient(loss, FORMS["missing"][0], PARAMS)
+    assert report.taylor_order is None
+
+
 Pair = collections.namedtuple("Pair", "a b")
 
 

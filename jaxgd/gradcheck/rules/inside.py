@@ -98,7 +98,9 @@ class Seen(NamedTuple):
         findings = [*self.findings.values(), *map(self._in_words, rest.findings if rest is not None else ())]
         leaves = tuple(rows[name] for name in self.pair.names)
         reference = rest.reference if rest is not None else "reverse mode in float64 without the wrong rules"
-        return report_of(findings, leaves, rest.taylor_order if rest is not None else None, reference)
+        # The leaves judged by the rules were not part of the direction along which the rest was measured.
+        order = rest.taylor_order if rest is not None and not self.rows else None
+        return report_of(findings, leaves, order, reference)
 
 
 def _alike(left: Any, right: Any) -> bool:
@@ -214,7 +216,7 @@ def _of_params(rule: Rule, values: list[Any], others: list[Any] | None) -> Rule:
 
 def _program(pair: Pair, dtype: Any) -> Any:
     with precision(dtype):
-        return jax.make_jaxpr(lambda point: pair.loss.scalar(pair.layout, point))(pair.base.cast(dtype))
+        return pair.loss.trace.program(pair.layout, pair.base.cast(dtype))
 
 
 def _key(site: sites.Site) -> tuple[Any, ...]:
