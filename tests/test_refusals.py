@@ -278,6 +278,22 @@ REFUSED = [
         "`jaxgd.fit` runs on the host and cannot be called inside jit, vmap or grad; use `jaxgd.descend`, "
         "the same run as one pure function.",
     ),
+    # Closed forms.
+    (
+        "the trajectory of inputs without targets",
+        lambda: jaxgd.theory.closed_form.trajectory(W, X, **ONCE),
+        "`batch` must be a jaxgd.Batch or a pair (inputs, targets), got ndarray; with `problem` it takes every form.",
+    ),
+    (
+        "the trajectory without data",
+        lambda: jaxgd.theory.closed_form.trajectory(W, None, **ONCE),
+        "`batch` must hold the data of the squared error, got None.",
+    ),
+    (
+        "the trajectory of parameters in a dict",
+        lambda: jaxgd.theory.closed_form.trajectory({"weights": X[0], "bias": 0.0}, (X, Y), **ONCE),
+        "`params` must be a LinearParams, LinearMapParams, LineParams or ScalarParams, got dict.",
+    ),
     # Curves.
     (
         "the curve of a run that recorded nothing",

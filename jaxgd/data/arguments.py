@@ -50,14 +50,30 @@ def parameters(problem: Problem, params: Any) -> Params:
 
 def _strongly_typed(leaf: Any) -> jax.Array:
     # A weak dtype would change in the first step, and the carry of a scan with it.
-    known = isinstance(leaf, jax.Array) and not leaf.weak_type
-    return leaf if known else jnp.asarray(leaf, jnp.result_type(leaf))
+    if isinstance(leaf, jax.Array):
+        return leaf.astype(leaf.dtype) if leaf.weak_type else leaf
+    return on_device(np.asarray(leaf, jnp.result_type(leaf)))
 
 
 def _leaf(leaf: Any) -> Any:
     if hasattr(leaf, "to_numpy"):
-        return jnp.asarray(array("batch", leaf))
-    return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf" else leaf
+        return on_device(array("batch", leaf))
+    return on_device(leaf) if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf" else leaf
+
+
+def on_device(values: Any) -> jax.Array:
+    """An array of NumPy as an array of jax, by a copy.
+
+    `jnp.asarray` compiles a program for every shape that it meets for the first time, which takes longer than most
+    copies. `jax.device_put` does not, but may share the memory of NumPy; of a copy nobody else holds.
+
+    Args:
+      values: an array of numbers.
+
+    Returns:
+      The same numbers, float64 as float32 where jax computes in that.
+    """
+    return jax.device_put(np.array(values))
 
 
 def sweep_axis(problem: Problem, name: str, values: Any) -> Any:

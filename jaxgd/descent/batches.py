@@ -50,6 +50,7 @@ def row_order(
     Each epoch draws its own order from the key of the run; None keeps the order of the data. `count` is static.
     """
     count = epochs.num_rows if count is None else count
+    # `first` may be traced: parts of an epoch of one length are one program.
     if key is None:
         return first + jnp.arange(count, dtype=jnp.int32)
     return permutation(jax.random.fold_in(key, epoch), epochs.num_rows, first, count)

@@ -50,6 +50,7 @@ def curve(result: Result, lane: int | tuple[int, ...] | None = None) -> Curve:
             if axes
             else f"`lane` must be None for a single run, got {lane}."
         )
+    # On the host at once: every slice on the device would be a program of its own.
     one = jax.tree.map(lambda leaf: np.asarray(leaf)[index], result)
     history, num_steps = one.history, int(one.num_steps)
     if history.loss is None and history.params is None:

@@ -123,6 +123,7 @@ def descend(
       ValueError: an argument out of range, trees or shapes that do not fit.
       TypeError: parameters that are not floating, a count that is not an integer, a gradient of another dtype.
     """
+    # Checked outside of the compiled program, so that a mistake costs no compilation and is told of the caller's value.
     settings = check_settings(
         problem,
         learning_rate,
@@ -230,7 +231,7 @@ def check_settings(
     for field in record:
         check_choice("record", field, RECORDED)
     fields = tuple(field for field in RECORDED if field in record)
-    if learning_rate is None:
+    if learning_rate is None:  # a ready optimizer does not say what its rate is
         fields = tuple(field for field in fields if field != "learning_rate")
     return Settings(
         num_steps=check_count("num_steps", num_steps, maximum=2**31 - 1),  # steps are counted in int32

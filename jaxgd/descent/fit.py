@@ -34,7 +34,7 @@ from jaxgd.descent.held_out import Judged, add_to, check_patience, gives_up, jud
 from jaxgd.descent.host import noted_interrupt, progress_bar
 from jaxgd.descent.lock import locked
 from jaxgd.descent.result import History, Result, StopReason
-from jaxgd.descent.run import State, finish, start
+from jaxgd.descent.run import Run, State, finish, start
 from jaxgd.types import Params, Problem
 from jaxgd.validation import check_concrete, check_count, check_key
 
@@ -129,26 +129,19 @@ def fit(  # noqa: D417 (the decorator adds the other arguments)
     plan = choose.plan(
         problem, batch, num_steps=num_steps, batch_size=batch_size, evaluation=evaluation, fast=settings.fast
     )
-    if plan.problem is not problem:
+    if plan.problem is not problem:  # mistakes are told of the caller's problem, not of what stands in for it
         check_problem(problem, params, batch)
     program = Program(plan.problem, settings)
     given = Given(plan.batch, key, Controls(as_rate(learning_rate), grad_tol, param_tol, divergence_factor))
     folder = None if checkpoint is None else Path(checkpoint)
-    if chunk_steps is None and folder is not None and "chunk_steps" in (kept := settings_in(folder)):
-        chunk_steps = int(kept["chunk_steps"])  # a run that is continued with more steps keeps its chunks
-    if chunk_steps is None:
-        run = bind(program, given)
-        block_size = 0 if run.take_steps is loop.take_steps else blocks.block_steps(run, plan.batch)
-        chunk_steps = default_chunk(num_steps, steps_per_epoch, block_size)
+    chunk_steps = chunk_steps or _chunk_steps(bind(program, given), plan.batch, folder)
     cut = Cut(steps_per_epoch, chunk_steps)
     judge = None
     if held_out is not None:
         judge = judge_of(problem, params, held_out, sum(1 for _ in cut.chunks(num_steps)))
     together = jax.process_count() > 1
     if together:
-        params, key = sharded.everywhere((params, key))
-        laid_out = plan.batch if plan.evaluation == "sharded" else sharded.everywhere(plan.batch)
-        given = given._replace(batch=laid_out, key=key)
+        params, given = _together(params, given, plan.evaluation == "sharded")
     state = _start(program, params, given)
     place = _Place(state, judge and judge(0, state, None))
     done, told = 0, {}
@@ -176,6 +169,21 @@ def fit(  # noqa: D417 (the decorator adds the other arguments)
     return jax.tree.map(_here, result) if together else result
 
 
+def _chunk_steps(run: Run, batch: Any, folder: Path | None) -> int:
+    """Steps of a chunk where the caller names none; a run that is continued with more steps keeps its chunks."""
+    kept = {} if folder is None else settings_in(folder)
+    if "chunk_steps" in kept:
+        return int(kept["chunk_steps"])
+    block_size = 0 if run.take_steps is loop.take_steps else blocks.block_steps(run, batch)
+    return default_chunk(run.num_steps, run.epochs.steps_per_epoch, block_size)
+
+
+def _together(params: Params, given: Given, is_spread: bool) -> tuple[Params, Given]:
+    """The same on all devices of all processes; rows that the evaluation has spread over them stay where they are."""
+    params, key = sharded.everywhere((params, given.key))
+    return params, given._replace(batch=given.batch if is_spread else sharded.everywhere(given.batch), key=key)
+
+
 def _drive(
     take: Callable[[Chunk, State], State],
     place: _Place,
@@ -187,6 +195,7 @@ def _drive(
     with noted_interrupt() as interrupted:
         for position, chunk in chunks:
             state = place.state
+            # Between two chunks the host looks at the state while the device waits: by default twenty times a run.
             if int(state.stop_reason) != StopReason.MAX_STEPS:
                 break
             if interrupted() or give_up(position - 1, place.judged):
@@ -222,7 +231,7 @@ def _fingerprint(program: Program, params: Params, given: Given) -> dict[str, st
 
     controls, optimizer = given.controls._asdict(), program.settings.optimizer
     rate = controls.pop("learning_rate")
-    if isinstance(optimizer, optax.GradientTransformation):
+    if isinstance(optimizer, optax.GradientTransformation):  # its fields are closures; their names tell most of it
         optimizer = optimizer.update
     return {
         "problem": program.problem.name,

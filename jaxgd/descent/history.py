@@ -26,6 +26,7 @@ def entry_of(
         bend = optax.tree.vdot(moves, hvp(step.before.params, moves))
         return -(optax.tree.vdot(step.grads, moves) + bend / 2).astype(step.loss.dtype)
 
+    # Functions, because only what is recorded is to be computed.
     makers: dict[str, Callable[[], Any]] = {
         "loss": lambda: step.loss,
         "grad_norm": lambda: lax.stop_gradient(step.grad_norm),

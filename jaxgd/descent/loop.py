@@ -23,7 +23,7 @@ def run(run: Run, params: Params, batch: Any) -> Result:
     """Run descent from theta_0; `batch` holds all rows. Pure."""
     num_epochs, rest = divmod(run.num_steps, run.epochs.steps_per_epoch)
     state = take_epochs(run, start(run, params, batch), batch, num_epochs)
-    if rest:
+    if rest:  # an epoch that the number of steps cuts short: nothing that is judged once an epoch is judged in it
         state = take_part(run, state, batch, rest, closes=False)
     return finish(run, state, batch)
 
@@ -35,6 +35,7 @@ def take_step(run: Run, state: State, part: Any, closes: bool) -> tuple[State, H
     theta_{t+1}, and the entry of step t for the history, which is not written yet.
     """
     rate = rate_at(run.learning_rate, state.step)
+    # Loss and gradient are those of theta_t, so that the last loss of a run is only known to `finish`.
     loss, grads = run.evaluate(state.params, part)
     extra = {"value": loss, "grad": grads, "value_fn": lambda params: run.loss(params, part)}
     updates, rule_state = run.rule(rate).update(grads, state.rule_state, state.params, **extra)

@@ -26,7 +26,15 @@ class StopReason(enum.IntEnum):
         Returns:
           One sentence without a full stop.
         """
-        return _DESCRIPTIONS[self]
+        return (
+            "all steps were taken",
+            "the parameters no longer change, or alternate between neighbouring values",
+            "the gradient is as small as was asked",
+            "the loss grew far beyond its best, or fell without bound",
+            "the loss or the gradient was no longer finite",
+            "the run was interrupted",
+            "the held-out loss has not become lower for as long as `patience` allows",
+        )[self]
 
     def __str__(self) -> str:
         return self.name
@@ -51,17 +59,6 @@ class StopReasons(np.ndarray[Any, np.dtype[Any]]):
         return str(np.array([StopReason(code).name for code in self.ravel().tolist()]).reshape(self.shape))
 
     __str__ = __repr__
-
-
-_DESCRIPTIONS = {
-    StopReason.MAX_STEPS: "all steps were taken",
-    StopReason.NO_CHANGE: "the parameters no longer change, or alternate between neighbouring values",
-    StopReason.GRADIENT_SMALL: "the gradient is as small as was asked",
-    StopReason.DIVERGED: "the loss grew far beyond its best, or fell without bound",
-    StopReason.NONFINITE: "the loss or the gradient was no longer finite",
-    StopReason.INTERRUPTED: "the run was interrupted",
-    StopReason.NO_IMPROVEMENT: "the held-out loss has not become lower for as long as `patience` allows",
-}
 
 
 class History(NamedTuple):

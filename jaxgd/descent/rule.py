@@ -46,6 +46,7 @@ def gradient_descent(learning_rate: Any) -> optax.GradientTransformation:
     ) -> tuple[Params, GradientDescentState]:
         del params
         rate = rate_at(learning_rate, state.step)
+        # In the dtype of each gradient, since a float64 rate would make float32 parameters float64.
         steps = jax.tree.map(lambda g: -jnp.asarray(rate, g.dtype) * g, updates)
         return steps, GradientDescentState(None if state.step is None else state.step + 1)
 

@@ -56,13 +56,16 @@ def start(run: Run, params: Params, batch: Any) -> State:
     rate = rate_at(run.learning_rate, zero)
     point = Point(params, run.rule(rate).init(params))
     loss = lax.stop_gradient(run.loss(params, batch))
+    # What divergence is measured by. The sum over all rows is that of an epoch, and a step has its share of it.
     first_loss = loss / run.epochs.steps_per_epoch if run.reduction == "sum" else loss
     in_order, scheduled = run.key is None or not run.epochs.batch_size, callable(run.learning_rate)
     may_wait = scheduled or bool(jax.tree.leaves(point.rule_state))
     watch = begin(point, first_loss, may_wait=may_wait, may_repeat=in_order and not scheduled)
+    # A step that never was, for the shapes and dtypes of an entry: nothing of it is computed.
     step = Step(zero, zero, None, loss, params, watch.first_grad_norm, params, point, point)
     entry = entry_of(run.record, step, rate, lambda params: loss, lambda params, vector: vector)
     num_entries = -(-run.num_steps // run.record_every) + (run.record_every > 1)
+    # Whole from the start, since a scan cannot make its carry longer.
     trace = jax.tree.map(lambda value: jnp.zeros((num_entries, *value.shape), value.dtype), entry)
     return State(params, params, point.rule_state, zero, zero, zero, zero, watch, trace, jnp.zeros(2, jnp.int32))
 

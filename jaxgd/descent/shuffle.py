@@ -17,19 +17,15 @@ def permutation(key: jax.Array, num_rows: int, first: Any = 0, count: int | None
     means one order, however it is asked for: `[count]` int32. `num_rows` and `count` are static.
     """
     count = num_rows if count is None else count
-    if num_rows < 4096:  # from there on, sorting takes longer than descending on the rows
-        return lax.dynamic_slice_in_dim(_by_sorting(key, num_rows), first, count)
-    return _by_cipher(key, num_rows, first + jnp.arange(count, dtype=jnp.int32))
-
-
-def _by_sorting(key: jax.Array, num_rows: int) -> jax.Array:
-    """Sort the rows by random bits; the number of the row fills the low bits of each word."""
+    if num_rows >= 4096:  # from there on, sorting takes longer than descending on the rows
+        return _by_cipher(key, num_rows, first + jnp.arange(count, dtype=jnp.int32))
+    # Sort the rows by random bits; the number of the row fills the low bits of each word.
     width = (num_rows - 1).bit_length()
     bits = jax.random.bits(key, (2, num_rows), jnp.uint32)
     words = lax.sort((bits << width) | lax.broadcasted_iota(jnp.uint32, (2, num_rows), 1))
     # Rows with equal random bits keep their order; a second sort leaves no trace of it.
-    first, second = (words & ((1 << width) - 1)).astype(jnp.int32)
-    return first[second]
+    inner, outer = (words & ((1 << width) - 1)).astype(jnp.int32)
+    return lax.dynamic_slice_in_dim(inner[outer], first, count)
 
 
 def _by_cipher(key: jax.Array, num_rows: int, entries: jax.Array) -> jax.Array:

@@ -79,6 +79,7 @@ def sweep(  # noqa: D417 (the decorator adds the other arguments)
     for name in over:
         check_choice("over", name, SWEPT)
     over = {name: sweep_axis(problem, name, values) for name, values in over.items()}
+    # From here on arrays with a leading axis of lanes.
     lengths = _check_over(problem, over, options)
     mesh = None if mesh is None else automatic(mesh)
     if zipped and len(set(lengths.values())) > 1:
@@ -93,7 +94,7 @@ def sweep(  # noqa: D417 (the decorator adds the other arguments)
     settings = _check_settings(problem, given, over)
     given["params"] = parameters(problem, params)
     check_history(settings, given["params"], at_once)
-    if "batch" not in over:
+    if "batch" not in over:  # lanes of different data share no tiles and no statistics
         plan = choose.plan(
             problem,
             arguments(problem, params, batch)[1],
@@ -167,6 +168,7 @@ def _with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_settings(problem: Problem, given: dict[str, Any], over: Mapping[str, Any]) -> Any:
     """The settings; what is left in `given` is traced."""
+    # Only whether there is a rate and whether it is a function is static; the numbers are traced.
     rate = 1.0 if "learning_rate" in over else given["learning_rate"]
     names = ("num_steps", "batch_size", "optimizer", "record", "record_every", "fast")
     settings = check_settings(problem, rate, **{name: given.pop(name) for name in names})
@@ -196,7 +198,7 @@ def _run_lanes(program: Program, mesh: Mesh | None, values: _Values, indices: di
     def run_lane(values: _Values, index: dict[str, jax.Array]) -> Result:
         picked = {name: jax.tree.map(lambda leaf, i=i: leaf[i], values.over[name]) for name, i in index.items()}
         chosen, lane = values.fixed | picked, program
-        if "l2" in picked:
+        if "l2" in picked:  # the penalty is a part of the problem, so that every lane has one of its own
             assert program.problem.penalty is not None
             lane = program._replace(problem=program.problem.penalty.with_l2(picked["l2"]))
         check_problem(lane.problem, chosen["params"], chosen["batch"])

@@ -157,7 +157,8 @@ def trajectory(
 
     Args:
       params: the start, a `LinearParams`, `LinearMapParams`, `LineParams` or `ScalarParams`.
-      batch: the data; None for `ScalarParams`.
+      batch: the data, a `Batch` or a pair (inputs, targets), and with `problem` whatever that takes; None for
+        `ScalarParams`.
       learning_rate: eta, `[]`.
       num_steps: T.
       loss: the squared error by name, a key of `SQUARED_ERROR_SCALES`, which gives c; unused for `ScalarParams`.
@@ -170,7 +171,7 @@ def trajectory(
       after t steps.
 
     Raises:
-      TypeError: `params` belong to no quadratic problem.
+      TypeError: `params` belong to no quadratic problem, or `batch` is not a pair.
       ValueError: an argument out of range, or a `problem` that is not quadratic.
     """
     check_choice("loss", loss, SQUARED_ERROR_SCALES)
@@ -193,7 +194,7 @@ def trajectory(
 def _quadratic_of(problem: Problem, params: Any, batch: Any) -> tuple[_Quadratic, Callable[[Any], Any]]:
     """A quadratic problem around a start, in float64, and the way back from a vector to its parameters."""
     with jax.enable_x64(True):
-        params, batch = jax.tree.map(_in_float64, (params, batch))
+        params, batch = jax.tree.map(_in_float64, problem.accepts.arguments(params, batch))
         flat, unravel = ravel_pytree(params)
         check_count("the number of parameters", flat.size, maximum=DENSE_TRAJECTORY)
 
@@ -235,7 +236,12 @@ def _quadratic(params: Any, batch: Batch | None, loss: str, l2: float) -> _Quadr
         return _Quadratic(hessian=np.array([[2.0]]), gradient=2.0 * start - 4.0, start=start)
     if batch is None:
         raise ValueError("`batch` must hold the data of the squared error, got None.")
-    inputs = np.asarray(batch.inputs, np.float64)
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise TypeError(
+            f"`batch` must be a jaxgd.Batch or a pair (inputs, targets), got {type(batch).__name__}; "
+            "with `problem` it takes every form."
+        )
+    inputs, targets = (np.asarray(part, np.float64) for part in batch)
     if isinstance(params, LinearParams):
         weights = np.asarray(params.weights, np.float64)
         start = np.vstack([weights.reshape(len(weights), -1), np.atleast_1d(params.bias)])
@@ -252,7 +258,7 @@ def _quadratic(params: Any, batch: Batch | None, loss: str, l2: float) -> _Quadr
     design = np.column_stack([inputs, np.ones(len(inputs))])
     scale = 2.0 * SQUARED_ERROR_SCALES[loss](len(inputs))
     penalty = l2 * np.diag(np.append(np.ones(len(start) - 1), 0.0))
-    residuals = design @ start - np.asarray(batch.targets, np.float64).reshape(len(inputs), -1)
+    residuals = design @ start - targets.reshape(len(inputs), -1)
     return _Quadratic(
         hessian=scale * design.T @ design + penalty,
         gradient=scale * design.T @ residuals + penalty @ start,

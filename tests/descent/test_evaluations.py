@@ -15,11 +15,37 @@ from jax.sharding import Mesh
 
 import jaxgd
 from jaxgd import problems
-from jaxgd.descent.fast import choose
+from jaxgd.descent.fast import choose, tiled
 from jaxgd.types import Batch, LinearParams, evaluate
 
 TESTS = Path(__file__).resolve().parents[1]
 LINEAR = [system for system in SYSTEMS if system.values[0].linear_form is not None]
+
+
+@pytest.mark.parametrize(("answer", "expected"), [(2**19, 2**19), (0, None), (-1, None), (ValueError, None)])
+def test_the_size_of_a_tile_is_asked_of_the_machine(monkeypatch, answer, expected):
+    def sysconf(name):
+        assert name == "SC_LEVEL2_CACHE_SIZE"
+        if answer is ValueError:
+            raise ValueError("unrecognized configuration name")
+        return answer
+
+    monkeypatch.setattr(os, "sysconf", sysconf)
+    tiled.cache_bytes.cache_clear()
+    monkeypatch.setattr(Path, "read_text", lambda path: "768K\n")
+    assert tiled.cache_bytes() == (expected or 768 * 1024)
+    tiled.cache_bytes.cache_clear()
+
+    def missing(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    size = tiled.cache_bytes()
+    assert size == (expected or 2**18)
+    batch = Batch(jnp.zeros((4, 16)), jnp.zeros(4))
+    assert size / 2 < tiled.tile_rows(batch) * 17 * 8 <= size  # a power of two of rows of 17 numbers
+    assert tiled.tile_rows(Batch(jnp.zeros((1, 10**6)), jnp.zeros(1))) == 64
+    tiled.cache_bytes.cache_clear()
 
 
 def gap(found, expected):

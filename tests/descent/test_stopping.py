@@ -22,16 +22,17 @@ NORRIS = """
 """
 
 
-def regressions(count, num_rows=30, num_inputs=3, seed=0):
-    """Data sets as z-scores, their largest stable rates, and a start."""
-    rng = np.random.default_rng(seed)
-    inputs = rng.normal(size=(count, num_rows, num_inputs))
-    inputs = (inputs - inputs.mean(axis=1, keepdims=True)) / inputs.std(axis=1, keepdims=True)
-    weights = rng.normal(size=(count, num_inputs, 1))
-    targets = (inputs @ weights)[..., 0] + rng.normal(size=(count, num_rows)) + 1
-    batches = Batch(jnp.asarray(inputs), jnp.asarray(targets))
-    start = LinearParams(jnp.zeros(num_inputs), jnp.zeros(()))
-    return batches, jax.vmap(lambda batch: jaxgd.largest_stable_learning_rate(PROBLEM, start, batch))(batches), start
+@pytest.fixture
+def convergence():
+    """The experiment that counts these runs; its data sets are used here."""
+    return pytest.importorskip("experiments.convergence")
+
+
+@pytest.fixture
+def one_regression(convergence):
+    """One data set, its largest stable rate, and a start."""
+    batches, limits = convergence.regressions(1, 30, 3)
+    return jax.tree.map(lambda leaf: leaf[0], batches), limits[0], LinearParams(jnp.zeros(3), jnp.zeros(()))
 
 
 def reasons(result):
@@ -39,32 +40,13 @@ def reasons(result):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_runs_that_have_converged_say_so(dtype):
+def test_runs_that_have_converged_say_so(convergence, dtype):
     """20 data sets at 0.5, 0.9 and 0.99 of the limit; with no tolerance that would stop them."""
-    batches, limits, start = regressions(20)
-    shares = np.repeat([0.5, 0.9, 0.99], 20)
-    result = jaxgd.sweep(
-        PROBLEM,
-        cast(start, dtype),
-        None,
-        over=cast(
-            {
-                "batch": jax.tree.map(lambda leaf: jnp.concatenate([leaf] * 3), batches),
-                "learning_rate": jnp.asarray(shares * np.tile(limits, 3)),
-            },
-            dtype,
-        ),
-        zipped=True,
-        num_steps=20_000,
-        grad_tol=-1.0,
-        record=(),
-    )
-    best = [
-        PROBLEM.loss(PROBLEM.minimizer(batch), batch)
-        for batch in map(lambda i: jax.tree.map(lambda a: a[i], batches), range(20))
-    ]
+    batches, limits = convergence.regressions(20, 30, 3)
+    batches = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * 3), batches)
+    result = convergence.ends(batches, np.concatenate([share * limits for share in convergence.SHARES]), dtype, 20_000)
     eps = float(jnp.finfo(dtype).eps)
-    at_minimum = np.asarray(result.loss) <= np.tile(best, 3) * (1 + 100 * eps)
+    at_minimum = np.asarray(result.loss) <= convergence.lowest(batches) * (1 + 100 * eps)
     assert at_minimum.sum() >= 59
     ended = np.asarray(result.stop_reason) == StopReason.NO_CHANGE
     assert ended[at_minimum].all()
@@ -72,34 +54,29 @@ def test_runs_that_have_converged_say_so(dtype):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_slow_runs_do_not(dtype):
-    batches, limits, start = regressions(200, num_inputs=2)
-    over = cast({"batch": batches, "learning_rate": 1e-6 * limits}, dtype)
-    result = jaxgd.sweep(PROBLEM, cast(start, dtype), None, over=over, zipped=True, num_steps=10_000, record=())
-    assert set(reasons(result)) == {"MAX_STEPS"}
+def test_slow_runs_do_not(convergence, dtype):
+    batches, limits = convergence.regressions(200, 30, 2)
+    assert set(reasons(convergence.ends(batches, 1e-6 * limits, dtype, 10_000))) == {"MAX_STEPS"}
 
 
-def test_batches_in_a_fixed_order_come_round_too():
-    batches, limits, start = regressions(1)
-    batch, rate = jax.tree.map(lambda leaf: leaf[0], batches), 0.3 * limits[0]
-    options = {"learning_rate": rate, "num_steps": 30_000, "batch_size": 10, "record": ()}
+def test_batches_in_a_fixed_order_come_round_too(one_regression):
+    batch, limit, start = one_regression
+    options = {"learning_rate": 0.3 * limit, "num_steps": 30_000, "batch_size": 10, "record": ()}
     assert reasons(jaxgd.descend(PROBLEM, start, batch, **options)) == ["NO_CHANGE"]
     assert reasons(jaxgd.descend(PROBLEM, start, batch, key=jax.random.key(0), **options)) == ["MAX_STEPS"]
 
 
-def test_momentum_comes_round_too():
-    batches, limits, start = regressions(1)
-    batch = jax.tree.map(lambda leaf: leaf[0], batches)
-    momentum = optax.sgd(float(0.3 * limits[0]), momentum=0.9)
+def test_momentum_comes_round_too(one_regression):
+    batch, limit, start = one_regression
+    momentum = optax.sgd(float(0.3 * limit), momentum=0.9)
     result = jaxgd.descend(PROBLEM, start, batch, num_steps=20_000, optimizer=momentum, record=())
     assert reasons(result) == ["NO_CHANGE"]
     np.testing.assert_allclose(result.params.weights, PROBLEM.minimizer(batch).weights, rtol=1e-12)
 
 
-def test_a_negative_tolerance_never_stops():
-    batches, limits, start = regressions(1)
-    batch = jax.tree.map(lambda leaf: leaf[0], batches)
-    options = {"learning_rate": 0.9 * limits[0], "num_steps": 5000, "grad_tol": -1.0, "param_tol": -1.0, "record": ()}
+def test_a_negative_tolerance_never_stops(one_regression):
+    batch, limit, start = one_regression
+    options = {"learning_rate": 0.9 * limit, "num_steps": 5000, "grad_tol": -1.0, "param_tol": -1.0, "record": ()}
     assert reasons(jaxgd.descend(PROBLEM, start, batch, **options)) == ["MAX_STEPS"]
 
 

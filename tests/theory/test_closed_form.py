@@ -146,6 +146,15 @@ def test_trajectory_of_an_own_quadratic_problem_and_of_one_that_is_not():
     )
 
 
+def test_trajectory_takes_a_pair_and_every_form_with_a_problem(rng):
+    inputs, targets, problem = rng.normal(size=(5, 2)), rng.normal(size=5), jaxgd.problems.linear_regression()
+    start, options = LinearParams(np.zeros(2), np.zeros(())), {"learning_rate": 0.1, "num_steps": 3}
+    expected = closed_form.trajectory(start, Batch(jnp.asarray(inputs), jnp.asarray(targets)), **options)
+    assert_trees_close(closed_form.trajectory(start, (inputs, targets), **options), expected, rtol=0.0)
+    form, rows = {"bias": 0, "weights": [0.0, 0.0]}, (inputs.tolist(), targets.tolist())
+    assert_trees_close(closed_form.trajectory(form, rows, problem=problem, **options), expected, rtol=1e-13)
+
+
 def test_trajectory_where_a_direction_does_not_curve():
     # Two equal columns: the difference of their weights has curvature 0 and never moves.
     x = np.array([[1.0, 1.0], [2.0, 2.0], [-1.0, -1.0]])

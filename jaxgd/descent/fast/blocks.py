@@ -66,6 +66,7 @@ def block_steps(run: Run, batch: Any, most: int = GATHERED_STEPS) -> int:
         # Twenty chunks of a run that the host drives hold whole blocks of one length.
         return run.num_steps // (NUM_CHUNKS * -(-run.num_steps // (NUM_CHUNKS * most)))
     most = min(most, GATHERED_BYTES // max(step_bytes(run, batch), 1), run.num_steps // NUM_CHUNKS)
+    # Equal blocks: 10,001 steps are two of 5000 and the last, rather than one of 8192 and 1809 judged steps.
     whole = run.epochs.steps_per_epoch - 1  # the last batch of an epoch may be smaller, and is taken on its own
     return whole // -(-whole // most) if min(whole, most) > 1 else 0
 
@@ -92,6 +93,7 @@ def steps_in_blocks(size: int, move: Move) -> Callable[[Run, State, Any, jax.Arr
         if blocked:
             blocks = rows[:blocked].reshape(blocked // size, size, rows.shape[1])
             state = lax.scan(take_block, state, blocks)[0]
+        # What does not fill a block is taken by the plain loop.
         return loop.take_steps(run, state, batch, rows[blocked:]) if blocked < len(rows) else state
 
     return take_steps
@@ -99,7 +101,7 @@ def steps_in_blocks(size: int, move: Move) -> Callable[[Run, State, Any, jax.Arr
 
 def move(run: Run, state: State, parts: Any, num_steps: int) -> Moved:
     """Take steps one by one without judging them."""
-    rule = run.rule(run.learning_rate)
+    rule = run.rule(run.learning_rate)  # the rate is a number here, the same at every step
     full = not run.epochs.batch_size
 
     def take_one(at: Moved, part: Any) -> tuple[Moved, dict[str, jax.Array]]:
@@ -108,6 +110,7 @@ def move(run: Run, state: State, parts: Any, num_steps: int) -> Moved:
         entry = {"loss": loss} if "loss" in run.record else {}
         if "grad_norm" in run.record:
             entry["grad_norm"] = lax.stop_gradient(norm(grads))
+        # Two running extremes in place of all losses: what is not recorded is not kept.
         loss = lax.stop_gradient(loss)
         lowest, highest = jnp.minimum(at.lowest, loss), jnp.maximum(at.highest, loss)
         params: Params = optax.apply_updates(at.params, updates)
@@ -134,12 +137,14 @@ def _take_block(run: Run, state: State, parts: Any, size: int, move: Move) -> St
         before_last, last = (jax.tree.map(lambda a, i=i: a[i], entries) for i in (slice(-1), -1))
         return _Taken(jnp.asarray(True), after, before_last, last)
 
-    wait, failures = state.pace
+    wait, failures = state.pace  # blocks until the next try, and tries in a row that failed
     over = _in_all_lanes(state.stop_reason != StopReason.MAX_STEPS)
+    # Both branches must have one form, so that a block which is not tried gives zeros that nobody reads.
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(take_judged))
     untried = nothing._replace(stands=over, state=bare._replace(step=bare.step + size))
     taken = lax.cond(over | (wait > 0), lambda: untried, lambda: _take_unjudged(run, bare, parts, size, move))
     stands = _in_all_lanes(taken.stands)
+    # The second way is compiled in any case; that is why short runs have no blocks.
     taken = lax.cond(stands, lambda: taken, take_judged)
     # A try that fails costs as much as the block, so that each failure doubles the wait for the next.
     waiting = jnp.stack([wait - 1, failures])
@@ -162,6 +167,7 @@ def _take_unjudged(run: Run, state: State, parts: Any, size: int, move: Move) ->
     lowest_norm = None if norms is None else jnp.min(norms)
     seen = Unjudged(size - 1, moved.epoch_loss, moved.lowest, moved.highest, lowest_norm)
 
+    # Divergence without bound is judged by the first gradient, which no judged step of this block would see.
     def first_norm() -> jax.Array:
         return lax.stop_gradient(norm(run.evaluate(state.params, part(0))[1])) if norms is None else norms[0]
 
@@ -175,6 +181,7 @@ def _take_unjudged(run: Run, state: State, parts: Any, size: int, move: Move) ->
     )
     after, last_entry = loop.take_step(run, before_last, part(-1), closes=full)
     stands = nothing_happened(run.limits, watch, seen, after.stop_reason, after.watch)
+    # The step that was judged is finite at its start; its end is where the next block starts unjudged.
     stands &= jnp.isfinite(norm(after.params, ord="inf"))
     # A lane that had stopped stays where it was, but counts its steps as all lanes do.
     running = state.stop_reason == StopReason.MAX_STEPS
@@ -202,6 +209,7 @@ def _write_block(history: History, entries: History, first: jax.Array, every: in
     def put(values: jax.Array, new: jax.Array) -> jax.Array:
         if every == 1:
             return lax.dynamic_update_slice_in_dim(values, new, first, 0)
+        # A block covers at most so many entries of the history; those beyond its end are dropped.
         size = len(new)
         index = -(-first // every) + jnp.arange(size // every + 1, dtype=jnp.int32)
         at = index * every - first

@@ -133,19 +133,21 @@ def fastest(
     if batch_size is not None or problem.row_sum is None or problem.value_and_grad is not None:
         return "plain"
     num_rows = problem.row_sum.num_rows(batch)
-    if num_rows == 1:
+    if num_rows == 1:  # statistics, tiles and shards of one row are that row
         return "plain"
     if jax.process_count() > 1:
         return "sharded"
     leaves = jax.tree.leaves(batch)
     num_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     row_numbers = sum(math.prod(leaf.shape[1:]) for leaf in leaves)
+    # First what makes a step independent of the number of rows, then what shares them out, then what reads them once.
     if problem.linear_form is not None and num_bytes >= COMPRESSED_FROM and num_steps >= row_numbers:
         return "compressed"
     if mesh is not None and ROWS_AXIS in mesh.axis_names:
         return "sharded"
     if mesh is None and len(jax.devices()) > 1 and num_bytes >= SHARDED_FROM:
         return "sharded"
+    # The predictions of many lanes outgrow the cache before the inputs do.
     prediction_bytes = num_rows * num_lanes * leaves[0].dtype.itemsize
     return "tiled" if jax.default_backend() == "cpu" and max(num_bytes, prediction_bytes) >= TILED_FROM else "plain"
 
@@ -167,8 +169,10 @@ def how_to_step(
     Returns:
       `loop.take_steps`, or a function that stands in for it.
     """
+    # What else is recorded needs the parameters before and after every step.
     recorded = set(run.record) <= {"loss", "grad_norm", "learning_rate"}
     judged_by_last = rule_is_ours and not callable(run.learning_rate) and problem.value_and_grad is None and recorded
+    # A traced penalty may be anything; the triangular system below has no penalty in it.
     free = isinstance(problem.l2, int | float) and problem.l2 == 0
     single_rows = judged_by_last and problem.linear_form is not None and free and run.epochs.batch_size == 1
     if single_rows and jax.default_backend() in SOLVING_BACKENDS:

@@ -73,8 +73,10 @@ def _small_rows(statistics: Statistics, num_inputs: int) -> tuple[Any, Any]:
     """Inputs `[D + 2, D + 1]` and targets `[D + 2, K]` with the same sum of squared errors."""
     x, y = slice(num_inputs), slice(num_inputs, None)
     eigenvalues, vectors = np.linalg.eigh(statistics.scatter[x, x])
+    # Rounding makes the eigenvalues of collinear columns slightly negative.
     eigenvalues = np.maximum(eigenvalues, 0.0)
     roots = np.sqrt(eigenvalues)
+    # Below the rounding of the largest a direction is not in the data, and its targets are rest.
     seen = eigenvalues > np.finfo(np.float64).eps * num_inputs * np.max(eigenvalues, initial=0.0)
     along = np.where(seen, 1.0 / np.where(seen, roots, 1.0), 0.0)[:, None] * (vectors.T @ statistics.scatter[x, y])
     rest = np.maximum(np.diag(statistics.scatter[y, y]) - np.sum(along**2, axis=0), 0.0)
@@ -86,6 +88,7 @@ def _small_rows(statistics: Statistics, num_inputs: int) -> tuple[Any, Any]:
 
 def _chunks(problem: Problem, form: Any, batch: Any) -> Iterable[tuple[Any, Any, Any]]:
     """Inputs, targets and the dtype of the inputs, few rows at a time."""
+    # A pair of arrays is one batch, a tuple of batches is several.
     chunk = (Batch, tuple, Mapping)
     one = isinstance(batch, chunk) and not (type(batch) is tuple and all(isinstance(part, chunk) for part in batch))
     for part in [batch] if one else batch:

@@ -23,6 +23,7 @@ def count_rows(problem: Problem, batch: Any) -> int:
 
 def sum_over(problem: Problem, params: Params, part: Any, num_rows: int) -> Any:
     """Loss and gradient of some rows as sums over them, for a problem without a penalty."""
+    # A mean of n rows times n is their sum to within rounding; parts of different n then add up.
     total = evaluate(problem, params, part)
     return total if problem.reduction == "sum" else jax.tree.map(lambda leaf: leaf * num_rows, total)
 
@@ -53,6 +54,7 @@ def evaluated_by(
         value_and_grad=converted,
         call=call,
     )
+    # The penalty does not add up over rows: it is added once, to the sum of all parts.
     if problem.penalty is None:
         return changed
     return penalisable(changed, problem.l2)._replace(minimizer=problem.minimizer, call=call)

@@ -47,11 +47,12 @@ def _sharded(problem: Problem, mesh: Mesh) -> Problem:
     def value_and_grad(params: Params, batch: Any) -> tuple[jax.Array, Params]:
         num_rows = count_rows(base, batch)
         each = num_rows // num_shards
-        if not each:
+        if not each:  # fewer rows than devices
             return evaluate(base, params, batch)
         shared = each * num_shards
 
         def add_shards(params: Params, shard: Any) -> Any:
+            # Loss and gradient together, which the compiler sends as one message where it can.
             return lax.psum(sum_over(base, params, shard, each), axes)
 
         spread_sum = jax.shard_map(
@@ -78,6 +79,7 @@ def spread(batch: Any, mesh: Mesh) -> Any:
     Each device gets its share of the rows, or all of them if they cannot be shared out evenly.
     """
     axes, num_shards = _shards(mesh)
+    # An array can only be cut into equal parts. Rows that cannot be are everywhere, and each device reads its share.
     even = check_rows(batch) % num_shards == 0
     return _placed(batch, NamedSharding(mesh, PartitionSpec(axes) if even else PartitionSpec()))
 
@@ -104,7 +106,7 @@ def _placed(tree: Any, sharding: NamedSharding) -> Any:
     def place(leaf: Any) -> jax.Array:
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             return leaf
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # NumPy has no keys
             return jax.random.wrap_key_data(place(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         return jax.make_array_from_callback(leaf.shape, sharding, np.asarray(leaf).__getitem__)
 

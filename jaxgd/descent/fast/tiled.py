@@ -2,6 +2,8 @@
 
 import functools
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,9 +14,6 @@ from jax import lax
 from jaxgd.descent.fast.parts import count_rows, evaluated_by, reduce_sum, sum_over, unpenalised
 from jaxgd.types import Params, Problem, evaluate
 from jaxgd.validation import check_count
-
-TILE_BYTES = 2**20
-"""Bytes of one tile: the L2 cache of a core, so that the second use of a row does not read memory again."""
 
 
 def tiled(problem: Problem, rows: int | None = None) -> Problem:
@@ -27,7 +26,7 @@ def tiled(problem: Problem, rows: int | None = None) -> Problem:
     Args:
       problem: one whose loss is the mean or the sum, as its `reduction` says, of terms of single rows, and its
         penalty. The rows are the leading axis of every array in the batch.
-      rows: of a tile; None for tiles of `TILE_BYTES`.
+      rows: of a tile; None for tiles of the size of the cache, see `tile_rows`.
 
     Returns:
       The problem; the same arguments give the same object. A batch of no more rows than a tile is evaluated whole.
@@ -50,6 +49,7 @@ def _tiled(problem: Problem, rows: int | None) -> Problem:
             return evaluate(base, params, batch)
         num_tiles = num_rows // size
 
+        # A slice of the whole array, not a scan over a reshaped one: that would copy the inputs once.
         def add_tile(index: Any, total: Any) -> Any:
             tile = jax.tree.map(lambda array: lax.dynamic_slice_in_dim(array, index * size, size), batch)
             return jax.tree.map(jnp.add, total, sum_over(base, params, tile, size))
@@ -68,11 +68,31 @@ def _tiled(problem: Problem, rows: int | None) -> Problem:
     return evaluated_by(problem, f"tiled({base.name}{arguments})", value_and_grad, call)
 
 
+@functools.cache
+def cache_bytes() -> int:
+    """Bytes of the L2 cache of a core of this machine, from which the second use of a row is served.
+
+    Asked of the C library, then of Linux; 256 KiB, the smallest that is common, where neither knows.
+    """
+    try:
+        size = os.sysconf("SC_LEVEL2_CACHE_SIZE")
+    except (AttributeError, OSError, ValueError):  # another operating system, or another C library
+        size = 0
+    if size <= 0:  # glibc says 0 on most ARM machines, and -1 if it is not told
+        try:
+            text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip()
+            size = int(text.removesuffix("K")) * 1024 if text.endswith("K") else int(text)
+        except (OSError, ValueError):
+            size = 0
+    return size if size > 0 else 2**18
+
+
 def tile_rows(batch: Any, num_lanes: int = 1) -> int:
     """Rows of a tile that fits the cache with the predictions of all lanes; a power of two, as vectors are."""
     leaves = jax.tree.leaves(batch)
     row_bytes = sum(leaf.dtype.itemsize * math.prod(leaf.shape[1:]) for leaf in leaves)
-    row_bytes += sum(leaf.dtype.itemsize for leaf in leaves[:1]) * (num_lanes - 1)
+    row_bytes += sum(leaf.dtype.itemsize for leaf in leaves[:1]) * (num_lanes - 1)  # a prediction a lane
     # A matrix product reuses what it reads, so that lanes gain more from larger tiles than from the nearest cache.
-    budget = TILE_BYTES if num_lanes == 1 else 4 * TILE_BYTES
+    budget = cache_bytes() * (1 if num_lanes == 1 else 4)
+    # From 64 rows on a call has work to do; 16,384 rows of one column are already less than most caches.
     return int(2 ** np.clip(int(np.log2(budget / max(row_bytes, 1))), 6, 14))
