@@ -269,5 +269,5 @@ def test_a_file_four_times_the_memory_is_fitted(tmp_path, kind):
     assert fitted["rows"] == repeats * 2**17
     for found in (fitted["closed_form"], fitted["parameters"]):
         np.testing.assert_allclose([found[name] for name in "abcdefg"], weights, atol=1e-3)
-    assert re.search(r"a fit with all rows in memory takes about \d\.\d GB \(\d+ MB of numbers", refused["error"])
+    assert re.search(r"a fit with all rows in memory takes about [\d.]+ GB \([\d.]+ [GM]B of numbers", refused["error"])
     assert "least squares (--problem linear_regression with full batches) reads the file in parts" in refused["error"]

@@ -134,6 +134,9 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
     if len(order) - num_held_out < 2:
         raise DataError(f"{dataset.name}: --held-out {fraction:g} leaves fewer than 2 of {len(order)} rows.")
 
+    if not num_held_out:  # without a copy of all rows
+        return dataset, dataset._replace(inputs=dataset.inputs[:0], targets=dataset.targets[:0])
+
     def rows(kept: Array) -> Dataset:
         whole = dataset.lines
         lines = None if whole is None else lambda: whole()[kept]

@@ -52,6 +52,8 @@ def read_text(path: str, opened: Callable[[], BinaryIO], lines: Any) -> Table | 
         with opened() as file:
             read = csv.read_csv(file, *_options(dialect, {}))
         columns = {name: _column(read.column(name)) for name in dialect.header}
+        del read
+        pyarrow.default_memory_pool().release_unused()
     except (pyarrow.ArrowException, TypeError):
         return None
     # A comment may have been taken for a row; the column that it begins is then text.

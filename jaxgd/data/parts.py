@@ -12,7 +12,7 @@ from jaxgd.data.dataset import DataError
 from jaxgd.data.memory import free_bytes
 from jaxgd.data.table import Table
 
-COPIES = 10
+COPIES = 8
 """Bytes at the peak of a fit that holds all rows, over the bytes of its numbers in float64; measured."""
 
 SMALL_FILE = 2**20

@@ -186,3 +186,13 @@ def test_separability_is_decided():
     assert closed_form.linearly_separable(corners, np.array([0, 0, 0, 1]))  # and
     assert not closed_form.linearly_separable(corners, np.array([0, 1, 1, 0]))  # exclusive or
     assert closed_form.linearly_separable(x, np.ones(4))
+
+
+def test_separability_of_many_rows_is_that_of_all(rng):
+    """The first programme has 60 rows; what decides here are rows it does not have."""
+    x = rng.normal(size=(3000, 2))
+    labels = (x @ np.array([1.0, -2.0]) > 0.3).astype(int)
+    assert closed_form.linearly_separable(x, labels)
+    inside = np.argmax(x @ np.array([1.0, -2.0]))  # one row of 3000, far on the other side
+    labels[inside] = 0
+    assert not closed_form.linearly_separable(x, labels)
