@@ -76,6 +76,24 @@ def test_module_imports_only_from_lower_layers(module):
         assert same_room or LAYERS[room(imported)] < LAYERS[room(module)], f"{module} imports {imported}"
 
 
+EXTRAS = {"rich", "tyro", "matplotlib", "pyarrow", "sklearn", "pandas", "polars", "orbax", "torch"}
+"""What `pip install jaxgd` does not bring."""
+
+
+@pytest.mark.parametrize("module", modules())
+def test_the_library_is_imported_without_its_extras(module):
+    """The command needs rich and tyro; everything else imports an extra where it uses it."""
+    allowed = {"rich", "tyro"} if room(module) in ("jaxgd.commands", "jaxgd.cli") else set()
+    at_import = ast.parse(modules()[module].read_text()).body
+    found = set()
+    for node in at_import:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.split(".")[0])
+    assert not found & EXTRAS - allowed
+
+
 @pytest.mark.parametrize("module", modules())
 def test_theory_and_descent_know_no_system(module):
     if room(module) in ("jaxgd.theory", "jaxgd.descent"):

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.box
-import rich.table
 import tyro
 
 from jaxgd import problems, reporting
+from jaxgd.commands import tables
 from jaxgd.commands.job import UserError
 from jaxgd.gradcheck import GradientReport, check_gradient, check_rule
 from jaxgd.gradcheck.rules.forms import is_rule
@@ -221,21 +220,23 @@ def _read_params(path: Path) -> Any:
 
 
 def _print(found: list[tuple[str, GradientReport]]) -> None:
-    console = reporting.console()
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
-    table.add_column("problem", overflow="fold")
-    table.add_column("leaf", overflow="fold")
-    for column in ("relative\nerror", "could\nsee", "Taylor\norder"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    console = tables.console()
+    rows, styles = [], []
     for name, report in found:
         order = "-" if report.taylor_order is None else f"{report.taylor_order:.2f}"
         for i, leaf in enumerate(report.leaves):
             verdict, *cells = leaf.cells()
-            cells.append("" if i else order)
-            table.add_row("" if i else rich.markup.escape(name), *map(rich.markup.escape, cells), verdict,
-                          style="" if leaf.ok else "red")  # fmt: skip
-    console.print(table)
+            rows.append(["" if i else name, *cells, "" if i else order, verdict])
+            styles.append("" if leaf.ok else "red")
+    columns = [
+        tables.Column("problem", tables.WORDS),
+        tables.Column("leaf", tables.WORDS),
+        tables.Column("relative\nerror"),
+        tables.Column("could\nsee", tables.SPARE),
+        tables.Column("Taylor\norder", tables.SPARE),
+        tables.Column("verdict", tables.WORDS),
+    ]
+    tables.print_table(columns, rows, styles=styles)
     for name, report in found:
         for text, wrong in report.sentences():
             note = "" if wrong else "note: "

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rich.box
-import rich.markup
-import rich.table
 import tyro
 
 from jaxgd import data, reporting
 from jaxgd.commands import job as jobs
+from jaxgd.commands import tables
 
 ROWS_SHOWN = 10
 
@@ -86,16 +84,16 @@ def named_predictions(fitted: reporting.Fitted, predictions: np.ndarray[Any, Any
 
 
 def _print(columns: dict[str, list[Any]], out: Path | None) -> None:
-    console = reporting.console()
+    console = tables.console()
     count = len(next(iter(columns.values())))
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
-    table.add_column("row", justify="right")
-    for name, values in columns.items():
-        table.add_column(rich.markup.escape(name), justify="left" if isinstance(values[0], str) else "right")
-    for row, cells in list(enumerate(zip(*columns.values(), strict=True)))[:ROWS_SHOWN]:
-        shown = [cell if isinstance(cell, str) else f"{cell:.6g}" for cell in cells]
-        table.add_row(str(row), *map(rich.markup.escape, shown))
-    console.print(table)
+    rows = [
+        [str(row), *(cell if isinstance(cell, str) else f"{cell:.6g}" for cell in cells)]
+        for row, cells in enumerate(zip(*(values[:ROWS_SHOWN] for values in columns.values()), strict=True))
+    ]
+    words = {name for name, values in columns.items() if isinstance(values[0], str)}
+    kinds = [tables.WORDS if name in words else tables.SPARE if words else tables.NUMBER for name in columns]
+    headings = [tables.Column("row"), *map(tables.Column, columns, kinds)]
+    tables.print_table(headings, rows)
     if out is not None:
         console.print(f"{count} rows written to {out}", style="dim", soft_wrap=True)
     elif count > ROWS_SHOWN:

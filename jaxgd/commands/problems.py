@@ -3,11 +3,8 @@
 import dataclasses
 import json
 
-import rich.box
-import rich.markup
-import rich.table
-
-from jaxgd import problems, reporting
+from jaxgd import problems
+from jaxgd.commands import tables
 from jaxgd.types import Formulas, Problem
 
 
@@ -39,14 +36,13 @@ def run(options: ProblemsOptions) -> int:
             )
         )
         return 0
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_lines=True)
-    table.add_column("problem", width=26, overflow="fold")
-    table.add_column("model\nloss\ngradient, by hand", overflow="fold")
-    table.add_column("closed\nform", no_wrap=True)
-    for problem in shown:
-        formulas = rich.markup.escape("\n".join(_formulas(problem)))
-        table.add_row(rich.markup.escape(problem.name), formulas, "yes" if problem.minimizer else "")
-    reporting.console().print(table)
+    columns = (
+        tables.Column("problem", tables.WORDS),
+        tables.Column("model\nloss\ngradient, by hand", tables.WORDS),
+        tables.Column("closed\nform", tables.WORDS),
+    )
+    rows = [(p.name, "\n".join(_formulas(p)), "yes" if p.minimizer else "") for p in shown]
+    tables.print_table(columns, rows, lines=True)
     return 0
 
 

@@ -4,11 +4,10 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-import rich.box
-import rich.table
 
 from jaxgd import reporting
 from jaxgd.commands import job as jobs
+from jaxgd.commands import tables
 from jaxgd.commands.job import Job, UserError
 from jaxgd.data import short_name
 from jaxgd.theory import curvature
@@ -134,31 +133,33 @@ def _row(facts: RateFacts, rate: float, points: list[tuple[float, float]]) -> di
 
 
 def _print(found: dict[str, Any]) -> None:
-    console = reporting.console()
-    table = rich.table.Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row("problem", found["problem"])
-    table.add_row("data", f"{found['data']}, {found['rows']} rows, inputs {found['inputs']}, judged in float64")
-    for label, text in (_describe_curvature(found) | jobs.describe_limits(found)).items():
-        table.add_row(label, text)
+    facts = {
+        "problem": found["problem"],
+        "data": f"{found['data']}, {found['rows']} rows, inputs {found['inputs']}, judged in float64",
+        **_describe_curvature(found),
+        **jobs.describe_limits(found),
+    }
     if "best_learning_rate" in found:
-        table.add_row("best fixed", f"{found['best_learning_rate']:.4g}, 2 / (mu + L)")
+        facts["best fixed"] = f"{found['best_learning_rate']:.4g}, 2 / (mu + L)"
     if "least_loss_found" in found:
-        table.add_row("least loss found", f"{found['least_loss_found']:.6g}, by a Newton method")
-    console.print(table)
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
-    columns = [name for name in COLUMNS if any(row.get(name) is not None for row in found["rates"])]
-    for heading in ("learning rate", *(COLUMNS[name] for name in columns)):
-        table.add_column(heading, justify="right")
-    table.add_column("verdict")
-    for row in found["rates"]:
-        colour = "red" if row["diverges"] else "green" if row["verdict"] == "good" or "loss_at_most" in row else ""
-        cells = [_cell(name, row.get(name)) for name in columns]
-        table.add_row(f"{row['learning_rate']:.4g}", *cells, row["verdict"], style=colour)
-    console.print(table)
-    for note in found["notes"]:
-        console.print(f"note: {note}", style="yellow", markup=False)
+        facts["least loss found"] = f"{found['least_loss_found']:.6g}, by a Newton method"
+    tables.print_facts(facts)
+    shown = [name for name in COLUMNS if any(row.get(name) is not None for row in found["rates"])]
+    kinds = {"contraction": tables.SPARE}
+    columns = [tables.Column("learning rate"), *(tables.Column(COLUMNS[n], kinds.get(n, tables.NUMBER)) for n in shown)]
+    tables.print_table(
+        [*columns, tables.Column("verdict", tables.WORDS)],
+        [
+            [f"{row['learning_rate']:.4g}", *(_cell(name, row.get(name)) for name in shown), row["verdict"]]
+            for row in found["rates"]
+        ],
+        styles=[_style(row) for row in found["rates"]],
+    )
+    tables.print_notes(found["notes"])
+
+
+def _style(row: dict[str, Any]) -> str:
+    return "red" if row["diverges"] else "green" if row["verdict"] == "good" or "loss_at_most" in row else ""
 
 
 def _describe_curvature(found: dict[str, Any]) -> dict[str, str]:

@@ -8,12 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.box
-import rich.table
 
 from jaxgd import data, plot, reporting
 from jaxgd.commands import job as jobs
+from jaxgd.commands import tables
+from jaxgd.commands.clock import seconds_compiling
+from jaxgd.commands.grid import parse_axes, parse_rates
 from jaxgd.commands.job import Job, UserError
+from jaxgd.commands.optimizers import find_optimizer
 from jaxgd.descent import Result, StopReason, sweep
 
 OVER = {
@@ -22,6 +24,11 @@ OVER = {
     "local at this start": "over local limit",
 }
 """What a rate is divided by, for each kind of limit."""
+
+ROW = (
+    "learning_rate", "seed", "rate_over_limit", "first_loss", "final_loss", "num_steps", "stop_reason", "gap",
+)  # fmt: skip
+"""What a row of `summary.csv` holds besides the axes of `--over`."""
 
 BEST_ROWS = 5
 """Lanes that the screen shows."""
@@ -44,7 +51,11 @@ class SweepOptions(jobs.DataOptions):
     batch_size: int | None = None
     """Rows in a batch; all if not given, 1 for stochastic descent."""
     optimizer: str = "gradient_descent"
-    """gradient_descent, or an optax optimizer by name (adam, nadam, rmsprop, ...)."""
+    """gradient_descent, or an optax optimizer by name (adam, nadam, rmsprop, ...), with arguments behind a colon:
+    sgd:momentum=0.9,nesterov=true."""
+    over: tuple[str, ...] = ()
+    """Further axes, NAME=VALUES with VALUES as for --learning-rate: batch_size=1,10,100, l2=1e-3:1:log:4, or a
+    numeric argument of the optimizer such as momentum=0,0.5,0.9. Every combination is run."""
     lanes_per_chunk: int | None = None
     """Lanes run at a time; all if not given."""
     evaluation: str = "auto"
@@ -70,51 +81,59 @@ def run(options: SweepOptions) -> int:
     for name in ("seeds", "num_steps", "batch_size", "lanes_per_chunk"):
         jobs.check_at_least_one(name.replace("_", "-"), getattr(options, name))
     jobs.check_evaluation(options.evaluation)
-    optimizer = jobs.find_optimizer(options.optimizer)
+    optimizer = find_optimizer(options.optimizer)
     jobs.check_new_folder(options.out)
+    more = parse_axes(options.over, optimizer)
+    if "batch_size" in more and options.batch_size is not None:
+        raise UserError("--over batch_size and --batch-size cannot be given together.")
     if options.learning_rate != "auto":
-        _parse_rates(options.learning_rate, 1.0, 10)
+        parse_rates(options.learning_rate, 1.0, 10)
     job = jobs.prepare(options)
-    rates = _parse_rates(options.learning_rate, job.facts.limit, 10 if job.facts.kind == "exact" else 100)
+    rates = parse_rates(options.learning_rate, job.facts.limit, 10 if job.facts.kind == "exact" else 100)
     # The lane of a seed starts as `jaxgd fit` with that seed does.
     begun = [jobs.begin(job.problem, options.seed + i, job.batch) for i in range(options.seeds)]
     starts, keys = jax.tree.map(lambda *leaves: jnp.stack(leaves), *begun)
-    grid = np.stack(np.meshgrid(np.arange(len(rates)), np.arange(options.seeds), indexing="ij")).reshape(2, -1)
+    lengths = (len(rates), options.seeds, *map(len, more.values()))
+    grid = np.stack(np.meshgrid(*map(np.arange, lengths), indexing="ij")).reshape(len(lengths), -1)
     lanes = {
         "learning_rate": jnp.asarray(rates[grid[0]], job.batch.inputs.dtype),
         "params": jax.tree.map(lambda leaf: leaf[grid[1]], starts),
         "key": keys[grid[1]],
+        **{name: values[index] for (name, values), index in zip(more.items(), grid[2:], strict=True)},
     }
     at_once = min(options.lanes_per_chunk or len(grid[0]), len(grid[0]))
-    evaluation = jobs.choose_evaluation(options.evaluation, job, options.num_steps, options.batch_size, at_once)
+    smallest = min(more["batch_size"]) if "batch_size" in more else options.batch_size
+    evaluation = jobs.choose_evaluation(options.evaluation, job, options.num_steps, smallest, at_once)
     started = time.perf_counter()
     try:
-        result = sweep(
-            job.problem,
-            job.params,
-            job.batch,
-            over=lanes,
-            zipped=True,
-            num_steps=options.num_steps,
-            batch_size=options.batch_size,
-            optimizer=optimizer,
-            lanes_per_chunk=options.lanes_per_chunk,
-            record=(),
-            evaluation=evaluation,
-        )
-        jax.block_until_ready(result)
-    except ValueError as error:
+        with seconds_compiling() as compiling:
+            batch_size: dict[str, Any] = {} if "batch_size" in more else {"batch_size": options.batch_size}
+            result = sweep(
+                job.problem,
+                job.params,
+                job.batch,
+                over=lanes,
+                zipped=True,
+                num_steps=options.num_steps,
+                **batch_size,
+                optimizer=optimizer,
+                lanes_per_chunk=options.lanes_per_chunk,
+                record=(),
+                evaluation=evaluation,
+            )
+            jax.block_until_ready(result)
+    except (ValueError, TypeError) as error:
         raise UserError(str(error)) from None
-    seconds = time.perf_counter() - started
+    times = {"seconds": time.perf_counter() - started, "compile_seconds": compiling()}
     rows = _rows(job, result, lanes, grid[1], options.seed)
-    found = _summarise(job, rows, options.num_steps, seconds) | {"evaluation": evaluation}
+    found = _summarise(job, rows, options.num_steps) | times | {"evaluation": evaluation}
     folder = options.out or jobs.new_folder(f"{found['data']}-{job.name}-sweep")
     # Printed first: if the disk is full, the numbers are on the screen.
     if options.json:
         print(reporting.to_json({**found, "folder": str(folder)}))
     else:
         _print(found)
-    with jobs.kept("out", folder):
+    with jobs.writing("out", folder, printed=True):
         figure = plot.sweep(
             result,
             {"learning_rate": rates[grid[0]]},
@@ -126,33 +145,8 @@ def run(options: SweepOptions) -> int:
         reporting.write_sweep(folder, config=dataclasses.asdict(options), summary=found, rows=rows, figure=figure)
     if not options.json:
         written = f"written to {folder}: summary.csv, one row a lane; losses.png"
-        reporting.console().print(written, style="dim", soft_wrap=True)
+        tables.console().print(written, style="dim", soft_wrap=True)
     return 0
-
-
-def _parse_rates(text: str, limit: float, widest: float) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The rates that a --learning-rate asks for."""
-    if text == "auto":
-        if not np.isfinite(limit):
-            raise UserError("no stable learning rate is known here (no upward curvature); give --learning-rate.")
-        return np.geomspace(1e-3 * limit, widest * limit, 50)
-    parts = text.split(":")
-    try:
-        if len(parts) == 1:
-            rates = np.array([float(part) for part in text.split(",")])
-        else:
-            first, last, spacing, count = parts
-            if spacing not in ("log", "lin"):
-                raise ValueError(spacing)
-            space = np.geomspace if spacing == "log" else np.linspace
-            rates = space(float(first), float(last), int(count))
-    except ValueError:
-        rates = np.array([])
-    if not len(rates) or not np.all(np.isfinite(rates) & (rates > 0)):
-        raise UserError(
-            f"--learning-rate must be positive numbers, FROM:TO:log:COUNT, FROM:TO:lin:COUNT or A,B,C, got {text!r}."
-        )
-    return rates
 
 
 def _rows(job: Job, result: Result, lanes: dict[str, Any], seeds: Any, first_seed: int) -> list[dict[str, Any]]:
@@ -173,6 +167,7 @@ def _rows(job: Job, result: Result, lanes: dict[str, Any], seeds: Any, first_see
         row = {
             "learning_rate": float(rate),
             "seed": int(first_seed + seeds[i]),
+            **{name: lanes[name][i].item() for name in lanes if name not in ("learning_rate", "params", "key")},
             "rate_over_limit": float(rate) / job.facts.limit,
             "first_loss": float(first[i]),
             "final_loss": float(result.loss[i]),
@@ -207,7 +202,7 @@ def _at_the_edge(best: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list
     return []
 
 
-def _summarise(job: Job, rows: list[dict[str, Any]], num_steps: int, seconds: float) -> dict[str, Any]:
+def _summarise(job: Job, rows: list[dict[str, Any]], num_steps: int) -> dict[str, Any]:
     sound = [row for row in rows if row["stop_reason"] not in ("DIVERGED", "NONFINITE")]
     reasons = [row["stop_reason"] for row in rows]
     best = sorted(sound, key=lambda row: (row["final_loss"], row["num_steps"]))[:BEST_ROWS]
@@ -221,7 +216,7 @@ def _summarise(job: Job, rows: list[dict[str, Any]], num_steps: int, seconds: fl
         "dtype": str(job.batch.inputs.dtype),
         "lanes": len(rows),
         "num_steps": num_steps,
-        "seconds": seconds,
+        "over": [name for name in rows[0] if name not in ROW],
         **jobs.limits(job.facts),
         "ended": {reason.name: reasons.count(reason.name) for reason in StopReason if reason.name in reasons},
         "best": best,
@@ -230,37 +225,32 @@ def _summarise(job: Job, rows: list[dict[str, Any]], num_steps: int, seconds: fl
 
 
 def _print(found: dict[str, Any]) -> None:
-    console = reporting.console()
-    table = rich.table.Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row("problem", f"{found['problem']}: {found['loss_name']}")
-    table.add_row("data", f"{found['data']}, {found['rows']} rows, inputs {found['inputs']}, {found['dtype']}")
-    table.add_row(
-        "lanes", f"{found['lanes']} of {found['num_steps']} steps in {found['seconds']:.2f} s, compilation included"
-    )
-    if found["evaluation"] != "plain":
-        table.add_row("evaluated", found["evaluation"])
-    table.add_row("ended", ", ".join(f"{count} {reason}" for reason, count in found["ended"].items()))
-    for label, text in jobs.describe_limits(found).items():
-        table.add_row(label, text)
-    console.print(table)
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, title="best lanes", title_justify="left")
-    formats = {
-        "learning_rate": ("learning rate", ".4g"),
-        "rate_over_limit": (OVER[found["stability"]], ".4g"),
-        "seed": ("seed", ""),
-        "final_loss": ("final loss", ".6g"),
-        "num_steps": ("steps", ""),
-        "stop_reason": ("ended", ""),
-        "gap": ("gap", ".1e"),
+    lanes = f"{found['lanes']} of {found['num_steps']} steps in {jobs.describe_seconds(found)}"
+    facts = {
+        "problem": f"{found['problem']}: {found['loss_name']}",
+        "data": f"{found['data']}, {found['rows']} rows, inputs {found['inputs']}, {found['dtype']}",
+        "lanes": lanes,
+        "evaluated": found["evaluation"],
+        "ended": ", ".join(f"{count} {reason}" for reason, count in found["ended"].items()),
+        **jobs.describe_limits(found),
     }
-    columns = {name: shown for name, shown in formats.items() if found["best"] and name in found["best"][0]}
-    for name, (heading, _) in columns.items():
-        table.add_column(heading, justify="left" if name == "stop_reason" else "right")
-    for row in found["best"]:
-        table.add_row(*(format(row[name], spec) for name, (_, spec) in columns.items()))
+    if found["evaluation"] == "plain":
+        del facts["evaluated"]
+    tables.print_facts(facts)
+    formats = {
+        "learning_rate": (tables.Column("learning rate"), ".4g"),
+        "rate_over_limit": (tables.Column(OVER[found["stability"]], tables.SPARE), ".4g"),
+        "seed": (tables.Column("seed", tables.SPARE), ""),
+        "final_loss": (tables.Column("final loss"), ".6g"),
+        "num_steps": (tables.Column("steps", tables.SPARE), ""),
+        "stop_reason": (tables.Column("ended", tables.WORDS), ""),
+        "gap": (tables.Column("gap", tables.SPARE), ".1e"),
+    }
+    for name in found["over"]:
+        formats[name] = (tables.Column(name.replace("_", " ")), ".4g")
+    order = ["learning_rate", *found["over"], *formats]
+    columns = {name: formats[name] for name in order if found["best"] and name in found["best"][0]}
     if columns:
-        console.print(table)
-    for note in found["notes"]:
-        console.print(f"note: {note}", style="yellow", markup=False)
+        rows = [[format(row[name], spec) for name, (_, spec) in columns.items()] for row in found["best"]]
+        tables.print_table([column for column, _ in columns.values()], rows, title="best lanes")
+    tables.print_notes(found["notes"])

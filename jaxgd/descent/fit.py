@@ -225,8 +225,9 @@ def _fingerprint(program: Program, params: Params, given: Given) -> dict[str, st
     """What must agree for one run to go on as another, by name, so that a difference can be told."""
 
     def named(value: Any) -> str:
-        if isinstance(value, jax.tree_util.Partial):
-            value = value.func
+        if isinstance(value, functools.partial):  # a rate is wrapped in jax's; its address says nothing
+            given = ", ".join([*map(repr, value.args), *(f"{name}={arg!r}" for name, arg in value.keywords.items())])
+            return named(value.func) + (f"({given})" if given else "")
         return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
 
     controls, optimizer = given.controls._asdict(), program.settings.optimizer

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgd.data.arguments import arguments, parameters, sweep_axis
 from jaxgd.descent import loop
+from jaxgd.descent.axes import arguments_of, check_tunable, over_batch_sizes
 from jaxgd.descent.descend import (
     Controls,
     Given,
@@ -36,7 +37,7 @@ from jaxgd.types import Params, Problem
 from jaxgd.validation import check_choice, check_count
 
 SWEPT = ("learning_rate", "key", "params", "batch", "l2", "grad_tol", "param_tol", "divergence_factor")
-"""What `over` may name: everything of a run that is traced."""
+"""What `over` may name of every run: all that is traced, besides "batch_size" and arguments of the optimizer."""
 
 
 @takes_arguments_of(descend)
@@ -58,8 +59,9 @@ def sweep(  # noqa: D417 (the decorator adds the other arguments)
 
     Args:
       over: for each swept argument its values with a leading axis: `{"learning_rate": rates, "key": keys}`.
-        Any of `SWEPT`; `l2` for problems that have a penalty. Scalars may be an array, a list or a series; parameters
-        and batches are stacked, or in a list.
+        Any of `SWEPT`; `l2` for problems that have a penalty; an argument of the function given as `optimizer` that may
+        be a number, such as "momentum" of `optax.sgd`; and "batch_size", each value of which is a program of its own.
+        Scalars may be an array, a list or a series; parameters and batches are stacked, or in a list.
       zipped: False runs every combination; True runs entry i of all axes together.
       lanes_per_chunk: lanes run at a time, for sweeps wider than the device's memory; None is all. The result
         is then on the host.
@@ -76,11 +78,21 @@ def sweep(  # noqa: D417 (the decorator adds the other arguments)
       ValueError: an axis unknown, empty, or of another length than the one it is zipped with; as `descend`.
       TypeError: an argument given twice or unknown; as `descend`.
     """
-    for name in over:
-        check_choice("over", name, SWEPT)
-    over = {name: sweep_axis(problem, name, values) for name, values in over.items()}
+    tunable, axes = arguments_of(options.get("optimizer")), list(over)
+    for name in axes:
+        check_choice("over", name, (*SWEPT, "batch_size", *tunable))
+    sizes = over.get("batch_size")
+    over = {name: sweep_axis(problem, name, values) for name, values in over.items() if name != "batch_size"}
     # From here on arrays with a leading axis of lanes.
+    if sizes is not None:
+        one = functools.partial(
+            sweep, problem, params, batch, zipped=zipped, lanes_per_chunk=lanes_per_chunk, mesh=mesh,
+            evaluation=evaluation, **_without_batch_size(options),
+        )  # fmt: skip
+        axis = None if zipped else axes.index("batch_size")
+        return over_batch_sizes(one, functools.partial(descend, problem, params, batch, **options), over, sizes, axis)
     lengths = _check_over(problem, over, options)
+    check_tunable(options.get("optimizer"), {name: over[name] for name in over if name not in SWEPT})
     mesh = None if mesh is None else automatic(mesh)
     if zipped and len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
@@ -166,6 +178,12 @@ def _with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     return known | dict(options)
 
 
+def _without_batch_size(options: Mapping[str, Any]) -> dict[str, Any]:
+    if "batch_size" in options:
+        raise TypeError("`batch_size` must be given in `over` or as an argument, not both.")
+    return dict(options)
+
+
 def _check_settings(problem: Problem, given: dict[str, Any], over: Mapping[str, Any]) -> Any:
     """The settings; what is left in `given` is traced."""
     # Only whether there is a rate and whether it is a function is static; the numbers are traced.
@@ -201,6 +219,10 @@ def _run_lanes(program: Program, mesh: Mesh | None, values: _Values, indices: di
         if "l2" in picked:  # the penalty is a part of the problem, so that every lane has one of its own
             assert program.problem.penalty is not None
             lane = program._replace(problem=program.problem.penalty.with_l2(picked["l2"]))
+        tuned = {name: value for name, value in picked.items() if name not in SWEPT}
+        if tuned:
+            build = functools.partial(program.settings.optimizer, **tuned)
+            lane = lane._replace(settings=program.settings._replace(optimizer=build))
         check_problem(lane.problem, chosen["params"], chosen["batch"])
         controls = Controls(**{name: chosen[name] for name in Controls._fields})
         given = Given(chosen["batch"], chosen["key"], controls)

@@ -1,6 +1,6 @@
 """What is kept of a run: its folder, and the fitted model that can be loaded again."""
 
-from jaxgd.reporting.folder import console, environment, to_json, write_run, write_sweep
+from jaxgd.reporting.folder import environment, to_json, write_run, write_sweep
 from jaxgd.reporting.saved import Fitted, load, save
 
-__all__ = ["Fitted", "console", "environment", "load", "save", "to_json", "write_run", "write_sweep"]
+__all__ = ["Fitted", "environment", "load", "save", "to_json", "write_run", "write_sweep"]

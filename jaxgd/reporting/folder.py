@@ -23,7 +23,6 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-import rich.console
 
 from jaxgd import plot
 from jaxgd.reporting import saved
@@ -56,15 +55,6 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip()
-
-
-def console() -> rich.console.Console:
-    """The screen that tables are printed on.
-
-    Returns:
-      A console on standard output that colours nothing by itself.
-    """
-    return rich.console.Console(highlight=False)
 
 
 def write_run(

@@ -32,6 +32,7 @@ class Fitted(NamedTuple):
       target_names: of the K targets.
       class_names: of the labels 0 .. K - 1; empty for a regression.
       one_hot: for each column of categories its name and its values, the first of which has no input of its own.
+      best: whether the parameters to use are `result.best_params`, as after `--patience`, and not `result.params`.
     """
 
     problem: Problem
@@ -41,11 +42,12 @@ class Fitted(NamedTuple):
     target_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
     one_hot: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    best: bool = False
 
     @property
     def params(self) -> Params:
-        """The parameters at the end of the run, for the scaled inputs."""
-        return self.result.params
+        """The parameters to use, for the scaled inputs: those at the end of the run, or the best."""
+        return self.result.best_params if self.best else self.result.params
 
     def predict(self, inputs: Any) -> np.ndarray[Any, Any]:
         """Predictions for new rows.
@@ -101,6 +103,7 @@ def write(folder: Path, fitted: Fitted) -> None:
         "target_names": fitted.target_names,
         "class_names": fitted.class_names,
         "one_hot": fitted.one_hot,
+        "best": fitted.best,
         # NumPy's files know only its own dtypes; others, such as bfloat16, are kept as bits.
         "dtypes": {name: str(array.dtype) for name, array in arrays.items()},
     }
@@ -147,7 +150,7 @@ def load(folder: Path | str, *, problem: Problem | None = None, params: Params |
     scaling = Standardization(arrays["scaling.mean"], arrays["scaling.scale"]) if words["scaled"] else None
     names = {field: tuple(words[field]) for field in ("input_names", "target_names", "class_names")}
     one_hot = tuple((name, tuple(levels)) for name, levels in words["one_hot"])
-    return Fitted(built, result, scaling, **names, one_hot=one_hot)
+    return Fitted(built, result, scaling, **names, one_hot=one_hot, best=words["best"])
 
 
 def _named(tree: Any) -> dict[str, Any]:

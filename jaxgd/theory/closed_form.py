@@ -285,15 +285,16 @@ FIRST_ROWS = 20
 
 
 def linearly_separable(inputs: Any, labels: Any) -> bool:
-    """Whether a hyperplane has all rows of label 1 on one side and all rows of label 0 on the other.
+    """Whether hyperplanes separate the classes: some scores `x . w_k + b_k` are highest for the label in every row.
 
-    Then the unpenalised logistic loss has no minimiser: along the separating direction it falls to 0 and
-    the weights grow without end (Albert & Anderson 1984, Biometrika 71, 1-10). Decided exactly, up to the
-    solver's tolerance, by the linear programme `s_i (x_i . w + b) >= 1`, `s_i = +-1`.
+    Then the unpenalised logistic or softmax loss has no minimiser: along the separating direction it falls to 0 and
+    the weights grow without end (Albert & Anderson 1984, Biometrika 71, 1-10). Decided exactly, up to the solver's
+    tolerance, by the linear programme `x_i . (w_y - w_k) + b_y - b_k >= 1` for the label y of row i and every other k.
+    For two classes only the difference of the scores matters, and the programme has half the unknowns.
 
     Args:
       inputs: `[N, D]`, real.
-      labels: `[N]`, in {0, 1}.
+      labels: `[N]`, in {0, .., K - 1}.
 
     Returns:
       True if the programme is feasible.
@@ -303,29 +304,76 @@ def linearly_separable(inputs: Any, labels: Any) -> bool:
     """
     from scipy.optimize import linprog
 
-    inputs = np.asarray(inputs)
+    inputs, labels = np.asarray(inputs), np.asarray(labels, int)
     scale = np.abs(inputs).max(axis=0)
     scale = np.where(scale == 0, 1.0, scale)
-    signs = np.where(np.asarray(labels) == 1, 1.0, -1.0)
+    num_classes = max(int(labels.max()) + 1, 2)
     # The programme of all rows takes 30 times their memory. That of a few, and of those that its answer does not
     # separate, decides as well: most data are found not to be separable by the first few.
     rows = np.random.default_rng(0).permutation(len(inputs))[: FIRST_ROWS * (inputs.shape[1] + 1)]
     while True:
         design = np.column_stack([inputs[rows] / scale, np.ones(len(rows))])
+        matrix = _score_differences(design, labels[rows], num_classes)
         answer = linprog(
-            np.zeros(design.shape[1]),
-            A_ub=-signs[rows, None] * design,
-            b_ub=-np.ones(len(design)),
-            bounds=(None, None),
-            method="highs",
+            np.zeros(matrix.shape[1]), A_ub=-matrix, b_ub=-np.ones(matrix.shape[0]), bounds=(None, None), method="highs"
         )
         if answer.status == 2:
             return False
         if answer.status != 0:
             raise ValueError(f"`inputs`: the separability programme came to no answer ({answer.message}).")
-        margins = signs * (inputs @ (answer.x[:-1] / scale) + answer.x[-1])
+        found = answer.x.reshape(-1, design.shape[1])
+        scores = inputs @ (found[:, :-1] / scale).T + found[:, -1]
+        if num_classes == 2:
+            scores = np.column_stack([-scores, scores]) / 2
+        of_label = np.take_along_axis(scores, labels[:, None], axis=1)
+        others = np.where(labels[:, None] == np.arange(num_classes), -np.inf, scores)
+        margins = of_label[:, 0] - others.max(axis=1)
         margins[rows] = 1.0  # within the solver's tolerance
         wrong = np.flatnonzero(margins <= 0)
         if not len(wrong):
             return True
         rows = np.concatenate([rows, wrong[np.argsort(margins[wrong])[: len(rows)]]])
+
+
+def _score_differences(design: Float64Array, labels: Any, num_classes: int) -> Any:
+    """What multiplies the weights in the score of each row's label less that of each other class: `[N (K - 1), K D]`.
+
+    For two classes the difference of their weights is the unknown, `[N, D]`.
+    """
+    from scipy.sparse import coo_array
+
+    if num_classes == 2:
+        return np.where(labels == 1, 1.0, -1.0)[:, None] * design
+    width = design.shape[1]
+    rows, others = np.nonzero(labels[:, None] != np.arange(num_classes))
+    columns = [(classes[:, None] * width + np.arange(width)).ravel() for classes in (labels[rows], others)]
+    number, values = np.repeat(np.arange(len(rows)), width), design[rows].ravel()
+    entries = (np.concatenate([values, -values]), (np.tile(number, 2), np.concatenate(columns)))
+    return coo_array(entries, shape=(len(rows), num_classes * width)).tocsr()
+
+
+def separates(params: Any, inputs: Any, labels: Any) -> bool:
+    """Whether the scores of fitted parameters are highest for the label in every row: a proof that classes separate.
+
+    Differences of scores must exceed the rounding of their sums, `(D + 1) eps sum_j |x_j| |w_j|`, in float64.
+
+    Args:
+      params: `LinearParams`, weights `[D]` of a logistic regression or `[D, K]` of a softmax regression.
+      inputs: `[N, D]`, real.
+      labels: `[N]`, in {0, .., K - 1}.
+
+    Returns:
+      The answer.
+    """
+    inputs, labels = np.asarray(inputs, np.float64), np.asarray(labels, int)
+    weights = np.asarray(params.weights, np.float64).reshape(inputs.shape[1], -1)
+    bias = np.zeros(weights.shape[1]) + np.asarray(getattr(params, "bias", 0.0), np.float64)
+    if weights.shape[1] == 1:
+        weights, bias = np.column_stack([-weights, weights]), np.concatenate([-bias, bias])
+    if not np.all(np.isfinite(weights)):
+        return False
+    scores = inputs @ weights + bias
+    rounding = (inputs.shape[1] + 1) * np.finfo(np.float64).eps * (np.abs(inputs) @ np.abs(weights) + np.abs(bias))
+    of_label = np.take_along_axis(scores - rounding, labels[:, None], axis=1)
+    others = np.where(labels[:, None] == np.arange(weights.shape[1]), -np.inf, scores + rounding)
+    return bool(np.all(of_label > others))

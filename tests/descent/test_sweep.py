@@ -242,3 +242,56 @@ def test_the_caller_keeps_its_arguments():
     first = jaxgd.sweep(*QUADRATIC, over=over, num_steps=3)
     assert over == before
     assert_trees_equal(jaxgd.sweep(*QUADRATIC, over=over, num_steps=3), first)
+
+
+def tuned(**options):
+    """A small regression by optax's sgd."""
+    problem = problems.linear_regression()
+    inputs = np.random.default_rng(0).normal(size=(12, 2))
+    batch = Batch(jnp.asarray(inputs), jnp.asarray(inputs @ [1.0, 2.0]))
+    run = jaxgd.sweep if "over" in options else jaxgd.descend
+    if "learning_rate" not in options.get("over", {}):
+        options["learning_rate"] = 0.1
+    options = {"num_steps": 6, "key": jax.random.key(0), "record": ()} | options
+    with jax.numpy_dtype_promotion("standard"):
+        return run(problem, problem.zeros(batch), batch, **options)
+
+
+def test_a_sweep_over_an_argument_of_the_optimizer():
+    lanes = tuned(over={"momentum": [0.0, 0.5]}, optimizer=optax.sgd)
+    alone = tuned(optimizer=functools.partial(optax.sgd, momentum=0.5))
+    np.testing.assert_allclose(lanes.params.weights[1], alone.params.weights, rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_a_sweep_over_batch_sizes():
+    """Each lane is the run of its own size, in a product of axes and zipped."""
+    rates, sizes = [0.1, 0.05], [4, None]
+    lanes = tuned(over={"learning_rate": rates, "batch_size": sizes})
+    assert lanes.loss.shape == (2, 2)
+    for j, size in enumerate(sizes):
+        np.testing.assert_allclose(lanes.params.weights[0, j], tuned(batch_size=size).params.weights, rtol=1e-12)
+    over = {"learning_rate": [0.05, 0.1, 0.05], "batch_size": [4, None, None]}
+    zipped = tuned(over=over, zipped=True)
+    expected = lanes.params.weights[jnp.array([1, 0, 1]), jnp.array([0, 1, 1])]
+    np.testing.assert_allclose(zipped.params.weights, expected, rtol=1e-12)
+    alone = tuned(over={"batch_size": sizes})
+    np.testing.assert_allclose(alone.params.weights, lanes.params.weights[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("over", "options", "error", "text"),
+    [
+        ({"b1": [0.9]}, {}, ValueError, "`over` must be one of 'learning_rate', .*'batch_size', got 'b1'"),
+        ({"nesterov": [1]}, {"optimizer": optax.adam}, ValueError, "'eps_root', got 'nesterov'"),
+        ({"memory_size": [1, 2]}, {"optimizer": optax.lbfgs}, TypeError, "cannot name 'memory_size': lbfgs must know"),
+        ({"batch_size": [0]}, {}, ValueError, r"`over\['batch_size'\]` must be at least 1, got 0"),
+        ({"batch_size": [1]}, {"batch_size": 2}, TypeError, "`batch_size` must be given in `over` or as an argument"),
+    ],
+    ids=str,
+)
+def test_axes_that_are_refused(over, options, error, text):
+    problem = problems.linear_regression()
+    batch = Batch(jnp.ones((4, 2)), jnp.ones(4))
+    with jax.numpy_dtype_promotion("standard"), pytest.raises(error, match=text):
+        jaxgd.sweep(problem, problem.zeros(batch), batch, over=over, learning_rate=0.1, num_steps=2, **options)

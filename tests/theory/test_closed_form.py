@@ -196,3 +196,25 @@ def test_separability_of_many_rows_is_that_of_all(rng):
     inside = np.argmax(x @ np.array([1.0, -2.0]))  # one row of 3000, far on the other side
     labels[inside] = 0
     assert not closed_form.linearly_separable(x, labels)
+
+
+def test_separable_classes_of_several():
+    """Corners in every labelling; on a line a class between two others, but not one on both sides of them."""
+    triangle = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    for labels in ([0, 1, 2], [2, 0, 1], [0, 0, 2]):
+        assert closed_form.linearly_separable(triangle, labels)
+    line = np.arange(6.0)[:, None]
+    assert closed_form.linearly_separable(line, [0, 0, 1, 1, 2, 2])
+    assert not closed_form.linearly_separable(line, [0, 1, 1, 2, 2, 0])
+    assert not closed_form.linearly_separable(np.vstack([triangle, triangle]), [0, 1, 2, 1, 2, 0])
+
+
+def test_parameters_that_separate_prove_it():
+    x = np.array([[-1.0], [0.0], [1.0]])
+    two = LinearParams(np.array([1.0]), np.array(-0.5))
+    assert closed_form.separates(two, x, [0, 0, 1])
+    assert not closed_form.separates(two, x, [0, 1, 1])
+    assert not closed_form.separates(two._replace(bias=np.array(0.0)), x, [0, 0, 1])  # the middle row is undecided
+    three = LinearParams(np.array([[-4.0, 0.0, 4.0]]), np.array([0.0, 1.0, 0.0]))
+    assert closed_form.separates(three, x, [0, 1, 2])
+    assert not closed_form.separates(three, x, [0, 1, 1])
