@@ -41,7 +41,7 @@ ACCELERATIONS = (
         "row_steps",
         does="solves a triangular system for many steps of one row of least squares",
         equal="the same decisions at the same steps, numbers within 1e-9",
-        taken="single rows of least squares without a penalty on a GPU or TPU",
+        taken="single rows of least squares without a penalty, in programs for a GPU or TPU",
     ),
     Acceleration(
         "tiled",

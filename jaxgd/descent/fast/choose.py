@@ -1,11 +1,13 @@
 """Which acceleration a run takes: how its sum over rows is evaluated, and how its steps are taken."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh
 
 from jaxgd.descent import loop
@@ -16,6 +18,9 @@ from jaxgd.descent.fast.tiled import tile_rows, tiled
 from jaxgd.descent.run import Run, State
 from jaxgd.types import Problem
 from jaxgd.validation import check_choice
+
+TakeSteps = Callable[[Run, State, Any, jax.Array], State]
+"""The signature of `loop.take_steps`."""
 
 EVALUATIONS = ("auto", "plain", "tiled", "sharded", "compressed")
 """How a sum over rows may be evaluated; "auto" is what `fastest` takes for its size."""
@@ -28,9 +33,6 @@ BLOCKS_FROM, BLOCK_STEPS = 40_000, 100
 
 BLOCK_BYTES = 2**20
 """Bytes of the rows of one step above which the stop tests cost nothing, so that none are left out."""
-
-SOLVING_BACKENDS = ("gpu", "tpu")
-"""Backends on which launching kernels takes most of the time of a step of one row; on a CPU the loop is faster."""
 
 
 class Plan(NamedTuple):
@@ -152,9 +154,7 @@ def fastest(
     return "tiled" if jax.default_backend() == "cpu" and max(num_bytes, prediction_bytes) >= TILED_FROM else "plain"
 
 
-def how_to_step(
-    problem: Problem, run: Run, batch: Any, rule_is_ours: bool
-) -> Callable[[Run, State, Any, jax.Array], State]:
+def how_to_step(problem: Problem, run: Run, batch: Any, rule_is_ours: bool) -> TakeSteps:
     """The fastest of the functions that take the steps of a run.
 
     Blocks are judged by their last step if a step depends on nothing but the point it starts from, and only `loss`,
@@ -174,13 +174,21 @@ def how_to_step(
     judged_by_last = rule_is_ours and not callable(run.learning_rate) and problem.value_and_grad is None and recorded
     # A traced penalty may be anything; the triangular system below has no penalty in it.
     free = isinstance(problem.l2, int | float) and problem.l2 == 0
-    single_rows = judged_by_last and problem.linear_form is not None and free and run.epochs.batch_size == 1
-    if single_rows and jax.default_backend() in SOLVING_BACKENDS:
-        size = blocks.block_steps(run, batch, row_steps.SOLVED_STEPS)
-        assert problem.linear_form is not None
-        return blocks.steps_in_blocks(size, row_steps.solved(problem.linear_form)) if size else loop.take_steps
     size = blocks.block_steps(run, batch)
+    take_steps: TakeSteps = loop.take_steps
     long = run.num_steps >= BLOCKS_FROM and size >= BLOCK_STEPS
     if judged_by_last and long and blocks.step_bytes(run, batch) < BLOCK_BYTES:
-        return blocks.steps_in_blocks(size, blocks.move)
-    return loop.take_steps
+        take_steps = blocks.steps_in_blocks(size, blocks.move)
+    solved_size = blocks.block_steps(run, batch, row_steps.SOLVED_STEPS)
+    if not (judged_by_last and problem.linear_form is not None and free and run.epochs.batch_size == 1 and solved_size):
+        return take_steps
+    solve = blocks.steps_in_blocks(solved_size, row_steps.solved(problem.linear_form))
+
+    def by_device(run: Run, state: State, batch: Any, rows: jax.Array) -> State:
+        # Launching kernels takes most of the time of a step of one row, but not on a CPU. Chosen when the program is
+        # lowered for its device, which need not be the one on which it is traced.
+        ways = {"cpu": functools.partial(take_steps, run), "default": functools.partial(solve, run)}
+        chosen: State = lax.platform_dependent(state, batch, rows, **ways)
+        return chosen
+
+    return by_device
