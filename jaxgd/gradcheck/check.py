@@ -200,7 +200,10 @@ def _check_numbers(
     # The numbers of the table are those in float64; the finding has the ones of the leaf's own dtype.
     narrow = {finding.leaf for finding in native if finding.wrong}
     leaves = tuple(_leaf_report(pair, found, i, leaf, narrow) for i, leaf in enumerate(outcome.leaves))
-    order = along[1].order(dot(found.hand, along[0])) if all_finite(found.hand) else None
+    # At a kink the order is 1 for every gradient, and it is 2 for no gradient that holds a part constant on purpose.
+    other = {Kind.KINK, Kind.STOP_GRADIENT, Kind.SET} & {finding.kind for finding in findings if not finding.wrong}
+    measured = all_finite(found.hand) and not along[1].kinked and not other
+    order = along[1].order(dot(found.hand, along[0])) if measured else None
     return report_of(findings, leaves, order, facts.reference_words(pair))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxgd.gradcheck import reference, ties
 from jaxgd.gradcheck.backward.program import equations, name_of_unit
+from jaxgd.gradcheck.derivatives import custom_functions
 from jaxgd.gradcheck.disputed import Comparison, Measured, by_entry, compare_leaf
 from jaxgd.gradcheck.facts import GradientFacts, LossFacts
 from jaxgd.gradcheck.inputs import Arrays
@@ -139,9 +140,7 @@ def _overruled(pair: Pair, found: Gradients, loss: LossFacts, along: tuple[Array
                 numbers = gap(entries[wrong], leaf.ravel()[wrong]) / largest, OVERRULES
         message = (
             f"{name} agrees with reverse mode of the loss, but both are wrong by the values of the loss: their slope "
-            f"{spot} is {values[0]}, and not {values[1]:.10g}.\nThe derivative that JAX has for an operation of "
-            "the loss does not hold at this point, or a rule in the loss (custom_jvp, custom_vjp, a callback's) is "
-            "wrong."
+            f"{spot} is {values[0]}, and not {values[1]:.10g}.\n{_suspects(pair)}"
         )
         compared.append(Comparison(Status.WRONG, leaf, Finding(pair.names[i], Kind.REFERENCE, message), numbers))
     if any(leaf.finding for leaf in compared):
@@ -151,6 +150,19 @@ def _overruled(pair: Pair, found: Gradients, loss: LossFacts, along: tuple[Array
         f"random direction they say {slopes.central:.6g}, both gradients {by_reverse:.10g}. The values are too rough."
     )
     return Outcome(right, (Finding("", Kind.REFERENCE, note, False),))
+
+
+def _suspects(pair: Pair) -> str:
+    """What may be wrong where reverse mode is."""
+    if pair.loss.derivative != "torch":
+        return (
+            "The derivative that JAX has for an operation of the loss does not hold at this point, or a rule in the "
+            "loss (custom_jvp, custom_vjp, a callback's) is wrong."
+        )
+    own = custom_functions(pair.loss.function, pair.loss.has_aux, pair.layout, pair.base)
+    if own:
+        return f"The backward of {' or '.join(f'`{name}`' for name in own)}, a torch.autograd.Function in it, is wrong."
+    return "The derivative that PyTorch has for an operation of the loss does not hold at this point."
 
 
 def _none() -> None:

@@ -58,6 +58,15 @@ def _forward_mode(scalar: Callable[..., Any], layout: Layout, point: Point) -> l
 DERIVATIVES: dict[str, Callable[..., Any]] = {"reverse": _reverse_mode, "forward": _forward_mode}
 
 
+def _on_tape(function: Callable[..., Any], has_aux: bool, layout: Layout, point: Point) -> tuple[list[Any], Any]:
+    """The parameters as tensors, and the value of a loss of them."""
+    import torch
+
+    params = [torch.from_numpy(np.array(leaf)).requires_grad_() for leaf in point.params]
+    answer = layout.call(function, point._replace(params=params), family="given")
+    return params, (answer[0] if has_aux else answer).sum()
+
+
 def torch_gradient(function: Callable[..., Any], has_aux: bool, layout: Layout, point: Point) -> list[Any]:
     """Reverse mode of torch.
 
@@ -72,8 +81,27 @@ def torch_gradient(function: Callable[..., Any], has_aux: bool, layout: Layout, 
     """
     import torch
 
-    params = [torch.from_numpy(np.array(leaf)).requires_grad_() for leaf in point.params]
-    answer = layout.call(function, point._replace(params=params), family="given")
-    value = (answer[0] if has_aux else answer).sum()
+    params, value = _on_tape(function, has_aux, layout, point)
     found = torch.autograd.grad(value, params, allow_unused=True)
     return [np.zeros(leaf.shape) if part is None else part.numpy() for leaf, part in zip(params, found, strict=True)]
+
+
+def custom_functions(function: Callable[..., Any], has_aux: bool, layout: Layout, point: Point) -> list[str]:
+    """The user's own functions with a derivative of their own in a loss of tensors.
+
+    Args:
+      function: a loss of tensors.
+      has_aux: whether it returns `(value, auxiliary output)`.
+      layout: of the leaves.
+      point: the leaves.
+
+    Returns:
+      Names of subclasses of torch.autograd.Function, each once.
+    """
+    nodes, seen = [_on_tape(function, has_aux, layout, point)[1].grad_fn], {}
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            seen[node] = getattr(type(node), "_forward_cls", None)
+            nodes += [following for following, _ in node.next_functions]
+    return sorted({cls.__name__ for cls in seen.values() if cls is not None})

@@ -61,12 +61,12 @@ def compare_leaf(measured: Measured, leaf: int) -> Comparison:
     finite = np.isfinite(right)
     here = found.differs(leaf)
     disputed = here if here.any() else found.near[leaf]
-    if finite.all() and (words := _on_a_set(measured, leaf)):
-        return Comparison(Status.RIGHT, hand, Finding(path, Kind.SET, f"{name} is {words}", False))
     signs = np.where(finite, np.sign(hand - right), 1.0)
     direction = measured.ahead(leaf, np.where(disputed, signs * pair.scales[leaf], 0.0))
     slopes = measured.slopes(direction)
     by_hand = float(np.sum(hand * direction[leaf]))
+    if finite.all() and _on_a_set(measured, leaf):
+        return _right_on_a_set(measured, leaf, slopes)
     if not finite.all():
         return _without_reference(measured, leaf, slopes.agrees(by_hand) or between(slopes, by_hand))
     by_reverse = float(np.sum(right * direction[leaf]))
@@ -82,18 +82,37 @@ def compare_leaf(measured: Measured, leaf: int) -> Comparison:
     return Comparison(Status.WRONG, right)
 
 
-def _on_a_set(measured: Measured, leaf: int) -> str:
-    """Whether a leaf uses that its parameter is symmetric or the like, here and at another point; in words."""
+def _on_a_set(measured: Measured, leaf: int) -> bool:
+    """Whether a leaf uses that its parameter is symmetric or the like, here and at another point."""
     pair, found = measured.pair, measured.found
     kind = pair.sets[leaf]
-    if kind is None:
-        return ""
-    words = kind.uses(pair.base.params[leaf], found.hand[leaf], found.reference[leaf], found.tolerance[leaf])
-    if not words:
-        return ""
+    if kind is None or not kind.uses(
+        pair.base.params[leaf], found.hand[leaf], found.reference[leaf], found.tolerance[leaf]
+    ):
+        return False
     elsewhere = pair.elsewhere(np.random.default_rng(0), 0.1)
     hand, right = pair.in_float64(elsewhere)
-    return words if kind.uses(elsewhere.params[leaf], hand[leaf], right[leaf], 1e-10 * size(right[leaf])) else ""
+    return kind.uses(elsewhere.params[leaf], hand[leaf], right[leaf], 1e-10 * size(right[leaf]))
+
+
+def _right_on_a_set(measured: Measured, leaf: int, slopes: Slopes) -> Comparison:
+    """A leaf that is right along the set on which its parameter is: by a tie, on purpose, or by chance."""
+    kind, hand, x = measured.pair.sets[leaf], measured.found.hand[leaf], measured.pair.base.params[leaf]
+    assert kind is not None
+    assert kind.project is not None
+    path = measured.pair.names[leaf]
+    name = path or "params"
+    if measured.tied() is not None and (at_kink := _at_a_kink(measured, leaf, slopes)).status is Status.KINK:
+        return at_kink
+    along = (
+        "along every change that keeps it so, the gradient agrees with reverse mode; in other directions it does not."
+    )
+    projected = kind.name == "on the simplex" and np.abs(hand - kind.project(x, hand)).max() <= 1e-9 * size(hand)
+    if kind.generic(x) or projected:
+        message = f"{name} is right for a parameter that is {kind.name}, as this one is: {along}"
+        return Comparison(Status.RIGHT, hand, Finding(path, Kind.SET, message, False))
+    message = f"{name} would be right if its parameter were meant to stay {kind.name}, as it is now: {along}"
+    return Comparison(Status.WRONG, measured.found.reference[leaf], Finding(path, Kind.SET, message, False))
 
 
 def _at_a_kink(measured: Measured, leaf: int, slopes: Slopes) -> Comparison:

@@ -271,11 +271,7 @@ def value_of(answer: Any, has_aux: bool) -> Any:
     value = answer[0] if has_aux else answer
     if isinstance(value, (tuple, list, dict)) or value is None:
         got = "None" if value is None else f"a {type(value).__name__} of {len(value)}"
-        hints = {
-            "tuple": " If it returns (value, auxiliary output), pass has_aux=True.",
-            "dict": " Were `loss` and `grad` exchanged?",
-        }
-        hint = hints.get(type(value).__name__, "")
+        hint = " If it returns (value, auxiliary output), pass has_aux=True." if isinstance(value, tuple) else ""
         raise BadLoss(f"`loss` must return a floating scalar [], got {got}.{hint}")
     value = value.detach().cpu().numpy() if hasattr(value, "detach") else value
     array = value if hasattr(value, "dtype") else np.asarray(value)

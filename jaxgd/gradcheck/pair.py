@@ -8,8 +8,9 @@ import numpy as np
 
 from jaxgd.gradcheck import points
 from jaxgd.gradcheck.answer import by_path
-from jaxgd.gradcheck.functions import BadLoss, Gradient, Loss
-from jaxgd.gradcheck.inputs import Arrays, Layout, NoFloatingLeaf, Point, is_floating, take_apart
+from jaxgd.gradcheck.functions import BadLoss, Gradient, Loss, value_of
+from jaxgd.gradcheck.inputs import Arrays, Inputs, Layout, NoFloatingLeaf, Point, is_floating, take_apart
+from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.probe import gradient_of, hint, loss_of
 
 
@@ -135,7 +136,7 @@ class Pair(NamedTuple):
         for i, (leaf, scale) in enumerate(zip(self.base.params, self.scales, strict=True)):
             ahead = scale * rng.normal(size=leaf.shape) if i in moving else np.zeros_like(leaf)
             kind = self.sets[i]
-            direction.append(kind.project(leaf, ahead) if kind and kind.project else ahead)
+            direction.append(kind.project(leaf, ahead) if kind and kind.project and kind.generic(leaf) else ahead)
         return direction
 
     def elsewhere(self, rng: np.random.Generator, distance: float, *, arguments: bool = False) -> Point:
@@ -208,7 +209,10 @@ def pair_of(
         names = inputs.layout.names("param")
         for name, values in zip(names, base.params, strict=True):
             _require_finite(name, values)
-        of_loss = loss_of(loss, inputs, base, has_aux=has_aux)
+        try:
+            of_loss = loss_of(loss, inputs, base, has_aux=has_aux)
+        except BadLoss as error:
+            raise BadLoss(f"{error}{_exchanged(grad, inputs, error)}") from error.__cause__
         try:
             of_grad = gradient_of(grad, inputs, base, has_aux=has_aux)
         except Exception as error:
@@ -232,6 +236,16 @@ def pair_of(
         if held.loss.traceable + held.grad.traceable > pair.loss.traceable + pair.grad.traceable:
             return held
     return pair
+
+
+def _exchanged(grad: Callable[..., Any], inputs: Inputs, error: BadLoss) -> str:
+    """A question, if a loss does not return a number and the gradient does."""
+    if error.__cause__ is None:
+        with contextlib.suppress(Exception), precision(None):
+            positional, kwargs = inputs.layout.arguments(inputs.point, family="given")
+            value_of(grad(*positional, **kwargs), False)
+            return " Were `loss` and `grad` exchanged?"
+    return ""
 
 
 def _has_integers(pair: Pair) -> bool:

@@ -44,8 +44,25 @@ class Set(NamedTuple):
         """
         return x if self.exactly is None else self.exactly(x)
 
-    def uses(self, x: Array, hand: Array, right: Array, tolerance: Array) -> str:
-        """Whether a gradient uses that its parameter is on the set.
+    def generic(self, x: Array) -> bool:
+        """Whether a member is unlikely to be one by chance.
+
+        Equal weights, one of n and the identity are the commonest starting points of all: that they add up to 1 or are
+        symmetric is no sign that they are meant to stay so.
+
+        Args:
+          x: the member.
+
+        Returns:
+          The answer.
+        """
+        if self.name == "on the simplex":
+            inside = np.where(x > 0, x, np.nan)
+            return bool((np.nanmax(inside, -1) - np.nanmin(inside, -1) > ROUGHLY).all())
+        return bool(x[..., ~np.eye(x.shape[-1], dtype=bool)].any() and np.ptp(x) > 0)
+
+    def uses(self, x: Array, hand: Array, right: Array, tolerance: Array) -> bool:
+        """Whether a gradient agrees with another along all changes that keep its parameter on the set.
 
         Args:
           x: the parameter.
@@ -54,19 +71,14 @@ class Set(NamedTuple):
           tolerance: how far rounding can bring them apart, by entry.
 
         Returns:
-          In words what the gradient is; "" if it is not right on the set.
+          The answer.
         """
         if self.project is None:
-            return ""
+            return False
         part = self.project(x, right)
         if self.name == "on the simplex":  # a constant for all entries of a row changes nothing on it
             part = part + hand - self.project(x, hand)
-        if not (np.abs(hand - part) <= tolerance + 1e-12 * np.max(np.abs(right), initial=0.0)).all():
-            return ""
-        return (
-            f"right for a parameter that is {self.name}, as this one is: along every change that keeps it so, the "
-            "gradient agrees with reverse mode; in other directions it does not."
-        )
+        return bool((np.abs(hand - part) <= tolerance + 1e-12 * np.max(np.abs(right), initial=0.0)).all())
 
 
 def _square(x: Array) -> bool:

@@ -169,7 +169,8 @@ def run_in(run: Callable[..., Any], wide: bool, layout: Layout, point: Point, dt
     """
 
     def host(point: Point) -> Arrays:
-        return [np.asarray(leaf) for leaf in run(layout, point)]
+        # A function may return the same buffer each time.
+        return [np.array(leaf) if isinstance(leaf, np.ndarray) else np.asarray(leaf) for leaf in run(layout, point)]
 
     if dtype is None or np.dtype(dtype) == np.float64:
         if wide or dtype is None:

@@ -200,7 +200,7 @@ class GradientReport:
     def __repr__(self) -> str:
         """The table: whether it is right, leaves, findings."""
         width = max((len(leaf.leaf or "params") for leaf in self.leaves), default=0)
-        lines = [("ok" if self.ok else "WRONG") + (f": {self.subject}" if self.subject else "")]
+        lines = [self._verdict() + (f": {self.subject}" if self.subject else "")]
         for status, name, error, seen in (leaf.cells() for leaf in self.leaves):
             numbers = "" if error == "-" else f"  relative error {error} (could see {seen})"
             lines.append(f"  {status:<5}  {name.ljust(width)}{numbers}".rstrip())
@@ -225,11 +225,15 @@ class GradientReport:
             for text, wrong in self.sentences()
         )
         return (
-            f"<b>{'ok' if self.ok else 'WRONG'}</b>"
+            f"<b>{self._verdict()}</b>"
             f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
             f"{f'<ul>{said}</ul>' if said else ''}"
             f"held against {html.escape(self._against())}"
         )
+
+    def _verdict(self) -> str:
+        wrong = any(finding.wrong for finding in self.findings) or Status.WRONG in {leaf.status for leaf in self.leaves}
+        return "ok" if self.ok else "WRONG" if wrong else "NOT CHECKED"
 
     def _against(self) -> str:
         return self.reference + ("" if self.taylor_order is None else f"; Taylor order {self.taylor_order:.2f}")

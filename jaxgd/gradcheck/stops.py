@@ -113,16 +113,17 @@ def compare_stopped(pair: Pair, found: Gradients, stops: Stops, leaf: int) -> Co
     off = ratio(gap(honouring, following), size(following))
     if off <= MATTERS:
         return None
+    apart = f"relative difference {off:.1e}" if np.isfinite(off) else "which is 0"
     if not found.differs(leaf).any():
         message = (
             f"{name} treats as constant what {stops.words} holds constant; followed through it, the values of the loss "
-            f"have another derivative (relative difference {off:.1e})."
+            f"have another derivative ({apart})."
         )
         return Comparison(Status.RIGHT, honouring, Finding(path, Kind.STOP_GRADIENT, message, False))
     if (np.abs(hand - following) <= np.maximum(found.tolerance[leaf], 1e-12 * size(following))).all():
         message = (
-            f"{name} is the derivative of the values of the loss; jax.grad differs by a relative {off:.1e}, because it "
-            f"holds a part constant: {stops.words}."
+            f"{name} is the derivative of the values of the loss; jax.grad has another ({apart}), because it holds a "
+            f"part constant: {stops.words}."
         )
         return Comparison(Status.RIGHT, following, Finding(path, Kind.STOP_GRADIENT, message, False))
     return None

@@ -21,6 +21,9 @@ from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, St
 from jaxgd.gradcheck.rounding import MARGIN
 from jaxgd.gradcheck.where import where
 
+ROUGH = 0.1
+"""Relative error of a slope from which on it says nothing."""
+
 MEASURED = 1e-6
 """The relative error up to which central differences are right."""
 
@@ -52,7 +55,14 @@ def by_values(pair: Pair, rng: np.random.Generator, grad: facts.GradientFacts, s
         named = {finding.leaf: finding for finding in found}
     leaves = [leaf for leaf, _, _ in compared]
     for i in unknown if right else ():
+        name, off = pair.names[i], np.abs(hand[i] - right[i])
         leaves[i] = leaves[i]._replace(error=ratio(gap(hand[i], right[i]), size(right[i])))
+        spot = where(off > MEASURED * size(right[i]))
+        message = (
+            f"{name or 'params'} differs from central differences of the loss in {spot}; no single mistake that is "
+            "known explains it."
+        )
+        named.setdefault(name, Finding(name, Kind.UNKNOWN, message))
     return report_of(
         [named.get(finding.leaf, finding) for _, finding, _ in compared if finding],
         tuple(leaves),
@@ -81,7 +91,12 @@ def _leaf_by_values(
     typical = typical or max(map(size, whole)) or 1.0
     slack = MARGIN * unit * max(typical, abs(slope)) if unit > facts.EPS64 else 0.0
     finding: Finding | None = None
-    if slopes.agrees(slope) or abs(slope - slopes.central) <= slack:
+    error, seen = abs(slope - slopes.central), 8 * slopes.error + slack
+    if seen > ROUGH * typical and error <= seen:
+        status = Status.NOT_CHECKED
+        message = f"{name} is not checked: the values of the loss are too rough for a slope to be measured."
+        finding = Finding(path, Kind.PRECISION, message, False)
+    elif slopes.agrees(slope) or abs(slope - slopes.central) <= slack:
         status = Status.RIGHT
     elif between(slopes, slope):
         status = Status.KINK
@@ -95,7 +110,6 @@ def _leaf_by_values(
             "without reverse mode no more can be told."
         )
         finding = Finding(path, Kind.UNKNOWN, message)
-    error, seen = abs(slope - slopes.central), 8 * slopes.error + slack
     return LeafReport(path, ratio(error, typical), ratio(seen, typical), status), finding, slopes.order(slope)
 
 

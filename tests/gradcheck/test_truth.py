@@ -497,6 +497,60 @@ def test_a_gradient_along_the_set_of_its_parameter_is_right_with_a_note(name):
     assert not check_gradient(loss, jax.grad(loss), x, c).findings
 
 
+STARTS = {
+    "equal weights": (np.full(3, 1 / 3), lambda g: g - 0.3, "if its parameter were meant to stay on the simplex"),
+    "one of n": (np.array([1.0, 0.0, 0.0]), lambda g: g + 0.7, "if its parameter were meant to stay on the simplex"),
+    "identity": (np.eye(3), lambda g: (g + g.T) / 2, "if its parameter were meant to stay positive definite"),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_a_common_starting_point_is_no_excuse(name):
+    x, change, words = STARTS[name]
+    c = np.random.default_rng(7).normal(size=x.shape)
+
+    def loss(x, c):
+        return jnp.sum(c * x) + 0.3 * jnp.sum(x**3)
+
+    report = check_gradient(loss, lambda x, c: change(jax.grad(loss)(x, c)), x, c)
+    assert not report, str(report)
+    assert words in str(report)
+    assert check_gradient(loss, jax.grad(loss), x, c)
+
+
+def test_a_tie_is_named_before_the_set_of_the_parameter():
+    x, y = np.array([[1.0, 0.5], [-1.0, 2.0], [1.0, -1.0]]), np.array([1.0, -1.0, 1.0])
+
+    def hinge(w, x, y):
+        return jnp.sum(jnp.maximum(0.0, 1 - y * (x @ w)))
+
+    report = check_gradient(hinge, lambda w, x, y: -x.T @ (y * (y * (x @ w) < 1)), np.array([1.0, 0.0]), x, y)
+    assert report, str(report)
+    assert kinds(report, wrong=False) == {Kind.KINK}
+    assert report.taylor_order is None
+
+
+def test_a_gradient_in_a_buffer_that_is_used_again_is_right():
+    buffer = np.zeros(3)
+
+    def grad(w, x):
+        return np.multiply(2 * x, np.asarray(w), out=buffer)
+
+    assert check_gradient(lambda w, x: np.sum(x * np.asarray(w) ** 2), grad, W, np.arange(1.0, 4.0))
+    assert check_gradient(lambda w, x: jnp.sum(x * w**2), grad, W, np.arange(1.0, 4.0))
+
+
+def test_nothing_is_ok_where_the_values_are_too_rough():
+    def rough(w):
+        w = np.asarray(w)
+        return float(np.sum(w**2) + 1e-3 * np.sin(1e9 * w[0]))
+
+    report = check_gradient(rough, lambda w: 2 * w, W)
+    assert not report
+    assert str(report).startswith("NOT CHECKED\n  not checked  params")
+    assert "too rough for a slope to be measured" in str(report)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_labels_that_add_up_to_one_only_up_to_rounding(dtype):
     rng = np.random.default_rng(8)
