@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from experiments.benchmarks.measure import Row
+from experiments.checkers import tables
 from jaxgd import StopReason
 from jaxgd.gradcheck import Kind
 
@@ -22,6 +23,7 @@ def write(folder: Path) -> None:
     """Write all pages into a folder that is made if it is not there."""
     folder.mkdir(exist_ok=True)
     pages = {"kinds": kinds(), "stop_reasons": stop_reasons(), "command": command(), "benchmarks": benchmarks()}
+    pages |= {"checkers": checkers()}
     for name, text in pages.items():
         (folder / f"{name}.md").write_text(text)
 
@@ -80,6 +82,15 @@ def benchmarks() -> str:
     for work, group in itertools.groupby(rows, key=lambda row: row.work):
         parts.append(f"## {work}\n\n{work_table(list(group))}")
     return "\n".join(parts)
+
+
+def checkers() -> str:
+    """The committed runs of checkers of gradients on mistakes."""
+    machine = tables.committed("checkers")["environment"]
+    return (
+        f"{tables.headlines()}\n{tables.causes()}\n\nMeasured on {machine['started'][:10]} with Python "
+        f"{machine['python']}, jax {machine['jax']}, NumPy {machine['numpy']}.\n"
+    )
 
 
 def work_table(rows: list[Row]) -> str:
