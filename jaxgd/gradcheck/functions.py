@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.gradcheck.answer import pack, part_of, select, unpack
+from jaxgd.gradcheck.backward.program import equations
 from jaxgd.gradcheck.derivatives import DERIVATIVES, along, torch_gradient
 from jaxgd.gradcheck.inputs import Arrays, Layout, Point
 from jaxgd.gradcheck.precision import precision
@@ -59,6 +60,20 @@ class Loss:
     def traceable(self) -> bool:
         """Whether JAX can trace it."""
         return self.way.traced
+
+    @functools.cached_property
+    def iterates(self) -> bool:
+        """Whether it iterates until some tolerance is met, which far from the given point may never happen."""
+        loops = () if self.program is None else equations(self.program)
+        # A loop that counts compares integers; one that converges compares floating numbers.
+        return any(
+            jnp.issubdtype(atom.aval.dtype, jnp.floating)
+            for loop in loops
+            if loop.primitive.name == "while"
+            for eqn in equations(loop.params["cond_jaxpr"])
+            if eqn.primitive.name in ("gt", "lt", "ge", "le")
+            for atom in eqn.invars
+        )
 
     @functools.cached_property
     def _scalars(self) -> Programs:

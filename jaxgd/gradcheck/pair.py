@@ -13,6 +13,9 @@ from jaxgd.gradcheck.inputs import Arrays, Inputs, Layout, NoFloatingLeaf, Point
 from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.probe import gradient_of, hint, loss_of
 
+NEAR = 0.03
+"""Relative distance at which an iteration that ends at the given point still does."""
+
 
 class Pair(NamedTuple):
     """A loss and a hand gradient at one point; see `pair_of`.
@@ -143,6 +146,7 @@ class Pair(NamedTuple):
         """A random point, far enough from the given one for a coincidence to show.
 
         Symmetric, triangular, orthogonal and simplex-valued leaves stay so; labels, masks and integers do not move.
+        A loss that iterates until some tolerance is met is left near the given point: far from it, it may never end.
 
         Args:
           rng: draws it.
@@ -152,6 +156,7 @@ class Pair(NamedTuple):
         Returns:
           The point.
         """
+        distance = min(distance, NEAR) if self.loss.iterates else distance
         step = min(distance, 0.5)
         moved = []
         for leaf, scale, kind in zip(self.base.params, self.scales, self.sets, strict=True):

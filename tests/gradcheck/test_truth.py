@@ -207,6 +207,15 @@ def test_arguments_move_on_the_set_they_come_from():
 # Time.
 
 
+@pytest.mark.parametrize("factor", [1.0, 1.01])
+def test_an_iteration_in_the_loss_is_not_sent_where_it_never_ends(factor):
+    def root(a):
+        return jax.lax.while_loop(lambda s: jnp.abs(s * s - a) > 1e-5, lambda s: (s + a / s) / 2, a)
+
+    report = check_gradient(lambda a: root(a) ** 3, lambda a: factor * 1.5 * root(a), jnp.float32(2.3))
+    assert report.ok is (factor == 1.0), str(report)
+
+
 def test_a_search_that_was_stopped_says_so():
     def wrong(p):
         return {**grad(p), "a": 2 * p["a"] + jnp.sin(17 * p["a"])}
