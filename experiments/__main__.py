@@ -1,4 +1,4 @@
-"""Run the experiments: python -m experiments [NAME ...] [--smoke] [--out FOLDER] [--data FILE].
+"""Run the experiments: python -m experiments [NAME ...] [--smoke] [--out FOLDER] [--data FILE] [--no-progress].
 
 Each asks one question, knows the answer it expects, and computes a verdict; `results/index.html` shows them all.
 Exit code 0 with all verdicts true, 1 with a wrong one, 2 for bad input.
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import jax
 import rich.console
-import rich.progress
 import rich.table
 
+from experiments.progress import progress
 from experiments.record import Experiment, Outcome, load, write
 
 NAMES = (
@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="small sizes: does it run?")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder to write (results)")
     parser.add_argument("--data", type=Path, help="CSV with sat_sum and fy_gpa, for sat_gpa")
+    parser.add_argument("--no-progress", action="store_true", help="say nothing while it runs")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in NAMES]
     if unknown:
@@ -83,10 +84,10 @@ def main() -> None:
     console = rich.console.Console(highlight=False)
     done: list[tuple[Experiment, Outcome]] = []
     table = rich.table.Table("experiment", "question", "checks", "verdict", "seconds")
-    with rich.progress.Progress(console=rich.console.Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=len(options.names or NAMES))
-        for name in options.names or NAMES:
-            bar.update(task, description=name)
+    names = options.names or NAMES
+    with progress(len(names), "experiments", shown=not options.no_progress) as begin:
+        for name in names:
+            begin(name)
             started = time.perf_counter()
             experiment = load(name)
             config = experiment.smoke if options.smoke else experiment.config
@@ -101,7 +102,6 @@ def main() -> None:
             held = f"{sum(check.ok for check in outcome.checks)} of {len(outcome.checks)}"
             seconds = f"{time.perf_counter() - started:.1f}"
             table.add_row(name, experiment.question, held, "true" if outcome.ok else "FALSE", seconds)
-            bar.advance(task)
     console.print(table)
     for experiment, outcome in done:
         for check in outcome.checks:

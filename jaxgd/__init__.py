@@ -1,5 +1,6 @@
 """Gradient descent that can be trusted: a functional reference implementation in JAX."""
 
+from jaxgd import interrupt  # noqa: F401  # isort: skip (first: what follows takes a second to import)
 from jaxgd import data, gradcheck, plot, problems, theory
 from jaxgd.descent import (
     Curve,

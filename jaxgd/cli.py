@@ -17,6 +17,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"jaxgd: the command needs {error.name}, which is not installed: pip install 'jaxgd[cli]'")
 
+from jaxgd import interrupt
 from jaxgd.commands.job import UserError, WritingError
 from jaxgd.commands.words import check_command, checked, in_flags
 from jaxgd.data import DataError
@@ -77,6 +78,7 @@ def main() -> NoReturn:
     if "--no-compilation-cache" not in sys.argv:
         keep_compiled_programs()
     try:
+        interrupt.restore()
         code = run(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of the output has seen enough

@@ -1,9 +1,12 @@
 """The experiments run, their verdicts are computed, and mistakes in calling them get one line."""
 
 import csv
+import importlib
 import json
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -75,3 +78,23 @@ def test_wrong_calls(words, error):
     assert done.returncode == 2
     assert error in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_progress_without_a_terminal_is_plain_lines(capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    progress = importlib.import_module("experiments.progress")
+    monkeypatch.setattr(progress, "LEAST_SECONDS", 0.0)
+    with progress.progress(20, "experiments") as begin:
+        for number in range(20):
+            begin(f"number {number}")
+    lines = capsys.readouterr().err.splitlines()
+    assert 5 <= len(lines) <= 10
+    assert re.fullmatch(r" 10% of 20 experiments, now number 2, about \d+ s left", lines[0])
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with progress.progress(2, "experiments") as begin:
+        begin("a long one")
+        time.sleep(1.2)
+    assert "  0% of 2 experiments, now a long one, no estimate yet" in capsys.readouterr().err
+    with progress.progress(2, "experiments", shown=False) as begin:
+        begin("silent")
+    assert capsys.readouterr().err == ""

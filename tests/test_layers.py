@@ -13,6 +13,7 @@ LAYERS = {
     "jaxgd.types": 0,
     "jaxgd.validation": 0,
     "jaxgd.version": 0,
+    "jaxgd.interrupt": 0,
     "jaxgd.penalty": 1,
     "jaxgd.theory": 1,
     "jaxgd.gradcheck": 1,

@@ -3,7 +3,7 @@
 Every figure is a ratio, measured in this process, in rounds, warmed up: the median of the rounds. Peers that are not
 installed (pip install torch optimistix) are left out.
 
-Run: python -m experiments.benchmarks [full_batch lanes ...] [--smoke] [--device gpu] [--out FOLDER]
+Run: python -m experiments.benchmarks [full_batch lanes ...] [--smoke] [--device gpu] [--out FOLDER] [--no-progress]
 """
 
 import argparse
@@ -19,6 +19,7 @@ import rich.console
 import rich.table
 
 from experiments.benchmarks.measure import Row
+from experiments.progress import progress
 from jaxgd import cli
 from jaxgd.reporting import environment
 
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="small sizes, once: does it run?")
     parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="what to measure on")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of benchmarks.json")
+    parser.add_argument("--no-progress", action="store_true", help="say nothing while it runs")
     options = parser.parse_args()
     unknown = set(options.work) - set(WORK)
     if unknown:
@@ -126,8 +128,9 @@ def main() -> None:
     except RuntimeError:
         parser.error("--device gpu: jax has no GPU here; install jax[cuda13] on a machine with one")
     measured: list[Row] = []
-    for name in options.work:
-        with console.status(name):
+    with progress(len(options.work), "kinds of work", shown=not options.no_progress) as begin:
+        for name in options.work:
+            begin(name)
             measured += WORK[name]("smoke" if options.smoke else options.device)
     order = list(dict.fromkeys(row.work for row in measured))
     measured.sort(key=lambda row: order.index(row.work))

@@ -8,7 +8,7 @@ Expected: jaxgd catches all, rejects none, and names at least 95 % of them right
 With `--realworld`: gradients that people really wrote, beside `check_grads` and `allclose` (see realworld.py).
 Expected: all wrong ones caught in exactly the wrong leaves, no exception, no right one called wrong.
 
-Run: python -m experiments.checkers [--share N] [--realworld] [--verbose] [--out FOLDER]
+Run: python -m experiments.checkers [--share N] [--realworld] [--verbose] [--out FOLDER] [--no-progress]
 
 `checkers.json` and `realworld.json` beside this file are committed runs; tables.py makes the README's table of them.
 """
@@ -30,12 +30,12 @@ import jax.numpy as jnp
 import jax.test_util
 import numpy as np
 import rich.console
-import rich.progress
 import rich.table
 import scipy.optimize
 
 from experiments.checkers import realworld
 from experiments.checkers.mutants import Mutant, mutants, settings
+from experiments.progress import progress
 from jaxgd.gradcheck import Kind, check_gradient
 from jaxgd.reporting import environment
 from jaxgd.types import Problem
@@ -116,7 +116,7 @@ def judge(mutant: Mutant) -> str:
     return "named" if kinds <= mutant.kinds else "wrong name"
 
 
-def run(share: int) -> dict[str, Any]:
+def run(share: int, *, shown: bool = True) -> dict[str, Any]:
     """Every checker on every mutant and on every right gradient, in both dtypes."""
     results: dict[str, Any] = {}
     for dtype in (jnp.float32, jnp.float64):
@@ -129,13 +129,15 @@ def run(share: int) -> dict[str, Any]:
             everything = list(mutants(dtype, share=share))
             print(f"{jnp.dtype(dtype).name}: {len(everything)} mistakes; expect {-(-len(everything) // 60)} minutes.")
             before = None
-            for mutant in rich.progress.track(everything, jnp.dtype(dtype).name, transient=True):
-                if before is not mutant.problem:  # what the other checkers compile is kept by jax, gigabytes of it
-                    jax.clear_caches()
-                before = mutant.problem
-                verdicts[judge(mutant)] += 1
-                for name, rejects in PEERS.items():
-                    caught[name] += rejects(mutant.problem, mutant.grad, mutant.params, mutant.batch)
+            with progress(len(everything), f"mistakes in {jnp.dtype(dtype).name}", shown=shown) as begin:
+                for mutant in everything:
+                    begin(mutant.mistake)
+                    if before is not mutant.problem:  # what the other checkers compile is kept by jax, gigabytes of it
+                        jax.clear_caches()
+                    before = mutant.problem
+                    verdicts[judge(mutant)] += 1
+                    for name, rejects in PEERS.items():
+                        caught[name] += rejects(mutant.problem, mutant.grad, mutant.params, mutant.batch)
             for problem, params, batch in settings(dtype):
                 check = functools.partial(check_gradient, problem.loss, problem.grad, params, batch)
                 for name, times in (("cold", 1), ("warm", 5)):
@@ -172,18 +174,24 @@ def main() -> None:
     parser.add_argument("--only", default="", help="a part of the names that are wanted, with --realworld")
     parser.add_argument("--verbose", action="store_true", help="print every report, with --realworld")
     parser.add_argument("--no-peers", action="store_true", help="jaxgd only, with --realworld")
+    parser.add_argument("--no-progress", action="store_true", help="say nothing while it runs")
     options = parser.parse_args()
     console = rich.console.Console(highlight=False, soft_wrap=True)
     if options.realworld:
         try:
             results = realworld.main(
-                options.cases, options.only, console, verbose=options.verbose, peers=not options.no_peers
+                options.cases,
+                options.only,
+                console,
+                verbose=options.verbose,
+                peers=not options.no_peers,
+                shown=not options.no_progress,
             )
         except FileNotFoundError as error:
             parser.error(str(error))
         good = realworld.as_expected(results)
     else:
-        results = run(options.share)
+        results = run(options.share, shown=not options.no_progress)
         good = _show(results, console)
     try:
         options.out.mkdir(parents=True, exist_ok=True)

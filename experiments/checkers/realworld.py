@@ -18,9 +18,9 @@ import jax
 import jax.test_util
 import numpy as np
 import rich.console
-import rich.progress
 import rich.table
 
+from experiments.progress import progress
 from jaxgd.gradcheck import GradientReport, Kind, check_gradient
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "realworld"
@@ -184,13 +184,16 @@ def blamed_leaves(report: GradientReport) -> set[str]:
     return {leaf.leaf for leaf in report.leaves if not leaf.ok}
 
 
-def run(everything: Iterable[Trial], checkers: Iterable[str], show: Callable[[str], Any]) -> dict[str, Any]:
+def run(
+    everything: Iterable[Trial], checkers: Iterable[str], show: Callable[[str], Any], *, shown: bool = True
+) -> dict[str, Any]:
     """Give every gradient to every checker.
 
     Args:
       everything: see `trials`.
       checkers: names, of `CHECKERS`.
       show: takes what is to be shown of each answer of jaxgd.
+      shown: whether progress is.
 
     Returns:
       Counts by checker.
@@ -199,27 +202,30 @@ def run(everything: Iterable[Trial], checkers: Iterable[str], show: Callable[[st
     seconds: dict[str, list[float]] = collections.defaultdict(list)
     tally: dict[str, collections.Counter[str]] = {name: collections.Counter() for name in checkers}
     numbers: collections.Counter[str] = collections.Counter()
-    for trial in rich.progress.track(list(everything), "checking", transient=True):
-        numbers[trial.role] += 1
-        for name in tally:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                answer = CHECKERS[name](trial)
-            seconds[name].append(answer.seconds)
-            outcome = "exception" if answer.rejects is None else "rejected" if answer.rejects else "accepted"
-            tally[name][f"{trial.role} {outcome}"] += 1
-            if name != "jaxgd.check_gradient":
-                continue
-            headline = f"{trial.case.name} ({trial.role}, {trial.case.form}): {outcome}, {answer.seconds:.1f} s"
-            if trial.role == "wrong" and answer.report is not None:
-                blamed = blamed_leaves(answer.report)
-                exact = blamed == set(trial.case.wrong_leaves)
-                named = cause_named(trial, answer.report)
-                tally[name][f"cause {named}"] += 1
-                tally[name]["exact leaves"] += exact
-                headline += f", cause named: {named}" + ("" if exact else f", leaves {sorted(blamed)}")
-                headline += f"\n  true cause: {trial.case.cause} {list(trial.case.wrong_leaves)}"
-            show(f"{headline}\n{answer.text}\n")
+    listed = list(everything)
+    with progress(len(listed), "gradients", shown=shown) as begin:
+        for trial in listed:
+            begin(trial.case.name)
+            numbers[trial.role] += 1
+            for name in tally:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    answer = CHECKERS[name](trial)
+                seconds[name].append(answer.seconds)
+                outcome = "exception" if answer.rejects is None else "rejected" if answer.rejects else "accepted"
+                tally[name][f"{trial.role} {outcome}"] += 1
+                if name != "jaxgd.check_gradient":
+                    continue
+                headline = f"{trial.case.name} ({trial.role}, {trial.case.form}): {outcome}, {answer.seconds:.1f} s"
+                if trial.role == "wrong" and answer.report is not None:
+                    blamed = blamed_leaves(answer.report)
+                    exact = blamed == set(trial.case.wrong_leaves)
+                    named = cause_named(trial, answer.report)
+                    tally[name][f"cause {named}"] += 1
+                    tally[name]["exact leaves"] += exact
+                    headline += f", cause named: {named}" + ("" if exact else f", leaves {sorted(blamed)}")
+                    headline += f"\n  true cause: {trial.case.cause} {list(trial.case.wrong_leaves)}"
+                show(f"{headline}\n{answer.text}\n")
     for name, tallied in tally.items():
         counts[name] = {
             "caught": tallied["wrong rejected"],
@@ -265,7 +271,9 @@ def table(results: dict[str, Any]) -> rich.table.Table:
     return out
 
 
-def main(folder: Path, only: str, console: rich.console.Console, *, verbose: bool, peers: bool) -> dict[str, Any]:
+def main(
+    folder: Path, only: str, console: rich.console.Console, *, verbose: bool, peers: bool, shown: bool = True
+) -> dict[str, Any]:
     """Run, show the table.
 
     Args:
@@ -274,6 +282,7 @@ def main(folder: Path, only: str, console: rich.console.Console, *, verbose: boo
       console: to print to.
       verbose: whether every report is shown, beside the true cause.
       peers: whether other checkers are run as well.
+      shown: whether progress is.
 
     Returns:
       What `run` returns.
@@ -283,7 +292,10 @@ def main(folder: Path, only: str, console: rich.console.Console, *, verbose: boo
     console.print(f"{len(everything)} gradients; expect about {max(len(everything) * 2 // 60, 1)} minutes.")
     names = list(CHECKERS) if peers else ["jaxgd.check_gradient"]
     results = run(
-        everything, names, (lambda text: console.print(text, markup=False)) if verbose else (lambda text: None)
+        everything,
+        names,
+        (lambda text: console.print(text, markup=False)) if verbose else (lambda text: None),
+        shown=shown,
     )
     console.print(table(results))
     return results

@@ -1,0 +1,45 @@
+"""Ctrl-C while the command is still importing: it ends at once and in silence, with the exit code of an interrupt.
+
+The package imports this module first. A library that is imported by someone else's program changes no handler.
+"""
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    del number, frame
+    os._exit(130)
+
+
+def is_command(words: list[str]) -> bool:
+    """Whether a process was started as the command.
+
+    Args:
+      words: of its command line, `sys.orig_argv`.
+
+    Returns:
+      True for `jaxgd ...` and `python -m jaxgd ...`.
+    """
+    options = words[1:]
+    while options and options[0].startswith("-") and options[0] != "-m":
+        options = options[2 if options[0] in ("-X", "-W") else 1 :]
+    return options[:2] == ["-m", "jaxgd"] or (bool(options) and os.path.basename(options[0]) == "jaxgd")
+
+
+def begin() -> None:
+    """Until `restore` is called, end at SIGINT; does nothing unless this process is the command."""
+    if is_command(sys.orig_argv) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+
+
+def restore() -> None:
+    """Let SIGINT raise KeyboardInterrupt again."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+begin()
