@@ -33,7 +33,8 @@ def loss(
     """The loss of a run against the step: how far it lies above the minimum, on a logarithmic axis.
 
     A plot of the loss itself is flat after a few steps. The distance from the minimum keeps falling as long as the
-    run makes progress, as a straight line where convergence is linear. It ends at rounding error.
+    run makes progress, as a straight line where convergence is linear. It ends at rounding error, which is drawn. A run
+    with held-out rows has their loss beside it, with its lowest point.
 
     Args:
       result: of `descend` or `fit` with "loss" in `record`; of a sweep, one curve a lane.
@@ -41,7 +42,7 @@ def loss(
         recorded loss of all lanes stands in, and the axis says so.
       record_every: the steps between entries of the history, as the run was given it.
       title: above the axes; by default how the run ended.
-      axes: matplotlib axes to draw into; by default those of a new figure.
+      axes: matplotlib axes to draw into, without the held-out loss; by default those of a new figure.
 
     Returns:
       The figure.
@@ -57,18 +58,45 @@ def loss(
     finite = lanes[np.isfinite(lanes)]
     floor = minimum if minimum is not None else (float(finite.min()) if finite.size else 0.0)
     unit = float(jnp.finfo(result.history.loss.dtype).eps) / 2
-    axes = subplots()[1] if axes is None else axes
+    if axes is None:
+        axes = _with_held_out(result.held_out) if result.held_out is not None else subplots()[1]
+    rounding = unit * max(abs(floor), np.finfo(np.float64).tiny)
     for lane, end in zip(lanes, ends, strict=True):
-        # At the minimum the difference is rounding, of either sign; it is drawn at the size of rounding.
-        above = np.maximum(lane[:end] - floor, unit * max(abs(floor), np.finfo(np.float64).tiny))
+        above = lane[:end] - floor
         steps = np.arange(len(above)) * record_every
+        if minimum is None:  # the lowest loss of the run itself has no height above it
+            above, steps = above[above != 0], steps[above != 0]
+        else:  # at the minimum the difference is rounding, of either sign; it is drawn at the size of rounding
+            above = np.maximum(above, rounding)
         marker = "." if len(above) < 30 else ""
         axes.plot(steps, above, linewidth=1.4, marker=marker, color=BLUE if len(lanes) == 1 else None)
+    if minimum is not None and len(lanes) == 1 and np.any(above == rounding):
+        axes.axhline(rounding, color=GREY, linestyle=":", linewidth=1, label="rounding of the loss")
+        axes.legend(frameon=False, loc="upper right", fontsize=9)
     axes.set_yscale("log")
     _step_axis(axes, int((ends.max() - 1) * record_every))
     axes.set_ylabel("loss - lowest loss of the run" if minimum is None else f"loss - minimum ({minimum:.6g})")
-    axes.set_title(_how_it_ended(result) if title is None else title)
+    axes.set_title(_how_it_ended(result) if title is None else title, fontsize=9)
     return axes.figure
+
+
+def _with_held_out(held_out: Any) -> Any:
+    """Axes of a new figure beside others with the loss of held-out rows above its lowest value."""
+    _, (axes, beside) = subplots(2, width=11.0)
+    steps, losses = np.asarray(held_out.step), np.asarray(held_out.loss, np.float64)
+    if np.isfinite(losses).any():
+        lowest = int(np.nanargmin(losses))
+        above = losses - losses[lowest]
+        beside.plot(steps[above > 0], above[above > 0], linewidth=1.4, marker=".", color=VIOLET)
+        label = f"lowest, {losses[lowest]:.6g} at step {steps[lowest]}"
+        beside.axvline(steps[lowest], color=ORANGE, linestyle="--", linewidth=1.2, label=label)
+        beside.legend(loc="upper right", fontsize=9, framealpha=1.0, edgecolor="none")  # over the line
+        if np.any(above > 0):
+            beside.set_yscale("log")
+    _step_axis(beside, int(steps.max()))
+    beside.set_ylabel("loss - its lowest value")
+    beside.set_title("rows held out", fontsize=9)
+    return axes
 
 
 def path(

@@ -44,9 +44,24 @@ def test_loss_shows_the_distance_from_the_minimum(run):
     assert "MAX_STEPS at step 40" in figure.axes[0].get_title()
 
 
+def test_loss_without_a_minimum_leaves_out_its_lowest_point(run):
+    losses = np.asarray(run.history.loss)
+    assert jaxgd.plot.loss(run).axes[0].get_legend() is None
+    np.testing.assert_allclose(curve(jaxgd.plot.loss(run)), losses[:-1] - losses.min(), rtol=1e-12)
+
+
+def test_loss_of_held_out_rows_is_drawn_beside(run):
+    held_out = jaxgd.HeldOut(jnp.array([0, 20, 40]), jnp.array([3.0, 1.0, 1.5]))
+    left, right = jaxgd.plot.loss(run._replace(held_out=held_out)).axes
+    assert len(left.lines[0].get_xdata()) == 39
+    np.testing.assert_array_equal(right.lines[0].get_xdata(), [0, 40])
+    np.testing.assert_allclose(right.lines[0].get_ydata(), [2.0, 0.5])
+    assert right.get_legend().get_texts()[0].get_text() == "lowest, 1 at step 20"
+
+
 def test_loss_stops_where_the_run_stopped():
     result = jaxgd.descend(PROBLEM, START, BATCH, learning_rate=1.0, num_steps=200, record=("loss",))
-    assert len(curve(jaxgd.plot.loss(result))) == int(result.num_steps) + 1
+    assert len(curve(jaxgd.plot.loss(result, minimum=0.0))) == int(result.num_steps) + 1
 
 
 def test_loss_of_a_sweep_has_a_curve_a_lane(lanes):

@@ -181,8 +181,9 @@ def _plan(job: Job, options: FitOptions) -> _Plan:
     num_steps = options.num_steps or max(afforded, int(kept.get("num_steps", 0)))
     chunk_steps = options.chunk_steps
     if not (chunk_steps or options.num_steps or kept):
-        # Chunks shorter than blocks: a run of about a second is not worth their program.
-        chunk_steps = -(-num_steps // (2 * NUM_CHUNKS))
+        # Chunks shorter than blocks: a run of about a second is not worth their program. Most such runs end early, so
+        # that the curve of held-out rows needs many of them.
+        chunk_steps = -(-num_steps // ((10 if job.test_set.num_rows else 2) * NUM_CHUNKS))
     evaluation = options.evaluation
     if evaluation == "auto":
         evaluation = kept.get("evaluation", evaluation)

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,10 +83,8 @@ def write_run(
         }
         np.savez(temporary / "history.npz", **arrays)
         if "loss" in arrays:
-            title = (
-                f"{summary['problem']} on {summary['data']}, learning rate {summary['learning_rate']:.3g}\n"
-                f"{summary['stop_reason']} at step {summary['num_steps']}"
-            )
+            title = f"{summary['problem']} on {summary['data']}, learning rate {summary['learning_rate']:.3g}"
+            title = f"{textwrap.fill(title, 80)}\n{summary['stop_reason']} at step {summary['num_steps']}"
             figure = plot.loss(result, minimum=summary.get("loss_at_minimizer"), record_every=record_every, title=title)
             figure.savefig(temporary / "loss.png")
 
