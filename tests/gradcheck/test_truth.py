@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxgd.gradcheck import Kind, Status, check_gradient
+from jaxgd.gradcheck.slopes import slopes
 
 RNG = np.random.default_rng(0)
 W = np.array([0.3, -0.5, 0.8])
@@ -168,6 +169,52 @@ def test_a_factor_that_is_an_argument_by_chance_is_not_the_length_of_an_axis():
     report = check_gradient(loss, lambda w, x, scale: scale * 2 * w * x * x, W, np.array([1.0, 2.0, -1.5]), 3.3)
     assert not report
     assert "length of axis" not in str(report)
+
+
+ROUNDINGS = {
+    "integers": (jnp.round, ""),
+    "halves": (lambda g: jnp.round(2 * g) / 2, ""),
+    "bfloat16": (lambda g: g.astype(jnp.bfloat16).astype(g.dtype), "bfloat16"),
+}
+
+
+@pytest.mark.parametrize("name", ROUNDINGS)
+def test_whole_numbers_are_not_rounded_to_a_dtype(name):
+    """All of them are numbers of bfloat16, but not those next to the gradient."""
+    rounded, dtype = ROUNDINGS[name]
+    report = check_gradient(
+        lambda w: jnp.sum(20 * jnp.sin(w)), lambda w: rounded(20 * jnp.cos(w)), W.astype(np.float32)
+    )
+    assert not report
+    assert ("is rounded to" in str(report) or "is computed in" in str(report)) is bool(dtype)
+    assert dtype in str(report)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e6, 1e9, 1e12])
+def test_rounding_of_large_values_is_not_a_kink(offset):
+    rng = np.random.default_rng(0)
+    for a, b in rng.normal(size=(20, 2)):
+        assert not slopes(lambda t, a=a, b=b: offset + np.tanh(a * t + b)).kinked
+        assert slopes(lambda t, a=a, b=b: offset + np.tanh(a * t + b) + (1 + offset) * np.abs(t)).kinked
+
+
+def test_a_forgotten_penalty_is_not_a_derivative_of_the_activation():
+    """The matrices hold the biases in their first column, which is not penalised."""
+    rng = np.random.default_rng(2)
+    params = {"V": rng.normal(size=(4, 3)), "W": rng.normal(size=(1, 5))}
+    x, y = rng.normal(size=(6, 2)), rng.uniform(size=(6, 1)).round()
+
+    def loss(p, x, y, penalty):
+        rows = jnp.ones((len(x), 1))
+        hidden = jax.nn.sigmoid(jnp.hstack([rows, x]) @ p["V"].T)
+        z = jnp.hstack([rows, hidden]) @ p["W"].T
+        squares = sum(jnp.sum(matrix[:, 1:] ** 2) for matrix in p.values())
+        return jnp.mean(jax.nn.softplus(z) - y * z) + penalty / (2 * len(x)) * squares
+
+    report = check_gradient(loss, lambda p, x, y, penalty: jax.grad(loss)(p, x, y, 0.0), params, x, y, 0.3)
+    assert not report
+    assert "tanh" not in str(report)
+    assert kinds(report) <= {Kind.PENALTY, Kind.ARGUMENT}, str(report)
 
 
 def test_a_penalty_whose_strength_is_an_argument_is_still_named():
