@@ -83,16 +83,17 @@ def check_gradient(
       The report; `str()` of it is a table.
 
     Raises:
-      TypeError: `loss` or `grad` is not a function, or `params` has no floating leaf.
-      ValueError: the loss is not a scalar, raises, or is not finite at `params`; `params` hold NaN or infinity;
-        `order` is neither 1 nor 2; `seconds` is negative; `argnums` is not a position of `(params, *args)`.
+      TypeError: `loss` or `grad` is not a function, `key` not a key, or `params` has no floating leaf.
+      ValueError: the loss is not a scalar, raises, has another value when it is called again, or is not finite at
+        `params`; `params` hold NaN or infinity; `order` is neither 1 nor 2; `seconds` is negative; `argnums` is not a
+        position of `(params, *args)`.
     """
     for name, function in (("loss", loss), ("grad", grad)):
         if not callable(function):
             raise TypeError(f"`{name}` must be a function (params, *args), got {type(function).__name__}.")
     if order not in (1, 2):
         raise ValueError(f"`order` must be 1 or 2, got {order!r}.")
-    if not seconds >= 0:
+    if not (isinstance(seconds, (int, float)) and seconds >= 0):
         raise ValueError(f"`seconds` must be a number that is at least 0, got {seconds!r}.")
     argnums = _positions(argnums, len(args) + 1)
     if order == 2:
@@ -100,7 +101,10 @@ def check_gradient(
             raise ValueError("with `order=2`, `argnums` must be 0 and `has_aux` False: bind the rest in a function.")
         takes_vector = not accepts(grad, params, *args, **kwargs) and accepts(grad, params, params, *args, **kwargs)
         loss, grad = second_order(loss, grad, takes_vector)
-    seed = np.asarray(jax.random.key_data(key)).ravel().tolist() if key is not None else 0
+    try:
+        seed = np.asarray(jax.random.key_data(key)).ravel().tolist() if key is not None else 0
+    except TypeError:
+        raise TypeError(f"`key` must be a key of jax.random, got {type(key).__name__}.") from None
     try:
         pair = pair_of(loss, grad, (params, *args), kwargs, argnums=argnums, has_aux=has_aux)
         return _check(pair, np.random.default_rng(seed), seconds)
@@ -134,7 +138,8 @@ def _positions(argnums: Any, count: int) -> int | tuple[int, ...]:
     several = isinstance(argnums, (tuple, list))
     given = tuple(argnums) if several else (argnums,)
     if not given or not all(isinstance(one, (int, np.integer)) and -count <= one < count for one in given):
-        raise ValueError(f"`argnums` must be positions among the {count} arguments, got {argnums!r}.")
+        positions = f"positions from 0 to {count - 1}" if count > 1 else "0, as there is one positional argument"
+        raise ValueError(f"`argnums` must be {positions}, got {argnums!r}.")
     positions = tuple(int(one) % count for one in given)
     if len(set(positions)) < len(positions):
         raise ValueError(f"`argnums` must be different positions, got {argnums!r}.")

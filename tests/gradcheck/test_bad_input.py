@@ -88,7 +88,21 @@ ERRORS = [
         "`loss` must return a floating scalar [], got a dict of 2. Were `loss` and `grad` exchanged?",
     ),
     ((lambda p: None, grad, PARAMS), {}, ValueError, "`loss` must return a floating scalar [], got None."),
-    ((loss, grad, PARAMS), {"argnums": "p"}, ValueError, "`argnums` must be positions among the 1 arguments, got 'p'."),
+    (
+        (loss, grad, PARAMS),
+        {"argnums": "p"},
+        ValueError,
+        "`argnums` must be 0, as there is one positional argument, got 'p'.",
+    ),
+    ((loss, grad, PARAMS, W), {"argnums": 2}, ValueError, "`argnums` must be positions from 0 to 1, got 2."),
+    ((loss, grad, PARAMS), {"seconds": "5"}, ValueError, "`seconds` must be a number that is at least 0, got '5'."),
+    ((loss, grad, PARAMS), {"key": 3}, TypeError, "`key` must be a key of jax.random, got int."),
+    (
+        (lambda p: (loss(p), 1, 2), grad, PARAMS),
+        {"has_aux": True},
+        ValueError,
+        "`loss` must return (value, auxiliary output) with has_aux=True, got a tuple of 3.",
+    ),
     (
         (lambda p, key: loss(p), grad, PARAMS),
         {"key": jax.random.key(0)},
@@ -96,7 +110,12 @@ ERRORS = [
         "`loss` raised TypeError: <lambda>() missing 1 required positional argument: 'key'. `key` is an argument of "
         "the check: bind it by functools.partial.",
     ),
-    ((loss, grad, PARAMS), {"argnums": 1}, ValueError, "`argnums` must be positions among the 1 arguments, got 1."),
+    (
+        (loss, grad, PARAMS),
+        {"argnums": 1},
+        ValueError,
+        "`argnums` must be 0, as there is one positional argument, got 1.",
+    ),
     (
         (loss, grad, PARAMS),
         {"argnums": (0, 0)},
@@ -265,6 +284,32 @@ def test_a_tuple_for_one_array_may_be_gradients_by_several_arguments():
         "params has no gradient: the tree returned lacks it; it is a tuple of 2: if it holds the gradients by several "
         "arguments, pass argnums=(0, 1)."
     )
+
+
+MATRIX = np.array([[0.3, -0.5], [0.8, 0.1], [1.2, -0.7]])
+OTHER_SHAPES = [
+    (lambda g: g.T, "params is the transpose of the gradient: shape (2, 3), its parameter (3, 2)."),
+    (
+        lambda g: jnp.stack([g, g]),
+        "params has shape (2, 3, 2), its parameter (3, 2): it is the gradient once averaged over axis 0. A broadcast "
+        "is not summed.",
+    ),
+    (lambda g: g[:2], "params has shape (2, 2), its parameter (3, 2)."),
+    (
+        lambda g: (g,),
+        "params has no gradient: the tree returned lacks it; it is a tuple of 1: return its entry instead.",
+    ),
+    (
+        lambda g: {"w": g},
+        "params has no gradient: the tree returned lacks it; it has ['w'], which no parameter has.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), OTHER_SHAPES, ids=[row[1] for row in OTHER_SHAPES])
+def test_a_gradient_of_another_shape_says_which(change, message):
+    report = check_gradient(lambda w: jnp.sum(w**2), lambda w: change(2 * w), MATRIX)
+    assert [finding.message for finding in report.findings if finding.wrong] == [message]
 
 
 def test_a_gradient_that_writes_to_its_argument():
