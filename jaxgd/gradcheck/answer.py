@@ -45,14 +45,7 @@ def pack(tree: Any) -> Answer:
 
 
 def unpack(answer: Answer) -> Any:
-    """The tree that was packed.
-
-    Args:
-      answer: its parts.
-
-    Returns:
-      The tree.
-    """
+    """The tree that was packed."""
     treedef, others = answer.rest
     arrays = iter(answer.arrays)
     return treedef.unflatten([next(arrays) if other is None else other.value for other in others])
@@ -76,26 +69,12 @@ def is_numeric(leaf: Any) -> bool:
 
 
 def paths(tree: Any) -> list[str]:
-    """The path of each leaf.
-
-    Args:
-      tree: any tree.
-
-    Returns:
-      Paths as `jax.tree_util.keystr` writes them, in the order of the leaves.
-    """
+    """The path of each leaf, as `jax.tree_util.keystr` writes it, in the order of the leaves."""
     return [str(jax.tree_util.keystr(path)) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
 
 
 def by_path(tree: Any) -> dict[str, Any]:
-    """The leaves by their paths.
-
-    Args:
-      tree: any tree.
-
-    Returns:
-      A dictionary in the order of the leaves.
-    """
+    """The leaves by their paths."""
     return dict(zip(paths(tree), jax.tree.leaves(tree), strict=True))
 
 

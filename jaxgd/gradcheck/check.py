@@ -1,6 +1,5 @@
 """Whether a gradient is right: form, reference, comparison, explanation, report."""
 
-import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -10,19 +9,18 @@ import numpy as np
 
 from jaxgd.gradcheck import facts, reference, untraced
 from jaxgd.gradcheck.answer import by_path
-from jaxgd.gradcheck.compare import compare, contradicts, rough
-from jaxgd.gradcheck.conjugate import agreeing, conjugates, whole
+from jaxgd.gradcheck.causes import causes
+from jaxgd.gradcheck.compare import compare, contradicts
+from jaxgd.gradcheck.conjugate import whole
 from jaxgd.gradcheck.disputed import Comparison
 from jaxgd.gradcheck.form import compare_form
 from jaxgd.gradcheck.functions import BadLoss
-from jaxgd.gradcheck.inputs import Arrays, NoFloatingLeaf, Point
-from jaxgd.gradcheck.mistakes import Case, explain
+from jaxgd.gradcheck.inputs import Arrays, NoFloatingLeaf
 from jaxgd.gradcheck.native import in_native_dtype
 from jaxgd.gradcheck.pair import GradientRaised, Pair, all_finite, dot, gap, pair_of, ratio, size
 from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.reference import Gradients
 from jaxgd.gradcheck.report import (
-    Finding,
     GradientReport,
     Kind,
     LeafReport,
@@ -138,8 +136,8 @@ def _positions(argnums: Any, count: int) -> int | tuple[int, ...]:
     several = isinstance(argnums, (tuple, list))
     given = tuple(argnums) if several else (argnums,)
     if not given or not all(isinstance(one, (int, np.integer)) and -count <= one < count for one in given):
-        positions = f"positions from 0 to {count - 1}" if count > 1 else "0, as there is one positional argument"
-        raise ValueError(f"`argnums` must be {positions}, got {argnums!r}.")
+        possible = f"positions from 0 to {count - 1}" if count > 1 else "0, as there is one positional argument"
+        raise ValueError(f"`argnums` must be {possible}, got {argnums!r}.")
     positions = tuple(int(one) % count for one in given)
     if len(set(positions)) < len(positions):
         raise ValueError(f"`argnums` must be different positions, got {argnums!r}.")
@@ -195,11 +193,7 @@ def _check_numbers(
     wrong = [i for i, leaf in enumerate(outcome.leaves) if leaf.status is Status.WRONG]
     unexplained = [i for i in wrong if not ((finding := outcome.leaves[i].finding) and finding.wrong)]
     if unexplained:
-        findings += (
-            conjugates(pair.layout, pair.names, list(zip(*found[:3], strict=True)), unexplained)
-            or rough(pair, found, unexplained, loss, grad)
-            or agreeing(_explained(_case(pair, rng, found)._replace(wrong=unexplained, seconds=seconds)), pair.layout)
-        )
+        findings += causes(pair, rng, found, unexplained, programs, seconds=seconds)
     native = [] if wrong else in_native_dtype(pair, found, rng)
     findings += native
     # The numbers of the table are those in float64; the finding has the ones of the leaf's own dtype.
@@ -210,15 +204,6 @@ def _check_numbers(
     measured = all_finite(found.hand) and not along[1].kinked and not other
     order = along[1].order(dot(found.hand, along[0])) if measured else None
     return report_of(findings, leaves, order, facts.reference_words(pair))
-
-
-def _explained(case: Case) -> list[Finding]:
-    """The mistakes; the search over the backward pass is left out if it raises."""
-    for search in (case, case._replace(trace=None)):
-        with contextlib.suppress(Exception):  # an error in the search may cost the cause, never the result
-            return explain(search)
-    failed = "is wrong; the search for the cause failed."
-    return [Finding(case.names[i], Kind.UNKNOWN, f"{case.names[i] or 'params'} {failed}") for i in case.wrong]
 
 
 def _inside(
@@ -272,26 +257,3 @@ def _leaf_report(
     largest = size(found.reference[leaf]) or max(map(size, found.reference), default=0.0) or 1.0
     error = gap(found.hand[leaf], found.reference[leaf])
     return LeafReport(path, ratio(error, largest), ratio(size(found.tolerance[leaf]), largest), status)
-
-
-def _case(pair: Pair, rng: np.random.Generator, found: Gradients) -> Case:
-    """What the search for the mistakes needs."""
-    differs = [found.differs(i) for i in range(len(pair.names))]
-    bad = [a if a.any() else b for a, b in zip(differs, found.near, strict=True)]
-
-    def right(point: Point) -> Arrays:
-        return pair.loss.reverse(pair.layout, point, np.float64)
-
-    return Case(
-        names=pair.names,
-        labels=pair.labels,
-        point=pair.base,
-        hand=found.hand,
-        reference=found.reference,
-        bad=bad,
-        wrong=[],
-        both=lambda point: (pair.hand(point, np.float64), right(point)),
-        right=right,
-        elsewhere=lambda distance, **moving: pair.elsewhere(rng, distance, **moving),
-        trace=(lambda point: reference.program(pair, point)) if pair.loss.traceable and pair.loss.way.wide else None,
-    )

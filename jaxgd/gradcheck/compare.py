@@ -6,10 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxgd.gradcheck import reference, ties
-from jaxgd.gradcheck.backward.program import name_of_unit
 from jaxgd.gradcheck.derivatives import custom_functions
 from jaxgd.gradcheck.disputed import Comparison, Measured, by_entry, compare_leaf
-from jaxgd.gradcheck.facts import GradientFacts, LossFacts
+from jaxgd.gradcheck.facts import LossFacts
 from jaxgd.gradcheck.inputs import Arrays
 from jaxgd.gradcheck.pair import Pair, dot, gap, ratio, size
 from jaxgd.gradcheck.reference import Gradients
@@ -170,35 +169,3 @@ def contradicts(slopes: Slopes, slope: float) -> bool:
     """
     apart = abs(slope - slopes.central)
     return bool(apart > 8 * slopes.error + OVERRULES * max(abs(slope), abs(slopes.central)) and not slopes.kinked)
-
-
-def rough(pair: Pair, found: Gradients, leaves: list[int], loss: LossFacts, grad: GradientFacts) -> list[Finding]:
-    """A cast inside the gradient, if it explains all that differs.
-
-    Args:
-      pair: the loss and the gradient.
-      found: both gradients at the point.
-      leaves: numbers of the wrong leaves.
-      loss: what the program of the loss says.
-      grad: what the program of the gradient says.
-
-    Returns:
-      A finding for each leaf, or nothing.
-    """
-    if grad.unit <= max(np.finfo(np.float64).eps, loss.unit):
-        return []
-    gaps = {i: gap(found.hand[i], found.reference[i]) for i in leaves}
-    sizes = {i: size(found.reference[i]) for i in leaves}
-    # A leaf that differs only elsewhere is not rough here, it is wrong there.
-    if not all(found.differs(i).any() and gaps[i] <= 256 * grad.unit * sizes[i] for i in leaves):
-        return []
-    dtype = name_of_unit(grad.unit)
-    return [
-        Finding(
-            pair.names[i],
-            Kind.PRECISION,
-            f"{pair.names[i] or 'params'} is computed in {dtype} in between: right to a relative "
-            f"{ratio(gaps[i], sizes[i]):.1e} only.",
-        )
-        for i in leaves
-    ]

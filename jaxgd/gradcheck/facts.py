@@ -63,14 +63,7 @@ def blaming_the_loss() -> Iterator[None]:
 
 
 def loss_facts(pair: Pair) -> LossFacts:
-    """Read the program of a loss.
-
-    Args:
-      pair: the loss and its inputs.
-
-    Returns:
-      The facts.
-    """
+    """Read the program of a loss."""
     loss = pair.loss
     wide = loss.way.wide and (loss.wide or not loss.derivative)
     unit = EPS64 if wide else _given_unit(pair)
@@ -83,14 +76,7 @@ def loss_facts(pair: Pair) -> LossFacts:
 
 
 def gradient_facts(pair: Pair) -> GradientFacts:
-    """Read the program of a gradient.
-
-    Args:
-      pair: the gradient and its inputs.
-
-    Returns:
-      The facts.
-    """
+    """Read the program of a gradient."""
     grad = pair.grad
     unit = EPS64 if grad.way.wide else _given_unit(pair)
     if "unit" not in grad.facts:
@@ -167,14 +153,7 @@ def about_the_run(pair: Pair, loss: LossFacts) -> list[Finding]:
 
 
 def reference_words(pair: Pair) -> str:
-    """What the gradient is compared with.
-
-    Args:
-      pair: the loss.
-
-    Returns:
-      Words for the last line of the report.
-    """
+    """What the gradient is compared with."""
     modes = {"reverse": "reverse mode", "forward": "forward mode", "torch": "reverse mode of torch"}
     dtype = "float64" if pair.loss.way.wide and pair.loss.wide else programs.name_of_unit(_given_unit(pair))
     return f"{modes[pair.loss.derivative]} in {dtype} and values of the loss"

@@ -93,15 +93,7 @@ class Loss:
         return self.facts.setdefault("trace", Trace(self.scalar))
 
     def scalar(self, layout: Layout, point: Point) -> Any:
-        """The loss by the caller's function, traced.
-
-        Args:
-          layout: of the leaves.
-          point: the leaves.
-
-        Returns:
-          `[]`.
-        """
+        """The loss by the caller's function, traced."""
         return jnp.reshape(jnp.asarray(value_of(layout.call(self.function, point), self.has_aux)), ())
 
     def reverse(self, layout: Layout, point: Point, dtype: Any) -> Arrays:
@@ -150,12 +142,7 @@ class Loss:
         return np.stack(found)
 
     def compile_values(self, layout: Layout, point: Point) -> None:
-        """Compile what `values` runs.
-
-        Args:
-          layout: of the leaves.
-          point: the leaves, float64.
-        """
+        """Compile what `values` runs."""
         with precision(np.float64):
             self._along.compiled(layout, point, point.params, np.zeros(CHUNK))
 
@@ -213,15 +200,7 @@ class Gradient:
         return [value_of(first, isinstance(first, tuple))]
 
     def value(self, layout: Layout, point: Point) -> float:
-        """The value that it returns beside the gradient, in float64.
-
-        Args:
-          layout: of the leaves.
-          point: the leaves, float64.
-
-        Returns:
-          The value; only for a gradient whose `part` is (1,).
-        """
+        """The value that it returns beside the gradient, in float64, if its `part` is (1,)."""
         run = self._values if self.way.traced else self._value
         return float(np.ravel(run_in(run, self.way.wide, layout, point, np.float64)[0])[0])
 
@@ -235,15 +214,7 @@ class Gradient:
         return Programs(lambda layout, point: select(unpack(self.trace(layout, point)), layout))
 
     def tree(self, layout: Layout, point: Point) -> Any:
-        """The gradient as the caller's function returns it.
-
-        Args:
-          layout: of the leaves.
-          point: the leaves.
-
-        Returns:
-          A tree.
-        """
+        """The gradient as the caller's function returns it."""
         family = None if self.way.traced else self.way.family
         return part_of(layout.call(self.function, point, family=family), self.part, layout)
 

@@ -45,15 +45,7 @@ class Pair(NamedTuple):
     sets: tuple[points.Set | None, ...]
 
     def hand(self, point: Point, dtype: Any) -> Arrays:
-        """The hand gradient.
-
-        Args:
-          point: the leaves.
-          dtype: of the arithmetic; None for what the leaves and the settings of the process say.
-
-        Returns:
-          One leaf for each name.
-        """
+        """The hand gradient; with `dtype` None in the dtypes of the leaves and by the settings of the process."""
         return self.grad.leaves(self.layout, point, dtype)
 
     def holding(self, comparable: Sequence[bool]) -> "Pair":
@@ -101,26 +93,11 @@ class Pair(NamedTuple):
         return wide._replace(params=params, floats=floats)
 
     def both(self, point: Point, dtype: Any) -> tuple[Arrays, Arrays]:
-        """The hand gradient and reverse mode.
-
-        Args:
-          point: the leaves.
-          dtype: see `hand`.
-
-        Returns:
-          Two lists of leaves.
-        """
+        """The hand gradient and reverse mode; `dtype` as in `hand`."""
         return self.hand(point, dtype), self.loss.reverse(self.layout, point, dtype)
 
     def in_float64(self, point: Point) -> tuple[Arrays, Arrays]:
-        """The hand gradient and reverse mode, evaluated and returned in float64.
-
-        Args:
-          point: the leaves, float64.
-
-        Returns:
-          Two lists of leaves.
-        """
+        """The hand gradient and reverse mode, evaluated and returned in float64."""
         hand, reference = self.both(point, np.float64)
         return [np.asarray(leaf, np.float64) for leaf in hand], reference
 
@@ -274,63 +251,25 @@ def _scale(leaf: Any) -> Any:
 
 
 def dot(left: Arrays, right: Arrays) -> float:
-    """The inner product of two gradients or directions.
-
-    Args:
-      left: leaves.
-      right: leaves.
-
-    Returns:
-      The sum of all products.
-    """
+    """The inner product of two gradients or directions."""
     return float(sum(np.sum(a * b) for a, b in zip(left, right, strict=True)))
 
 
 def all_finite(leaves: Arrays) -> bool:
-    """Whether no entry is NaN or infinite.
-
-    Args:
-      leaves: arrays.
-
-    Returns:
-      The answer.
-    """
+    """Whether no entry is NaN or infinite."""
     return all(bool(np.isfinite(leaf).all()) for leaf in leaves)
 
 
 def gap(left: Any, right: Any) -> float:
-    """The largest difference of two arrays.
-
-    Args:
-      left: an array.
-      right: an array.
-
-    Returns:
-      At least 0.
-    """
+    """The largest difference of two arrays."""
     return float(np.max(np.abs(left - right), initial=0.0))
 
 
 def size(leaf: Any) -> float:
-    """The largest absolute entry of an array.
-
-    Args:
-      leaf: an array.
-
-    Returns:
-      At least 0.
-    """
+    """The largest absolute entry of an array."""
     return float(np.max(np.abs(leaf), initial=0.0))
 
 
 def ratio(value: float, of: float) -> float:
-    """One size over another, 0 where both are 0.
-
-    Args:
-      value: at least 0.
-      of: at least 0.
-
-    Returns:
-      Infinity where only `of` is 0.
-    """
+    """One size over another: 0 where both are 0, infinity where only the second is."""
     return 0.0 if value == 0 else value / of if of > 0 else float("inf")

@@ -58,15 +58,7 @@ class Trace:
         return self._of(layout, arrays)[0]
 
     def __call__(self, layout: Layout, *arrays: Any) -> Any:
-        """Evaluate the function.
-
-        Args:
-          layout: its first argument.
-          arrays: trees of arrays or tracers, the others.
-
-        Returns:
-          What it returns.
-        """
+        """Evaluate the function."""
         closed, shapes = self._of(layout, arrays)
         leaves = extend().core.jaxpr_as_fun(closed)(*jax.tree.leaves(arrays))
         return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
@@ -90,15 +82,7 @@ class Programs:
         self._compiled.clear()
 
     def trace(self, layout: Layout, *arrays: Any) -> Any:
-        """Trace the function.
-
-        Args:
-          layout: its first argument.
-          arrays: trees of arrays, the others.
-
-        Returns:
-          The trace, an object of `jax.stages.Traced`.
-        """
+        """Trace the function."""
         return _kept(self._traced, _key(layout, arrays), lambda: self._trace(layout, arrays))
 
     def _trace(self, layout: Layout, arrays: tuple[Any, ...]) -> Any:

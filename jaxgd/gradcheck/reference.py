@@ -42,14 +42,7 @@ class Gradients(NamedTuple):
 
 
 def eps_of(leaf: Any) -> float:
-    """The rounding unit of the dtype of an array or a Python float.
-
-    Args:
-      leaf: floating.
-
-    Returns:
-      2.2e-16 for float64.
-    """
+    """The rounding unit of the dtype of an array or a Python float."""
     return float(jnp.finfo(jnp.asarray(leaf).dtype).eps)
 
 
@@ -134,26 +127,11 @@ def slopes_along(pair: Pair, direction: Arrays, unit: float, *, rough: bool = Fa
 
 
 def program(pair: Pair, point: Point) -> Any:
-    """The loss as a jaxpr, traced in float64.
-
-    Args:
-      pair: the loss and its inputs.
-      point: leaves of the shapes for which it is traced.
-
-    Returns:
-      A closed jaxpr whose inputs are the leaves.
-    """
+    """The loss as a jaxpr in float64, whose inputs are the leaves of a point of these shapes."""
     with precision(np.float64):
         return pair.loss.trace.program(pair.layout, point)
 
 
 def rewritable(pair: Pair) -> bool:
-    """Whether the loss has a program in float64 that reverse mode of JAX differentiates, so that it can be changed.
-
-    Args:
-      pair: the loss and its inputs.
-
-    Returns:
-      The answer.
-    """
+    """Whether the loss has a program in float64 that reverse mode of JAX differentiates, so that it can be changed."""
     return pair.loss.way.traced and pair.loss.way.wide and pair.loss.derivative == "reverse"

@@ -150,24 +150,13 @@ class LeafReport(NamedTuple):
         return self.status not in (Status.WRONG, Status.NOT_CHECKED)
 
     def cells(self) -> tuple[str, str, str, str]:
-        """The row of the table.
-
-        Returns:
-          The status, the leaf, the error, the smallest error that would have been seen.
-        """
+        """The row of the table."""
         error, seen = ("-" if math.isnan(number) else f"{number:.1e}" for number in (self.error, self.could_see))
         return self.status.label, self.leaf or "params", error, seen
 
 
 def not_checked(leaf: str) -> LeafReport:
-    """The report of a leaf whose numbers were not compared.
-
-    Args:
-      leaf: the parameter's path.
-
-    Returns:
-      The report.
-    """
+    """The report of a leaf whose numbers were not compared."""
     return LeafReport(leaf, math.nan, math.nan, Status.NOT_CHECKED)
 
 
@@ -301,16 +290,7 @@ def report_of(
 
 
 def not_comparable(names: Sequence[str], kind: Kind, message: str) -> GradientReport:
-    """The report if a gradient cannot be evaluated, or not twice.
-
-    Args:
-      names: of the leaves.
-      kind: why.
-      message: in words.
-
-    Returns:
-      The report.
-    """
+    """The report if a gradient cannot be evaluated, or not twice."""
     return report_of([Finding("", kind, message)], tuple(map(not_checked, names)), None, "its form only")
 
 
