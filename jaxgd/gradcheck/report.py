@@ -150,7 +150,11 @@ class LeafReport(NamedTuple):
         return self.status not in (Status.WRONG, Status.NOT_CHECKED)
 
     def cells(self) -> tuple[str, str, str, str]:
-        """The row of the table."""
+        """The row of the table.
+
+        Returns:
+          The status, the leaf, the error, the smallest error that would have been seen.
+        """
         error, seen = ("-" if math.isnan(number) else f"{number:.1e}" for number in (self.error, self.could_see))
         return self.status.label, self.leaf or "params", error, seen
 
