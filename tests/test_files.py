@@ -56,6 +56,15 @@ GOOD = {
     ),
     "holes dropped": ("t.csv", "a,y\n1,2\n,3\n4,\nnan,5\n6,7\n", Y | {"drop_missing": True}, [[1], [6]], [2, 7], ()),
     "a hole in a column not used": ("t.csv", "n,a,y\n,1,2\n5,3,4\n", Y | {"features": ("a",)}, [[1], [3]], [2, 4], ()),
+    "numbers 0. and 1.": ("t.csv", "a,y\n1,0.\n2,1.\n3,1.0\n", Y, [[1], [2], [3]], [0, 1, 1], ()),
+    "codes 1 and 2": ("t.csv", "a,y\n1,1\n2,2\n", Y, [[1], [2]], [1, 2], ()),
+    "text of any language": ("t.csv", "größe,y\n1,groß\n2,klein\n", Y, [[1], [2]], [0, 1], ("groß", "klein")),
+    "old Macintosh lines": ("t.csv", "a,y\r1,2\r3,4\r", Y, [[1], [3]], [2, 4], ()),
+    "numbers in quotes": ("t.csv", 'a,y\n"1.5",2\n"2.5",4\n', Y, [[1.5], [2.5]], [2, 4], ()),
+    "one-hot of numbers": (
+        "t.csv", "c,y\n3,2\n1,4\n3,6\n", Y | {"one_hot": ("c",)}, [[1], [0], [1]], [2, 4, 6], (),
+    ),
+    "a word for no value among classes": ("t.csv", "a,y\n1,none\n2,some\n", Y, [[1], [2]], [0, 1], ("none", "some")),
     "a hole among the classes": (
         "t.csv", "a,y\n1,u\n2,\n3,v\n", Y | {"drop_missing": True}, [[1], [3]], [0, 1], ("u", "v"),
     ),
@@ -64,7 +73,10 @@ GOOD = {
 BAD = {
     "empty": ("t.csv", "", Y, "{path}: the file is empty; expected a header line of column names."),
     "only comments": ("t.csv", "# nothing\n", Y, "{path}: the file is empty; expected a header line of column names."),
-    "a name is missing": ("t.csv", "a,,y\n1,2,3\n", Y, "{path}, line 1: column 2 has no name."),
+    "a name is missing": (
+        "t.csv", "a,,y\n1,2,3\n", Y, "{path}, line 1: column 2 has no name; give it one, or "
+        "leave it out (in pandas: to_csv(..., index=False)).",
+    ),
     "a typing mistake in the target": (
         "t.csv", "age,weight\n1,2\n3,4\n", {"target": "wieght"},
         "{path}: no column 'wieght'; the columns are age, weight. Did you mean 'weight'?",
@@ -91,8 +103,78 @@ BAD = {
     "a slip in the target": (
         "t.csv", "a,y\n1,2\n3,4\n5,six\n", Y, "{path}, line 4, column 'y': expected a number, got 'six'.",
     ),
-    "an unknown marker of holes": (
-        "t.csv", "a,y\n1,2\nNA,4\n5,6\n", Y, "{path}, line 3, column 'a': expected a number, got 'NA'.",
+    "a marker of holes": (
+        "t.csv", "a,y\n1,2\nNA,4\n5,6\n", Y,
+        "{path}, line 3, column 'a': expected a number, got 'NA'; leave a cell empty where there is no value.",
+    ),
+    "a marker of holes in the target": (
+        "t.csv", "a,y\n1,2\n3,?\n5,6\n", Y,
+        "{path}, line 3, column 'y': expected a number, got '?'; leave a cell empty where there is no value.",
+    ),
+    "markers of holes among categories": (
+        "t.csv", "c,y\n?,2\nred,4\nblue,6\n", Y,
+        "{path}, column 'c': text ('red', 'blue') cannot be an input; code it by --one-hot c, or leave the column out "
+        "with --features.",
+    ),
+    "a comma that may part thousands": (
+        "t.csv", 'a,y\n"1,200",2\n3,4\n', Y,
+        "{path}, line 2, column 'a': '1,200' has a comma; write 1.200, or 1200 if it parts thousands.",
+    ),
+    "commas between thousands": (
+        "t.csv", 'a,y\n"1,200,300.5",2\n3,4\n', Y,
+        "{path}, line 2, column 'a': '1,200,300.5' has commas between thousands; write 1200300.5.",
+    ),
+    "money": (
+        "t.csv", "a,y\n$1.50,2\n$3,4\n", Y,
+        "{path}, line 2, column 'a': expected a number, got '$1.50'; write 1.50 and keep the unit in the column's "
+        "name.",
+    ),
+    "percentages for a target": (
+        "t.csv", "a,y\n1,5%\n2,10 %\n", Y,
+        "{path}, line 2, column 'y': expected a number, got '5%'; write 5 and keep the unit in the column's name.",
+    ),
+    "another separator": (
+        "t.csv", "a|y\n1|2\n3|4\n", Y,
+        "{path}: at least two columns are needed, got only 'a|y'; the separator of a text must be a comma, a semicolon "
+        "or a tab.",
+    ),
+    "an index without a name": (
+        "t.csv", ",a,y\n0,1,2\n1,3,4\n", Y,
+        "{path}, line 1: column 1 has no name; give it one, or leave it out (in pandas: to_csv(..., index=False)).",
+    ),
+    "names with commas between": (
+        "t.csv", ROWS, Y | {"features": ("a,b",)},
+        "{path}: no column 'a,b'; the columns are a, b, y. Separate names by spaces: a b.",
+    ),
+    "no header": (
+        "t.csv", "1,2\n3,4\n", Y, "{path}, line 1: expected a header of column names, got 1,2; add one.",
+    ),
+    "a name twice": ("t.csv", "a,a,y\n1,2,3\n", Y, "{path}, line 1: the column names a, a, y must differ."),
+    "no rows": ("t.csv", "a,y\n", Y, "{path}: there is a header but no row of data."),
+    "one row": ("t.csv", "a,y\n1,2\n", Y, "{path}: at least 2 rows are needed, got 1."),
+    "a short row": ("t.csv", "a,y\n1,2\n3\n", Y, "{path}, line 3: expected 2 cells as in the header, got 1."),
+    "a long row": ("t.csv", "a,y\n1,2\n3,4,5\n", Y, "{path}, line 3: expected 2 cells as in the header, got 3."),
+    "infinity": (
+        "t.csv", "a,y\n1,2\ninf,4\n", Y, "{path}, line 3, column 'a': expected a finite number, got inf.",
+    ),
+    "another encoding": (
+        "t.csv", "a,y\n1,groß\n2,klein\n".encode("latin-1"), Y,
+        "{path}, line 2: cannot be read as UTF-8 (byte 0xdf); save the file as UTF-8.",
+    ),
+    "UTF-16": (
+        "t.csv", "a,y\n1,2\n".encode("utf-16"), Y,
+        "{path}, line 1: cannot be read as UTF-8 (byte 0xff); save the file as UTF-8.",
+    ),
+    "no target": ("t.csv", ROWS, {}, "{path}: --target is needed, one of the columns a, b, y."),
+    "the target among the features": (
+        "t.csv", ROWS, Y | {"features": ("a", "y")}, "{path}: the target 'y' cannot be among the features.",
+    ),
+    "a target of dates": (
+        "t.csv", "a,y\n1,2024-01-05\n2,2024-01-06\n", Y,
+        "{path}, column 'y': dates cannot be a target; give a column of numbers or classes.",
+    ),
+    "not a packed file": (
+        "t.csv.gz", ROWS, Y, "{path}: cannot be read (Not a gzipped file (b'a,')).",
     ),
     "holes": (
         "t.csv", "a,y\n1,2\n,4\n5,\n", Y,
@@ -116,9 +198,7 @@ BAD = {
         "{path}, column 'c': --one-hot needs at least 2 values, got u.",
     ),
     "an unknown kind of file": (
-        "t.xlsx", "", Y,
-        "--data must be one of breast_cancer, diabetes, digits, iris, linnerud, wine, or a .csv, .tsv, .parquet or "
-        ".npz file, got '{path}'.",
+        "t.xlsx", "", Y, "{path}: files are read as .csv, .tsv, .parquet or .npz; save it as one of these.",
     ),
 }  # fmt: skip
 
@@ -154,10 +234,24 @@ def test_files_that_are_refused(tmp_path, monkeypatch, name, text, options, erro
         pytest.importorskip("pyarrow", reason="pyarrow is in the cli extra")
         monkeypatch.setattr(engines, "FAST_FROM", 1)
     path = tmp_path / name
-    path.write_bytes(text.encode())
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(data.DataError) as caught:
         data.load(str(path), **options)
     assert str(caught.value) == error.format(path=path)
+
+
+def test_the_iris_that_everyone_has(tmp_path):
+    """150 flowers of three species by name, as they are in Fisher's table."""
+    datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is in the cli extra")
+    iris = datasets.load_iris()
+    rows = [f"{','.join(map(str, x))},{iris.target_names[k]}" for x, k in zip(iris.data, iris.target, strict=True)]
+    path = tmp_path / "iris.csv"
+    path.write_text("\n".join(["sepal_length,sepal_width,petal_length,petal_width,species", *rows]) + "\n")
+    dataset = data.load(str(path), target="species")
+    np.testing.assert_array_equal(dataset.inputs, iris.data)
+    np.testing.assert_array_equal(dataset.targets, iris.target)
+    assert dataset.class_names == ("setosa", "versicolor", "virginica")
+    assert dataset.notes == ("species: setosa -> 0, versicolor -> 1, virginica -> 2.",)
 
 
 def test_standard_input(monkeypatch):

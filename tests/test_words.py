@@ -34,6 +34,28 @@ MISTAKES = {
         [*DIABETES, "--optimizer", "adm", "--learning-rate", "1"],
         "--optimizer must be gradient_descent or an optimizer of optax, got 'adm'. Did you mean 'adam'?",
     ),
+    "a loss": (
+        [*DIABETES, "--loss", "mean_sqared_error"],
+        "--loss must be one of 'sum_squared_error', 'half_sum_squared_error', 'mean_squared_error', "
+        "'half_mean_squared_error', got 'mean_sqared_error'. Did you mean 'mean_squared_error'?",
+    ),
+    "half a name": (
+        [*DIABETES, "--problem", "logistic"],
+        "--problem must be one of linear_regression, line, linear_map, sigmoid_neuron, logistic_regression, "
+        "softmax_regression, mlp, got 'logistic'. Did you mean 'logistic_regression'?",
+    ),
+    "names with commas": (
+        [*DIABETES, "--features", "bmi,age"],
+        "diabetes: no feature 'bmi,age'; the features are age, sex, bmi, bp, s1, s2, s3, s4, s5, s6. Separate names by "
+        "spaces: bmi age.",
+    ),
+    "no value": ([*DIABETES, "--loss", "--l2", "1"], "--loss needs a value."),
+    "no value at the end": ([*DIABETES, "--loss"], "--loss needs a value."),
+    "a word too many": ([*DIABETES, "fast"], "'fast' belongs to no option; options begin with --."),
+    "one of several numbers": (
+        [*DIABETES, "--hidden-sizes", "8", "b"],
+        "--hidden-sizes must be a whole number, got 'b'.",
+    ),
     "a batch size": ([*DIABETES, "--batch-size", "1000"], "--batch-size must be between 1 and 442, got 1000."),
 }
 

@@ -217,7 +217,7 @@ def prepare(options: DataOptions) -> Job:
         except ValueError as error:
             raise data.DataError(f"{dataset.name}: {error}") from None
     params, rows_key = begin(problem, options.seed, batch)
-    notes = [*dataset.notes, *_note_on_codes(name, dataset)]
+    notes = [*dataset.notes, *_note_on_codes(name, dataset, chosen=options.problem is not None)]
     unpenalised_labels = name in LINEAR_CLASSIFIERS and not options.l2 and batch.targets.dtype.kind == "i"
     if unpenalised_labels and _are_separable(batch.inputs, batch.targets):
         notes.append(SEPARABLE)
@@ -269,11 +269,16 @@ def _are_separable(inputs: Any, labels: Any) -> bool:
     return (num_classes == 2 or entries <= PROGRAMME_ENTRIES) and linearly_separable(inputs, labels)
 
 
-def _note_on_codes(name: str, dataset: data.Dataset) -> list[str]:
-    """A note where a regression is fitted to numbers that may be codes of classes or counts."""
-    if name not in ("linear_regression", "line") or dataset.targets.ndim != 1 or dataset.stands_for is not None:
+def _note_on_codes(name: str, dataset: data.Dataset, *, chosen: bool) -> list[str]:
+    """A note where numbers may have been taken for classes, or codes of classes or counts for numbers."""
+    if dataset.targets.ndim != 1 or dataset.stands_for is not None:
         return []
-    return data.codes_note(dataset.target_names[0], np.unique(dataset.targets))
+    if name == "logistic_regression" and not chosen and dataset.class_names == ("0", "1"):
+        column = dataset.target_names[0]
+        return [f"{column}: 0 and 1 were taken as classes. If they are numbers, give --problem linear_regression."]
+    if name in ("linear_regression", "line"):
+        return data.codes_note(dataset.target_names[0], np.unique(dataset.targets))
+    return []
 
 
 def _use_all_cores() -> None:

@@ -1,6 +1,7 @@
 """The words of a command line, checked before they are parsed, so that each mistake gets one line and a suggestion."""
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Iterable
@@ -66,20 +67,30 @@ def checked(words: list[str], options: type) -> list[str]:
     hints = typing.get_type_hints(options, include_extras=True)
     kinds = {name: _number_kind(hints[field.name]) for name, field in fields.items()}
     switches = {name for name, field in fields.items() if hints[field.name] is bool}
+    several = {name for name, field in fields.items() if typing.get_origin(hints[field.name]) is tuple}
     known = set(fields) | {f"no-{name}" for name in switches}
+    only_options = "Positional" not in repr(hints)
     ready, given = [], set()
-    for place, word in enumerate(words):
-        before = words[place - 1].removeprefix("--") if place and words[place - 1].startswith("--") else ""
+    option, lacks_value = "", False  # the option whose values the words are
+    for word in words:
         name, equals, value = word.removeprefix("--").partition("=")
         if word.startswith("--") and name:
+            if lacks_value:
+                raise UserError(f"--{option} needs a value.")
             name = name.replace("_", "-")
             if name not in known:
                 raise UserError(f"no option --{name}.{_suggestion(name, known)}")
             given.add(name)
             ready.append(f"--{name}{equals}{_as_kind(name, value, kinds.get(name)) if equals else ''}")
+            lacks_value = not equals and name in fields and name not in switches
+            option = name if lacks_value else ""
+        elif option or not only_options:
+            ready.append(_as_kind(option, word, kinds.get(option)))
+            option, lacks_value = option if option in several else "", False
         else:
-            name = before.replace("_", "-")
-            ready.append(_as_kind(name, word, kinds.get(name)) if name in known else word)
+            raise UserError(f"{word!r} belongs to no option; options begin with --.")
+    if lacks_value:
+        raise UserError(f"--{option} needs a value.")
     for name, field in fields.items():
         needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if needed and name not in given and "Positional" not in repr(hints[field.name]):
@@ -94,8 +105,9 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def _number_kind(annotation: Any) -> type | None:
-    """Int or float for an option of one such number, None for any other."""
-    choices = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    """Int or float for an option of such numbers, None for any other."""
+    compound = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is tuple
+    choices = typing.get_args(annotation) if compound else (annotation,)
     numbers = [choice for choice in choices if choice in (int, float)]
     return numbers[0] if len(numbers) == 1 and str not in choices else None
 
@@ -118,6 +130,8 @@ def _as_kind(name: str, value: str, kind: type | None) -> str:
 def in_flags(message: str, options: type) -> str:
     """A message of the library in the words of the command line: `batch_size` becomes --batch-size.
 
+    Where it lists what would have been right, it offers the nearest.
+
     Args:
       message: with arguments of the library between backticks.
       options: the dataclass of the command, whose fields are the flags.
@@ -127,4 +141,5 @@ def in_flags(message: str, options: type) -> str:
     """
     for field in dataclasses.fields(options):
         message = message.replace(f"`{field.name}`", f"--{field.name.replace('_', '-')}")
-    return message
+    listed = re.search(r"must be one of (.+), got '([^']+)'\.$", message)
+    return message + did_you_mean(listed[2], re.findall(r"\w+", listed[1])) if listed else message

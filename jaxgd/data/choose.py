@@ -1,5 +1,6 @@
 """From a table to a `Dataset`: which columns are inputs, which is the target, and what becomes of other cells."""
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -7,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxgd.data.dataset import Array, DataError, Dataset
-from jaxgd.data.table import DECIMAL_COMMA, Table, as_number, is_text, missing
+from jaxgd.data.table import HOLES, Table, as_number, is_text, missing, why_no_number
 
 NEGATIVE = ("no", "false", "n", "f", "negative", "neg", "absent", "benign", "-1", "0")
 """The word of a pair that stands for class 0, whatever its place in the alphabet."""
@@ -84,6 +85,11 @@ def wanted_columns(table: Table, choice: Choice) -> tuple[str, list[str]]:
     target = choice.target
     if target is None:
         raise DataError(f"{table.name}: --target is needed, one of the columns {', '.join(table.columns)}.")
+    if len(table.columns) < 2:
+        raise DataError(
+            f"{table.name}: at least two columns are needed, got only {next(iter(table.columns))!r}; the separator of "
+            "a text must be a comma, a semicolon or a tab."
+        )
     table.column(target)
     wanted = list(choice.features or [name for name in table.columns if name != target])
     for name in (*wanted, *choice.one_hot):
@@ -105,7 +111,7 @@ def check_columns(table: Table, choice: Choice, wanted: Sequence[str]) -> None:
     for name in wanted:
         if name not in choice.one_hot:
             check_numbers(table, name)
-    if choice.target is not None and table.columns[choice.target].dtype.kind == "M":
+    if choice.target is not None and _are_dates(table.columns[choice.target]):
         raise DataError(
             f"{table.name}, column {choice.target!r}: dates cannot be a target; give a column of numbers or classes."
         )
@@ -127,10 +133,12 @@ def check_numbers(table: Table, name: str) -> None:
     if not is_text(column):
         return
     words = [row for row, cell in enumerate(column) if cell is not None and as_number(cell) is None]
+    words = [row for row in words if column[row].lower() not in HOLES] or words
     first = column[words[0]]
     place = f"{table.name}, {table.place(words[0])}, column {name!r}"
-    if re.match(DECIMAL_COMMA, first):
-        raise DataError(f"{place}: {first!r} has a decimal comma; write {first.strip().replace(',', '.')}.")
+    why = why_no_number(first)
+    if why is not None:
+        raise DataError(f"{place}: {why}.")
     if _is_date(first):
         raise DataError(dates)
     # One word among numbers is a slip in that cell; a column of words is of another kind.
@@ -142,6 +150,11 @@ def check_numbers(table: Table, name: str) -> None:
         f"{table.name}, column {name!r}: text ({shown}) cannot be an input; code it by --one-hot {name}, or leave the "
         "column out with --features."
     )
+
+
+def _are_dates(column: Array) -> bool:
+    cells = (cell for cell in column if cell is not None) if is_text(column) else ()
+    return column.dtype.kind == "M" or any(map(_is_date, itertools.islice(cells, 1)))
 
 
 def _is_date(cell: str) -> bool:
@@ -310,16 +323,11 @@ def classes(table: Table, target: str) -> tuple[Array, tuple[str, ...]]:
         return column, ()
     words = list(dict.fromkeys(column))
     numbers = sum(as_number(cell) is not None for cell in column)
-    if numbers:
-        row = next(row for row, cell in enumerate(column) if as_number(cell) is None)
-        cell = column[row]
+    row = next(row for row, cell in enumerate(column) if as_number(cell) is None)
+    why = why_no_number(column[row])
+    if numbers or (why is not None and column[row].lower() not in HOLES):
         place = f"{table.name}, {table.place(row)}, column {target!r}"
-        if re.match(DECIMAL_COMMA, cell):
-            raise DataError(f"{place}: {cell!r} has a decimal comma; write {cell.strip().replace(',', '.')}.")
-        raise DataError(f"{place}: expected a number, got {cell!r}.")
-    if re.match(DECIMAL_COMMA, column[0]):
-        place = f"{table.name}, {table.place(0)}, column {target!r}"
-        raise DataError(f"{place}: {column[0]!r} has a decimal comma; write {column[0].strip().replace(',', '.')}.")
+        raise DataError(f"{place}: {why or f'expected a number, got {column[row]!r}'}.")
     if len(words) > max(20, 0.5 * len(column)):
         raise DataError(
             f"{table.name}, column {target!r}: {len(words)} different words in {len(column)} rows cannot be classes."

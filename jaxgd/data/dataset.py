@@ -94,9 +94,12 @@ def as_labels(dataset: Dataset, num_classes: int | None = None) -> Dataset:
     if wrong.any():
         row = int(np.argmax(wrong))
         span = f"[0, {num_classes})" if num_classes else "[0, K)"
+        more = (
+            "; --problem softmax_regression takes more than two classes" if num_classes == 2 and len(codes) > 2 else ""
+        )
         raise DataError(
             f"{dataset.name}, {dataset.place(row)}, column {dataset.target_names[0]!r}: "
-            f"labels must be integers in {span}, got {labels[row]:g}."
+            f"labels must be integers in {span}, got {labels[row]:g}{more}."
         )
     names = dataset.class_names or tuple(str(k) for k in range(num_classes or int(labels.max()) + 1))
     return dataset._replace(targets=labels.astype(np.int64), class_names=names)

@@ -58,6 +58,8 @@ def read_text(path: str, opened: Callable[[], BinaryIO], lines: Any) -> Table | 
         return None
     # A comment may have been taken for a row; the column that it begins is then text.
     first = columns[dialect.header[0]]
+    if not len(first):
+        return None
     if is_text(first) and any(isinstance(cell, str) and cell.startswith("#") for cell in first):
         return None
     return Table(path, columns, lines)

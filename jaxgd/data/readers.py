@@ -1,6 +1,7 @@
 """Bundled data sets, files and frames, read into a `Dataset`: one reader a kind, in one table."""
 
 import functools
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -57,6 +58,8 @@ def load(
         return checked(selected(bundled(source, choice), choice))
     if source.endswith(".npz"):
         return checked(npz_dataset(source, choice))
+    if os.path.isfile(source):
+        raise DataError(f"{source}: files are read as .csv, .tsv, .parquet or .npz; save it as one of these.")
     raise DataError(
         f"--data must be one of {', '.join(BUNDLED)}, or a .csv, .tsv, .parquet or .npz file, got {source!r}."
         f"{did_you_mean(source, BUNDLED)}"

@@ -1,6 +1,7 @@
 """A table as a file gives it: named columns of numbers, of text or of dates, before anything is chosen from it."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -8,7 +9,8 @@ import numpy as np
 
 from jaxgd.data.dataset import Array, DataError
 
-DECIMAL_COMMA = r"^\s*[-+]?\d+,\d+\s*$"
+HOLES = ("na", "n/a", "#n/a", "null", "none", "nil", "?", "-", ".", "missing")
+"""What stands in the cells of other tools' files where there is no value."""
 
 
 class Table(NamedTuple):
@@ -60,10 +62,39 @@ def did_you_mean(word: str, known: Iterable[str], likeness: float = 0.65) -> str
       likeness: how much of a word must agree, from 0 to 1.
 
     Returns:
-      " Did you mean 'diabetes'?", or "".
+      " Did you mean 'diabetes'?", or "". Several known names with commas between them are told to be given apart.
     """
-    nearest = difflib.get_close_matches(word, [other for other in known if other != word], n=1, cutoff=likeness)
+    others = [other for other in known if other != word]
+    names = [name.strip() for name in word.split(",")]
+    if len(names) > 1 and set(names) <= set(others):
+        return f" Separate names by spaces: {' '.join(names)}."
+    beginning = [other for other in others if len(word) > 2 and other.startswith(word)]
+    nearest = beginning if len(beginning) == 1 else difflib.get_close_matches(word, others, n=1, cutoff=likeness)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def why_no_number(cell: str) -> str | None:
+    """What is the matter with a cell that is nearly a number, and what to write; None for any other text.
+
+    Args:
+      cell: of text.
+
+    Returns:
+      The end of a sentence, such as "'1,5' has a decimal comma; write 1.5".
+    """
+    word = cell.strip()
+    if word.lower() in HOLES:
+        return f"expected a number, got {word!r}; leave a cell empty where there is no value"
+    if re.match(r"^[-+]?\d+,\d+$", word):
+        if not re.match(r"^[-+]?[1-9]\d{0,2},\d{3}$", word):
+            return f"{word!r} has a decimal comma; write {word.replace(',', '.')}"
+        return f"{word!r} has a comma; write {word.replace(',', '.')}, or {word.replace(',', '')} if it parts thousands"
+    if re.match(r"^[-+]?\d{1,3}(,\d{3})+(\.\d+)?$", word):
+        return f"{word!r} has commas between thousands; write {word.replace(',', '')}"
+    bare = word.strip("$€£¥% ")
+    if bare != word and as_number(bare.replace(",", "")) is not None and bare:
+        return f"expected a number, got {word!r}; write {bare.replace(',', '')} and keep the unit in the column's name"
+    return None
 
 
 def of_values(values: Any) -> Array:

@@ -112,9 +112,14 @@ def dialect_of(path: str, opened: Callable[[], BinaryIO]) -> Dialect:
         header.pop()
     num_extra = len(cells) - len(header)
     if any(as_number(name) is not None and name for name in header):
-        raise DataError(f"{path}, line {number}: expected a header of column names, got {separator.join(header)}.")
+        raise DataError(
+            f"{path}, line {number}: expected a header of column names, got {separator.join(header)}; add one."
+        )
     if "" in header:
-        raise DataError(f"{path}, line {number}: column {header.index('') + 1} has no name.")
+        raise DataError(
+            f"{path}, line {number}: column {header.index('') + 1} has no name; give it one, or leave it out "
+            "(in pandas: to_csv(..., index=False))."
+        )
     if len(set(header)) < len(header):
         raise DataError(f"{path}, line {number}: the column names {', '.join(header)} must differ.")
     return Dialect(separator, tuple(header), num_extra, number)
