@@ -75,7 +75,7 @@ def test_an_npz(tmp_path):
 
 CSV_MISTAKES = [
     ("empty", "", {}, "{path}: the file is empty; expected a header line of column names."),
-    ("no header", "1,2,3\n4,5,6\n", {}, "{path}, line 1: expected a header of column names, got 1,2,3."),
+    ("no header", "1,2,3\n4,5,6\n", {}, "{path}, line 1: expected a header of column names, got 1,2,3; add one."),
     ("one name twice", "x,x\n1,2\n", {}, "{path}, line 1: the column names x, x must differ."),
     ("no target", GOOD, {"target": None}, "{path}: --target is needed, one of the columns age, height, weight."),
     ("unknown target", GOOD, {"target": "size"}, "{path}: no column 'size'; the columns are age, height, weight."),

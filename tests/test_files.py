@@ -11,7 +11,7 @@ import pytest
 from common import slow
 
 from jaxgd import data
-from jaxgd.data import engines
+from jaxgd.data import engines, parts, squares
 
 IRIS = "sepal_length,sepal_width,species\n5.1,3.5,setosa\n7.0,3.2,versicolor\n6.3,3.3,virginica\n4.9,3.0,setosa\n"
 ROWS = "a,b,y\n1,2,0.5\n3,5,1.5\n2,1,2.5\n"
@@ -375,11 +375,16 @@ def whole_files(folder):
 
 
 @pytest.mark.parametrize("count", [40, pytest.param(400, marks=slow)])
-@pytest.mark.parametrize("fast", [False, True], ids=["careful", "fast"])
-def test_damaged_files_are_read_or_refused_in_one_line(tmp_path, monkeypatch, count, fast):
-    if fast:
+@pytest.mark.parametrize("reader", ["careful", "fast", "parts"])
+def test_damaged_files_are_read_or_refused_in_one_line(tmp_path, monkeypatch, count, reader):
+    read = data.load
+    if reader != "careful":
         pytest.importorskip("pyarrow", reason="pyarrow is in the cli extra")
         monkeypatch.setattr(engines, "FAST_FROM", 1)
+    if reader == "parts":
+        read = data.least_squares
+        for module, name in ((parts, "SMALL_FILE"), (squares, "PARTS_FROM"), (squares, "ROWS_PER_COLUMN")):
+            monkeypatch.setattr(module, name, 0)
     rng = random.Random(7)
     lines = []
     for name, whole in whole_files(tmp_path).items():
@@ -387,7 +392,7 @@ def test_damaged_files_are_read_or_refused_in_one_line(tmp_path, monkeypatch, co
         for _ in range(count):
             path.write_bytes(damaged(whole, rng))
             try:
-                data.load(str(path), target=None if name.endswith("npz") else "y")
+                read(str(path), target=None if name.endswith("npz") else "y")
             except data.DataError as error:
                 lines.append(str(error))
     assert len(lines) > count

@@ -180,7 +180,7 @@ def parquet_file(path: str) -> Iterator[Any]:
     try:
         with parquet.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
             yield file
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a Parquet file, or a damaged one ({text.first_line(error)}).") from None
 
 
