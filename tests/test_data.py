@@ -174,7 +174,7 @@ def test_an_npz_that_is_none(tmp_path):
 @pytest.mark.parametrize(
     ("last", "num_classes", "error"),
     [
-        ("2", 2, "labels must be integers in [0, 2), got 2."),
+        ("2", 2, "labels must be integers in [0, 2), got 2; --problem softmax_regression takes more than two classes."),
         ("0.5", None, "labels must be integers in [0, K), got 0.5."),
         ("-1", None, "labels must be integers in [0, K), got -1."),
     ],

@@ -85,7 +85,7 @@ def wanted_columns(table: Table, choice: Choice) -> tuple[str, list[str]]:
     target = choice.target
     if target is None:
         raise DataError(f"{table.name}: --target is needed, one of the columns {', '.join(table.columns)}.")
-    if len(table.columns) < 2:
+    if len(table.columns) < 2 and target not in table.columns:
         raise DataError(
             f"{table.name}: at least two columns are needed, got only {next(iter(table.columns))!r}; the separator of "
             "a text must be a comma, a semicolon or a tab."
