@@ -15,6 +15,7 @@ import optax
 
 import jaxgd
 from experiments.benchmarks import peers
+from experiments.benchmarks.first import first_call
 from experiments.benchmarks.measure import OURS, Row, interleaved, measured, on_one_core
 from jaxgd.descent.fast import choose
 from jaxgd.types import Batch, LinearParams
@@ -130,17 +131,17 @@ def _gap(found: Any, expected: Any) -> float:
 
 
 def stochastic(scale: str) -> list[Row]:
-    """One shuffled epoch, a row a step, shuffling included on both sides; on a GPU in blocks, beside the loop."""
+    """Five shuffled epochs, a row a step, shuffling included; the peer's first; on a GPU in blocks, beside the loop."""
     found = []
     problem = jaxgd.problems.linear_regression()
     for shape in ((500, 5),) if scale == "smoke" else ((100_000, 20), (100_000, 200)):
         batch = _data(*shape)
         run = functools.partial(
-            jaxgd.descend, learning_rate=1e-4, num_steps=shape[0], batch_size=1, key=jax.random.key(0), record=()
+            jaxgd.descend, learning_rate=1e-4, num_steps=5 * shape[0], batch_size=1, key=jax.random.key(0), record=()
         )
-        jobs: dict[str, Any] = {OURS: (functools.partial(run, problem, _start(batch), batch), shape[0])}
+        jobs: dict[str, Any] = {OURS: (functools.partial(run, problem, _start(batch), batch), 5 * shape[0])}
         if scale != "cpu":
-            jobs["row by row"] = (functools.partial(run, problem, _start(batch), batch, fast=False), shape[0])
+            jobs["row by row"] = (functools.partial(run, problem, _start(batch), batch, fast=False), 5 * shape[0])
         if scale != "gpu":
             jobs["scikit-learn"] = (peers.scikit_learn_epoch(batch, 1e-4), shape[0])
         row = measured("one row a step, shuffled", _shape(batch), "row", jobs, _repeats(scale))
@@ -245,7 +246,7 @@ def loops(scale: str) -> list[Row]:
 
 def tiny(scale: str) -> list[Row]:
     """One lane of five rows: what the checks of every step cost."""
-    batch, steps = _data(5, 1), 100 if scale == "smoke" else 100_000
+    batch, steps = _data(5, 1), 100 if scale == "smoke" else 1_000_000
     problem = jaxgd.problems.linear_regression()
     run = functools.partial(jaxgd.descend, learning_rate=1e-5, num_steps=steps, record=("loss",))
     jobs: dict[str, Any] = {
@@ -265,7 +266,7 @@ def chunks(scale: str) -> list[Row]:
     """
     problem, found = jaxgd.problems.sigmoid_neuron(), []
     kinds: tuple[tuple[int, int, int, str, dict[str, Any]], ...] = (
-        (1000, 20, 400_000, "full batch", {"record_every": 100}),
+        (1000, 20, 500_000, "full batch", {"record_every": 100}),
         (2000, 3, 10_000_000, "single rows", {"batch_size": 1}),
         (15_000_000, 5, 2_500_000, "batches of 10", {"batch_size": 10, "record_every": 100}),
     )
@@ -550,6 +551,7 @@ WORK = {
     "chunks": chunks,
     "gradients": gradients,
     "start": start,
+    "first_call": first_call,
     "growth": growth,
     "memory": memory,
     "check": check,

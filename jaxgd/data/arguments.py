@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.data.arrays import array, described, floating
+from jaxgd.data.arrays import array, described, floating, on_device
 from jaxgd.types import Params, Problem
 from jaxgd.validation import check_floating_tree
 
@@ -61,21 +61,6 @@ def _leaf(leaf: Any) -> Any:
     return on_device(leaf) if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf" else leaf
 
 
-def on_device(values: Any) -> jax.Array:
-    """An array of NumPy as an array of jax, by a copy.
-
-    `jnp.asarray` compiles a program for every shape that it meets for the first time, which takes longer than most
-    copies. `jax.device_put` does not, but may share the memory of NumPy; of a copy nobody else holds.
-
-    Args:
-      values: an array of numbers.
-
-    Returns:
-      The same numbers, float64 as float32 where jax computes in that.
-    """
-    return jax.device_put(np.array(values))
-
-
 def sweep_axis(problem: Problem, name: str, values: Any) -> Any:
     """The values of one axis of a sweep as arrays with a leading axis of lanes.
 
@@ -101,7 +86,7 @@ def sweep_axis(problem: Problem, name: str, values: Any) -> Any:
             )
         return values
     if name not in ("params", "batch"):
-        return jnp.asarray(floating(named, values))
+        return on_device(floating(named, values))
     take = problem.accepts.params if name == "params" else problem.accepts.batch
     if isinstance(values, list) and values and all(isinstance(value, tuple | dict) for value in values):
         each = [jax.tree.map(jnp.asarray, take(value)) for value in values]

@@ -115,6 +115,21 @@ def floating(name: str, values: Any, dtype: Any = None) -> Any:
     return found.astype(jnp.result_type(float) if dtype is None else dtype)
 
 
+def on_device(values: Any) -> jax.Array:
+    """An array of NumPy as an array of jax, by a copy; one of jax as it is.
+
+    `jnp.asarray` compiles a program for every shape that it meets for the first time, which takes longer than most
+    copies. `jax.device_put` does not, but may share the memory of NumPy; of a copy nobody else holds.
+
+    Args:
+      values: an array of numbers, of either.
+
+    Returns:
+      The same numbers, float64 as float32 where jax computes in that.
+    """
+    return values if isinstance(values, jax.Array) else jax.device_put(np.array(values))
+
+
 def labels(name: str, values: Any) -> Any:
     """Class labels as integers: 0, 0.0 and False are one label.
 

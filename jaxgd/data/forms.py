@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from jaxgd.data.arrays import described, floating, labels, probabilities
+from jaxgd.data.arrays import described, floating, labels, on_device, probabilities
 from jaxgd.types import Batch, Params
 from jaxgd.validation import check_shape
 
@@ -99,7 +98,7 @@ def _typed(params_type: Any, params: Any, name: str) -> Any:
     typed: dict[str, Any] = {}
     for (field, item_type), value in zip(fields.items(), values, strict=True):
         if item_type is None:
-            typed[field] = value if isinstance(value, jax.Array) else jnp.asarray(floating(f"{name}.{field}", value))
+            typed[field] = on_device(value if isinstance(value, jax.Array) else floating(f"{name}.{field}", value))
         else:
             typed[field] = tuple(_typed(item_type, item, f"{name}.{field}[{i}]") for i, item in enumerate(value))
     return params_type(**typed)

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgd.data.arguments import arguments, parameters, sweep_axis
+from jaxgd.data.arrays import on_device
 from jaxgd.descent import loop
 from jaxgd.descent.axes import arguments_of, check_tunable, over_batch_sizes
 from jaxgd.descent.descend import (
@@ -124,18 +125,24 @@ def sweep(  # noqa: D417 (the decorator adds the other arguments)
         # The last chunk is filled up with its last lane, so that one program serves all.
         lanes = np.minimum(np.arange(first, first + at_once), num_lanes - 1)
         indices = (lanes,) * len(lengths) if zipped else np.unravel_index(lanes, shape)
-        index = {name: jnp.asarray(entries, jnp.int32) for name, entries in zip(lengths, indices, strict=True)}
+        index = {name: on_device(entries.astype(np.int32)) for name, entries in zip(lengths, indices, strict=True)}
         if mesh is not None:
             index = jax.device_put(index, NamedSharding(mesh, PartitionSpec(_lane_axes(mesh))))
         chunks.append(_run_lanes(Program(problem, settings), mesh, values, index))
     if len(chunks) == 1 and mesh is None:
-        return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), chunks[0])
+        return _in_axes(shape, chunks[0]) if len(shape) > 1 else chunks[0]
 
     def joined(*leaves: jax.Array) -> np.ndarray[Any, Any]:
         lanes = np.concatenate([np.asarray(leaf) for leaf in leaves])[:num_lanes]
         return lanes.reshape(*shape, *lanes.shape[1:])
 
     return jax.tree.map(joined, *chunks)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _in_axes(shape: tuple[int, ...], result: Result) -> Result:
+    """An axis for each entry of `over`; leaf by leaf, outside of jit, every shape would be a program of its own."""
+    return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), result)
 
 
 class _Values(NamedTuple):

@@ -18,7 +18,7 @@ import jaxgd
 from jaxgd import StopReason, problems
 from jaxgd.descent import fast, loop
 from jaxgd.descent.descend import Controls, Given, Program, as_rate, bind, check_settings
-from jaxgd.descent.fast import blocks, row_steps
+from jaxgd.descent.fast import blocks, choose, row_steps
 from jaxgd.types import Batch, ScalarParams
 
 
@@ -214,8 +214,9 @@ def test_the_table_names_what_is_tested_here():
 
 
 @pytest.mark.parametrize(("problem", "make_batch"), SOME_SYSTEMS)
-def test_systems_in_blocks_that_are_chosen(problem, make_batch):
-    """As users get them: 40,000 steps are blocks of 2000."""
+def test_systems_in_blocks_that_are_chosen(monkeypatch, problem, make_batch):
+    """As users get them, but for shorter runs: 40,000 steps are blocks of 2000."""
+    monkeypatch.setattr(choose, "BLOCKS_FROM", 40_000)
     params, batch = setting(problem, make_batch)
     options = {"learning_rate": 0.01, "num_steps": 40_000, "record_every": 3}
     found, plain = (jaxgd.descend(problem, params, batch, fast=fast, **options) for fast in (True, False))
@@ -225,18 +226,18 @@ def test_systems_in_blocks_that_are_chosen(problem, make_batch):
 @pytest.mark.parametrize(
     ("options", "shape", "expected"),
     [
-        ({"num_steps": 39_999}, (5, 1), "plain"),
-        ({"num_steps": 40_000}, (5, 1), "blocks"),
-        ({"num_steps": 40_000, "fast": False}, (5, 1), "plain"),
-        ({"num_steps": 40_000, "record": ("params",)}, (5, 1), "plain"),
-        ({"num_steps": 40_000, "optimizer": optax.sgd}, (5, 1), "plain"),
-        ({"num_steps": 40_000}, (100_000, 4), "plain"),
-        ({"num_steps": 40_000, "batch_size": 2}, (8002, 4), "blocks"),
-        ({"num_steps": 40_000, "batch_size": 2}, (202, 4), "blocks"),
-        ({"num_steps": 40_000, "batch_size": 2}, (200, 4), "plain"),
-        ({"num_steps": 40_000, "batch_size": 1}, (4001, 4), "solved"),
-        ({"num_steps": 39_999, "batch_size": 1}, (101, 4), "solved"),
-        ({"num_steps": 40_000, "batch_size": 1, "optimizer": optax.adam}, (4001, 4), "plain"),
+        ({"num_steps": 499_999}, (5, 1), "plain"),
+        ({"num_steps": 500_000}, (5, 1), "blocks"),
+        ({"num_steps": 500_000, "fast": False}, (5, 1), "plain"),
+        ({"num_steps": 500_000, "record": ("params",)}, (5, 1), "plain"),
+        ({"num_steps": 500_000, "optimizer": optax.sgd}, (5, 1), "plain"),
+        ({"num_steps": 500_000}, (100_000, 4), "plain"),
+        ({"num_steps": 500_000, "batch_size": 2}, (8002, 4), "blocks"),
+        ({"num_steps": 500_000, "batch_size": 2}, (202, 4), "blocks"),
+        ({"num_steps": 500_000, "batch_size": 2}, (200, 4), "plain"),
+        ({"num_steps": 500_000, "batch_size": 1}, (4001, 4), "solved"),
+        ({"num_steps": 499_999, "batch_size": 1}, (101, 4), "solved"),
+        ({"num_steps": 500_000, "batch_size": 1, "optimizer": optax.adam}, (4001, 4), "plain"),
     ],
 )
 def test_steps_are_chosen_by_size_and_rule(monkeypatch, options, shape, expected):

@@ -5,6 +5,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxgd
@@ -94,3 +95,31 @@ def test_chunk_steps_are_counted():
     )
     with pytest.raises(ValueError, match="`chunk_steps` must be at least 1, got 0"):
         run(chunk_steps=0)
+
+
+def test_a_first_call_compiles_few_programs(rng):
+    """No operation on data or parameters from NumPy is a program of its own: each costs what a small run costs."""
+    compiled = []
+
+    def listen(name, seconds, **_):
+        if name.endswith("/backend_compile_duration"):
+            compiled.append(seconds)
+
+    problem, batch = problems.linear_regression(), (rng.normal(size=(19, 3)), rng.normal(size=19))
+    over = {"learning_rate": np.array([0.1, 0.2]), "l2": np.array([0.0, 0.1, 1.0])}
+    calls = {
+        1: lambda: jaxgd.descend(problem, (np.zeros(3), 0.0), batch, learning_rate=0.1, num_steps=20),
+        2: lambda: jaxgd.sweep(problem, (np.zeros(3), 0.0), batch, over=over, num_steps=20),
+        3: lambda: jaxgd.fit(problem, (np.zeros(3), 0.0), batch, learning_rate=0.1, num_steps=20),
+    }
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for expected, call in calls.items():
+            compiled.clear()
+            call()
+            assert len(compiled) == expected
+            compiled.clear()
+            call()
+            assert not compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

@@ -187,7 +187,7 @@ REFUSED = [
         {"over": {"rate": RATES}, "num_steps": 3},
         ValueError,
         "`over` must be one of 'learning_rate', 'key', 'params', 'batch', 'l2', 'grad_tol', 'param_tol', "
-        "'divergence_factor', got 'rate'.",
+        "'divergence_factor', 'batch_size', got 'rate'.",
     ),
     (
         {"over": {"learning_rate": RATES}, "learning_rate": 0.1, "num_steps": 3},

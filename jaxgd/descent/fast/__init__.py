@@ -35,7 +35,7 @@ ACCELERATIONS = (
         equal="the same decisions at the same steps, numbers within 1e-12; but at which step parameters that alternate "
         "between neighbouring values are found to do so depends on their last digits, and a bounded run beyond its "
         "largest stable rate amplifies the last digits until no digit of its numbers is that of the plain loop",
-        taken="at least 40,000 steps of gradient_descent at a fixed rate, on less than 1 MiB each",
+        taken="at least 500,000 steps of gradient_descent at a fixed rate, on less than 1 MiB each",
     ),
     Acceleration(
         "row_steps",
