@@ -14,6 +14,9 @@ from jaxgd.descent.run import State
 LINE_SHARE, LINE_SECONDS, LEAST_SECONDS = 0.1, 30.0, 10.0
 """Without a terminal a line of progress comes after a tenth of the steps or 30 s, and never within 10 s of another."""
 
+LEAST_COLUMNS = 76
+"""Columns of a terminal below which only the share of the steps is shown, so that no number is cut."""
+
 
 def terminate(number: int, frame: FrameType | None) -> NoReturn:
     """A handler of SIGTERM and SIGHUP that ends the process as they do, but in a run lets `fit` end its chunk first."""
@@ -67,14 +70,12 @@ def progress_bar(num_steps: int, progress: bool | None) -> Iterator[Callable[[St
     from rich import console
     from rich import progress as bars
 
-    columns = (
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TextColumn("best loss {task.fields[loss]}"),
-        bars.TextColumn("{task.fields[rate]} steps/s"),
-        bars.TimeRemainingColumn(),
-    )
     screen = console.Console(stderr=True)
+    loss, left = bars.TextColumn("best loss {task.fields[loss]}"), bars.TimeRemainingColumn()
+    columns: tuple[bars.ProgressColumn, ...] = (bars.TaskProgressColumn(), loss, left)
+    if screen.width >= LEAST_COLUMNS:
+        rate = bars.TextColumn("{task.fields[rate]} steps/s")
+        columns = (bars.BarColumn(), bars.MofNCompleteColumn(), loss, rate, left)
     with bars.Progress(*columns, console=screen, transient=screen.is_terminal) as bar:
         task = bar.add_task("", total=num_steps, loss="-", rate="-")
         started = time.perf_counter()
