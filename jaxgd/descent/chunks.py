@@ -40,6 +40,19 @@ class Cut(NamedTuple):
         if rest:
             yield from _parts(rest, max(self.chunk_steps, 1), closes=False)
 
+    def passing(self, num_steps: int) -> int:
+        """The chunk that ends where no chunk of a longer run does, though another follows.
+
+        Args:
+          num_steps: of the run.
+
+        Returns:
+          Its position, from 1; 0 if there is none.
+        """
+        num_epochs, rest = divmod(num_steps, self.steps_per_epoch)
+        at_once = self.chunk_steps // self.steps_per_epoch
+        return -(-num_epochs // at_once) if rest and at_once and num_epochs % at_once else 0
+
     def steps_after(self, position: int, num_steps: int) -> int:
         """Steps that the first chunks of a run take.
 

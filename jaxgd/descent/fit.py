@@ -153,11 +153,12 @@ def fit(  # noqa: D417 (the decorator adds the other arguments)
                 held.enter_context(locked(folder))
             done, place = load(folder, told, place, lambda *other: _passes(cut, num_steps, *other)) or (0, place)
             place = place._replace(state=sharded.everywhere(place.state)) if together else place
-        show = held.enter_context(progress_bar(num_steps, progress))
+        show = held.enter_context(progress_bar(num_steps, progress, int(place.state.step)))
 
         def after_chunk(position: int, state: State, judged: Judged | None) -> _Place:
             place = _Place(state, judge and judge(position, state, judged))
-            if folder is not None:
+            # Of the two files that are kept one is of a state that a longer run passes through.
+            if folder is not None and position != cut.passing(num_steps):
                 save(folder, told, position, place)
             show(state)
             return place

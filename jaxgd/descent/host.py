@@ -55,17 +55,18 @@ def noted_interrupt() -> Iterator[Callable[[], int]]:
 
 
 @contextlib.contextmanager
-def progress_bar(num_steps: int, progress: bool | None) -> Iterator[Callable[[State], None]]:
+def progress_bar(num_steps: int, progress: bool | None, begun: int = 0) -> Iterator[Callable[[State], None]]:
     """A context with progress on standard error, and a function that shows a state in it.
 
     On a terminal it is a bar, elsewhere a plain line now and then. `progress=None` shows it on a terminal only.
+    `begun` is the number of steps that an earlier process has made.
     """
     on_terminal = sys.stderr.isatty()
     if not (on_terminal if progress is None else progress):
         yield lambda state: None
         return
     if not on_terminal:
-        yield _lines(num_steps)
+        yield _lines(num_steps, begun)
         return
     from rich import console
     from rich import progress as bars
@@ -77,7 +78,7 @@ def progress_bar(num_steps: int, progress: bool | None) -> Iterator[Callable[[St
         rate = bars.TextColumn("{task.fields[rate]} steps/s")
         columns = (bars.BarColumn(), bars.MofNCompleteColumn(), loss, rate, left)
     with bars.Progress(*columns, console=screen, transient=screen.is_terminal) as bar:
-        task = bar.add_task("", total=num_steps, loss="-", rate="-")
+        task = bar.add_task("", total=num_steps, completed=begun, loss="-", rate="-")
         started = time.perf_counter()
         first: list[int] = []
 
@@ -90,17 +91,17 @@ def progress_bar(num_steps: int, progress: bool | None) -> Iterator[Callable[[St
         yield show
 
 
-def _lines(num_steps: int) -> Callable[[State], None]:
+def _lines(num_steps: int, begun: int) -> Callable[[State], None]:
     """A function that prints a line for some of the states it is given."""
     started = time.perf_counter()
-    said = [0.0, started]  # share of the steps and the time at the last line
+    said = [begun / num_steps, started]  # share of the steps and the time at the last line
 
     def show(state: State) -> None:
         steps, now = int(state.last_step) + 1, time.perf_counter()
         share, waited = steps / num_steps, now - said[1]
         if waited >= LEAST_SECONDS and (share - said[0] >= LINE_SHARE or waited >= LINE_SECONDS):
             said[:] = share, now
-            left = (now - started) * (1 - share) / share
+            left = (now - started) * (num_steps - steps) / max(steps - begun, 1)
             best = f"best loss {float(state.watch.best_loss):.6g}"
             print(f"{share:4.0%} of {num_steps} steps, {best}, about {left:.0f} s left", file=sys.stderr, flush=True)
 

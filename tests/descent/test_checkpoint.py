@@ -1,6 +1,7 @@
 """Interrupted runs go on to the same bits; damaged and foreign checkpoints are told."""
 
 import concurrent.futures
+import contextlib
 import functools
 import json
 import os
@@ -171,6 +172,19 @@ def test_a_run_is_continued_with_more_steps_to_the_same_bits(tmp_path, options, 
     expected = job(num_steps=90, **options)()
     job(num_steps=fewer_steps, **options)(checkpoint=tmp_path)
     assert_trees_equal(job(num_steps=90, **options)(checkpoint=tmp_path), expected)
+
+
+@pytest.mark.parametrize(
+    ("fewer_steps", "found"), [(61, 56), *(pytest.param(*pair, marks=slow) for pair in ((60, 56), (63, 63), (38, 28)))]
+)
+def test_a_continued_run_begins_at_its_last_whole_chunk(tmp_path, monkeypatch, fewer_steps, found):
+    """Chunks of two epochs of 7 steps: 61 and 38 steps end in a shorter one and in a part of an epoch."""
+    seen = []
+    monkeypatch.setattr(fit_module, "progress_bar", lambda *args: seen.append(args[2]) or contextlib.nullcontext(print))
+    options = {"batch_size": 3, "chunk_steps": 14, "record": ()} if fewer_steps in (61, 38) else {"record": ()}
+    job(num_steps=fewer_steps, **options)(checkpoint=tmp_path)
+    job(num_steps=90, **options)(checkpoint=tmp_path)
+    assert seen == [0, found]
 
 
 @slow
