@@ -46,6 +46,14 @@ def cast(tree, dtype):
     return jax.tree.map(cast_leaf, tree)
 
 
+def stacked(trees):
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def along(params, step, direction):
+    return jax.tree.map(lambda p, u: p + step * u, params, direction)
+
+
 def random_like(key, tree):
     leaves, treedef = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))
