@@ -18,6 +18,21 @@ SOME_SYSTEMS = [
 ]
 """For tests that compile much for each system: every fourth, and the others among the slow tests."""
 
+
+def quick(values, keep):
+    """Parameters of a test of which only those in `keep` run without --slow."""
+    return [value if value in keep else pytest.param(value, marks=slow) for value in values]
+
+
+def quick_systems(systems, *names):
+    """Systems of which only those with these names are tried without --slow."""
+    return [s if s.id in names else pytest.param(*s.values, id=s.id, marks=slow) for s in systems]
+
+
+FEW = ("linear_regression(l2=0.1)", "softmax_regression(3, l2=0.1)", "mlp((8,))")
+FEW_SYSTEMS = quick_systems(SYSTEMS[::3], *FEW)
+"""For tests of what does not depend on the system: a model of each kind, and every third among the slow tests."""
+
 SYSTEMS_WITH_DATA = [
     pytest.param(problem, make_batch, id=problem.name)
     for problem, make_batch in ALL_PROBLEMS

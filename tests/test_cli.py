@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from common import slow
+from common import quick, slow
 
 import jaxgd
 from jaxgd import cli
@@ -90,6 +90,7 @@ def test_separable_classes_are_said(command):
     assert summary["notes"][0].startswith("The classes are linearly separable: without a penalty")
 
 
+@slow
 def test_digits_by_a_network(command):
     code, summary = summary_of(command, "--data", "digits", "--problem", "mlp")
     assert code == 0
@@ -155,10 +156,10 @@ def test_two_processes_run_one_fit(command, tmp_path, words):
 @pytest.mark.parametrize(
     ("words", "evaluation"),
     [
-        ((), "plain"),
-        (("--evaluation", "tiled"), "tiled"),
+        pytest.param((), "plain", marks=slow),
+        pytest.param(("--evaluation", "tiled"), "tiled", marks=slow),
         (("--evaluation", "compressed"), "compressed"),
-        (("--evaluation", "sharded"), "sharded"),
+        pytest.param(("--evaluation", "sharded"), "sharded", marks=slow),
     ],
 )
 def test_the_evaluation_is_recorded_and_does_not_change_the_answer(command, tmp_path, words, evaluation):
@@ -218,12 +219,14 @@ def test_seeds_repeat_and_differ(command):
     [
         ("--data", "iris", "--num-steps", "20"),
         ("--data", "wine", "--optimizer", "adam", "--learning-rate", "0.01", "--num-steps", "20"),
-        ("--data", "linnerud", "--num-steps", "20"),
+        pytest.param(("--data", "linnerud", "--num-steps", "20"), marks=slow),
         ("--data", "linnerud", "--problem", "linear_map", "--num-steps", "20"),
         ("--data", "linnerud", "--problem", "mlp", "--hidden-sizes", "4", "3", "--num-steps", "20"),
-        ("--data", "diabetes", "--loss", "half_mean_squared_error", "--l2", "0.1", "--num-steps", "20"),
+        pytest.param(
+            ("--data", "diabetes", "--loss", "half_mean_squared_error", "--l2", "0.1", "--num-steps", "20"), marks=slow
+        ),
         ("--data", "diabetes", "--features", "bmi", "--problem", "line", "--num-steps", "20"),
-        ("--data", "diabetes", "--batch-size", "1", "--num-steps", "500"),
+        pytest.param(("--data", "diabetes", "--batch-size", "1", "--num-steps", "500"), marks=slow),
         ("--data", "diabetes", "--held-out", "0.2", "--grad-tol", "1", "--num-steps", "5000"),
         ("--data", "breast_cancer", "--problem", "sigmoid_neuron", "--num-steps", "20"),
     ],
@@ -305,9 +308,10 @@ def test_a_rate_above_the_guarantee_is_not_said_to_diverge(command):
         (("diabetes",), "exact", True),
         (("linnerud",), "exact", True),
         (("iris",), "guaranteed from every start", True),
-        (("digits",), "guaranteed from every start", False),
+        pytest.param(("digits",), "guaranteed from every start", False, marks=slow),
         (("breast_cancer", "--problem", "sigmoid_neuron"), "guaranteed from every start", True),
-        (("digits", "--problem", "mlp"), "local at this start", False),
+        pytest.param(("digits", "--problem", "mlp"), "local at this start", False, marks=slow),
+        (("iris", "--problem", "mlp"), "local at this start", False),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, tuple) else "",
 )
@@ -324,8 +328,10 @@ def test_rate_works_for_every_model_and_says_how_far_it_reaches(command, words, 
     assert ("- to " in out) == (not curved)
 
 
-@pytest.mark.parametrize("words", [("iris",), ("diabetes",), ("wine", "--problem", "mlp")], ids=" ".join)
-@pytest.mark.parametrize("flags", [(), ("--x64",)], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    "words", quick([("iris",), ("diabetes",), ("wine", "--problem", "mlp")], [("iris",)]), ids=" ".join
+)
+@pytest.mark.parametrize("flags", [pytest.param((), marks=slow), ("--x64",)], ids=["float32", "float64"])
 def test_fit_rate_and_sweep_start_alike_and_print_the_same_numbers(command, words, flags):
     words = ("--data", *words, "--seed", "3", *flags)
     _, fitted = summary_of(command, *words, "--num-steps", "3")
@@ -688,7 +694,7 @@ sys.exit(cli.run(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("json_asked", [False, True], ids=["screen", "json"])
+@pytest.mark.parametrize("json_asked", [pytest.param(False, marks=slow), True], ids=["screen", "json"])
 def test_a_full_disk_loses_no_result(tmp_path, json_asked):
     """The numbers are printed before anything is written, and the exit code tells."""
     words = ["fit", "--data", "diabetes", "--num-steps", "20", *(["--json"] if json_asked else [])]

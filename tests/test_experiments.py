@@ -31,7 +31,11 @@ def names():
 
 
 @pytest.mark.parametrize(
-    "chosen", [pytest.param(["parabola", "misprints"], id="two of them"), pytest.param(names(), id="all", marks=slow)]
+    "chosen",
+    [
+        pytest.param(["parabola", "misprints"], id="two of them"),
+        *(pytest.param(names()[part::4], id=f"every fourth, from {part}", marks=slow) for part in range(4)),
+    ],
 )
 def test_the_smoke_run_ends_with_all_verdicts_true(tmp_path, chosen):
     done = run(*chosen, "--smoke", "--out", tmp_path)
@@ -55,6 +59,7 @@ def test_every_experiment_is_listed():
     assert files == set(names())
 
 
+@slow
 def test_a_table_of_ones_own(tmp_path):
     rng = np.random.default_rng(0)
     rows = [f"{x:.3f},{2.5 + rng.normal():.3f}" for x in rng.normal(100, 14, 50)]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import SYSTEMS, assert_trees_equal, setting
+from common import SYSTEMS, assert_trees_equal, quick, setting
 
 import jaxgd
 from jaxgd import problems
@@ -182,7 +182,7 @@ SWEPT = {
 }
 
 
-@pytest.mark.parametrize("axis", SWEPT)
+@pytest.mark.parametrize("axis", quick(SWEPT, ["params", "batch"]))
 def test_every_form_of_an_axis_is_the_same_sweep(axis):
     problem, batch = problems.logistic_regression(l2=0.1), (INPUTS, LABELS)
     results = [

@@ -105,7 +105,9 @@ def test_without_words_the_help_is_shown(capsys):
     assert all(name in shown for name in ("fit", "sweep", "rate", "check", "problems"))
 
 
-@pytest.mark.parametrize("flag", [[], ["--no-compilation-cache"]], ids=["by default", "not asked for"])
+@pytest.mark.parametrize(
+    "flag", [[], pytest.param(["--no-compilation-cache"], marks=pytest.mark.slow)], ids=["by default", "not asked for"]
+)
 def test_compiled_programs_are_kept_in_the_cache_folder_of_the_user(tmp_path, flag):
     words = [*DIABETES, "--num-steps", "2", "--out", str(tmp_path / "run"), *flag]
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}

@@ -60,10 +60,10 @@ def interrupted(monkeypatch):
 @pytest.mark.parametrize(
     "options",
     [
-        {},
+        pytest.param({}, marks=slow),
         {"batch_size": 6, "key": jax.random.key(3)},
-        {"batch_size": 1, "key": jax.random.key(3)},
-        {"optimizer": optax.adam},
+        pytest.param({"batch_size": 1, "key": jax.random.key(3)}, marks=slow),
+        pytest.param({"optimizer": optax.adam}, marks=slow),
         {"optimizer": optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(1)), optax.sgd(0.01))},
     ],
     ids=["full", "mini", "single", "adam", "noise"],
@@ -257,7 +257,8 @@ print(kills, writing, finish(folder) == expected)
 """
 
 
-@pytest.mark.parametrize("num_kills", ["2", pytest.param("50", marks=slow)])
+@slow
+@pytest.mark.parametrize("num_kills", ["15"])
 def test_kill_9_at_random_moments_resumes_to_the_same_bits(tmp_path, num_kills):
     """Kills, of which some come in the middle of writing; the process after the last ends the run."""
     env = os.environ | {
@@ -273,7 +274,9 @@ def test_kill_9_at_random_moments_resumes_to_the_same_bits(tmp_path, num_kills):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["INT", "TERM", "HUP"]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), *(pytest.param(*row, marks=slow) for row in ((signal.SIGINT, 130), (signal.SIGHUP, 129)))],
+    ids=["TERM", "INT", "HUP"],
 )
 def test_a_signal_in_the_middle(tmp_path, number, code):
     """A real signal: the command reports what there is, exits with its code, and the same command goes on."""

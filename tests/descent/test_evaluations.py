@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import SYSTEMS, assert_trees_close, compiled, setting, slow
+from common import SOME_SYSTEMS, SYSTEMS, assert_trees_close, compiled, quick, setting, slow
 from jax.sharding import Mesh
 
 import jaxgd
@@ -64,7 +64,7 @@ def both(problem):
 
 
 @pytest.mark.parametrize(("dtype", "size"), [(jnp.float64, 2), pytest.param(jnp.float32, 5, marks=slow)])
-@pytest.mark.parametrize(("problem", "make_batch"), SYSTEMS)
+@pytest.mark.parametrize(("problem", "make_batch"), SOME_SYSTEMS)
 def test_tiles_give_the_loss_and_the_gradient(problem, make_batch, dtype, size):
     params, batch = setting(problem, make_batch, dtype)
     assert gap(both(jaxgd.tiled(problem, rows=size))(params, batch), both(problem)(params, batch)) < 30
@@ -141,7 +141,7 @@ def test_constant_columns_are_no_mistake():
     assert gap(both(small)(params, statistics), both(problem)(params, Batch(inputs, targets))) < 100
 
 
-@pytest.mark.parametrize("evaluation", ["plain", "tiled", "sharded", "compressed"])
+@pytest.mark.parametrize("evaluation", quick(["plain", "tiled", "sharded", "compressed"], ["compressed"]))
 def test_every_evaluation_gives_the_same_run(evaluation, rng):
     inputs = jnp.asarray(rng.normal(size=(300, 3)))
     batch = Batch(inputs, inputs @ jnp.asarray([1.0, -2.0, 0.5]) + jnp.asarray(rng.normal(size=300)))
@@ -244,7 +244,7 @@ import numpy as np
 import jaxgd
 from jaxgd.descent.fast import choose
 from jaxgd.types import Batch, evaluate
-from common import SYSTEMS, flat, setting
+from common import quick, SOME_SYSTEMS, SYSTEMS, flat, setting
 
 devices = jax.devices()
 square = jax.make_mesh((2, 2), ("rows", "lanes"))  # explicit axes, as jax makes them

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import SOME_SYSTEMS, assert_trees_close, assert_trees_equal, cast, setting
+from common import FEW_SYSTEMS, assert_trees_close, assert_trees_equal, cast, quick, setting, slow
 from jax.sharding import Mesh
 
 import jaxgd
@@ -132,6 +132,13 @@ APPLIES = {
     "blocks": lambda problem, options: is_plain(options),
     "row_steps": lambda problem, options: problem.linear_form is not None and options.get("batch_size") == 1,
 }
+SLOW = {
+    *("fell without bound", "left the domain", "over a hill", "best long ago", "alternating", "float32"),
+    *("through infinity, recorded", "all steps, recorded", "single rows, recorded", "single rows, in order"),
+    *("an epoch of small changes", "pairs of rows"),
+}
+"""Each of these is a program of its own; the others share a few."""
+
 TOLERANCE = {"blocks": 1e-12, "row_steps": 1e-9}
 
 
@@ -147,7 +154,12 @@ def assert_same_run(found, expected, rtol):
 
 @pytest.mark.parametrize(
     ("acceleration", "name"),
-    [(one, name) for one in APPLIES for name, (run, options, _) in RUNS.items() if APPLIES[one](run[0], options)],
+    [
+        pytest.param(one, name, marks=slow if name in SLOW else ())
+        for one in APPLIES
+        for name, (run, options, _) in RUNS.items()
+        if APPLIES[one](run[0], options)
+    ],
 )
 def test_steps(acceleration, name):
     run, options, reason = RUNS[name]
@@ -167,8 +179,8 @@ def test_every_way_to_end_is_in_the_table():
     }
 
 
-@pytest.mark.parametrize("options", [{}, SHUFFLED], ids=["full batch", "single rows"])
-@pytest.mark.parametrize("acceleration", ["blocks", "row_steps"])
+@pytest.mark.parametrize("options", [{}, pytest.param(SHUFFLED, marks=slow)], ids=["full batch", "single rows"])
+@pytest.mark.parametrize("acceleration", ["blocks", pytest.param("row_steps", marks=slow)])
 def test_lanes_share_the_branch_and_nothing_else(acceleration, options):
     """One lane of five diverges: it ends as it would on its own, and so do the others."""
     if not APPLIES[acceleration](REGRESSION[0], options | {"learning_rate": 0.0}):
@@ -191,7 +203,9 @@ EVALUATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", ["all steps", "float32", "diverging", "adam", "a schedule"])
+@pytest.mark.parametrize(
+    "name", quick(["all steps", "float32", "diverging", "adam", "a schedule"], ["all steps", "diverging"])
+)
 @pytest.mark.parametrize("evaluation", EVALUATIONS)
 def test_evaluations(evaluation, name):
     (problem, params, batch), options, reason = RUNS[name.replace("diverging", "all steps")]
@@ -213,7 +227,7 @@ def test_the_table_names_what_is_tested_here():
     assert all(row.does and row.equal and row.taken for row in fast.ACCELERATIONS)
 
 
-@pytest.mark.parametrize(("problem", "make_batch"), SOME_SYSTEMS)
+@pytest.mark.parametrize(("problem", "make_batch"), FEW_SYSTEMS)
 def test_systems_in_blocks_that_are_chosen(monkeypatch, problem, make_batch):
     """As users get them, but for shorter runs: 40,000 steps are blocks of 2000."""
     monkeypatch.setattr(choose, "BLOCKS_FROM", 40_000)
@@ -252,7 +266,7 @@ def test_steps_are_chosen_by_size_and_rule(monkeypatch, options, shape, expected
     assert (run.take_steps is loop.take_steps) == (expected == "plain")
 
 
-@pytest.mark.parametrize("options", [{}, SHUFFLED], ids=["full batch", "single rows"])
+@pytest.mark.parametrize("options", [{}, pytest.param(SHUFFLED, marks=slow)], ids=["full batch", "single rows"])
 def test_a_run_in_chunks_goes_through_the_same_bits(options):
     problem, (params, batch) = REGRESSION[0], cast(REGRESSION[1:], jnp.float32)
     options = {"learning_rate": 1e-3, "num_steps": 1007} | options

@@ -39,7 +39,7 @@ def reasons(result):
     return [StopReason(int(reason)).name for reason in np.ravel(result.stop_reason)]
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.float64, marks=pytest.mark.slow)])
 def test_runs_that_have_converged_say_so(convergence, dtype):
     """20 data sets at 0.5, 0.9 and 0.99 of the limit; with no tolerance that would stop them."""
     batches, limits = convergence.regressions(20, 30, 3)
@@ -53,7 +53,7 @@ def test_runs_that_have_converged_say_so(convergence, dtype):
     assert not ended[~at_minimum].any()
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.float64, marks=pytest.mark.slow)])
 def test_slow_runs_do_not(convergence, dtype):
     batches, limits = convergence.regressions(200, 30, 2)
     assert set(reasons(convergence.ends(batches, 1e-6 * limits, dtype, 10_000))) == {"MAX_STEPS"}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import SYSTEMS_WITH_DATA, assert_trees_close, assert_trees_equal
+from common import FEW, SYSTEMS_WITH_DATA, assert_trees_close, assert_trees_equal, quick, quick_systems, slow
 
 import jaxgd
 from jaxgd import StopReason, problems
@@ -73,7 +73,10 @@ def test_tolerances_are_swept(name, values, call):
 
 @pytest.mark.parametrize(
     "make",
-    [linear_regression, problems.sigmoid_neuron, functools.partial(problems.mlp, (4,))],
+    [
+        linear_regression,
+        *(pytest.param(make, marks=slow) for make in (problems.sigmoid_neuron, functools.partial(problems.mlp, (4,)))),
+    ],
     ids=["linear", "neuron", "mlp"],
 )
 def test_penalties_are_swept(make):
@@ -105,7 +108,7 @@ def test_rates_of_an_optax_optimizer_are_swept():
     assert_trees_close(lane(result, 1), lone, rtol=1e-11)
 
 
-@pytest.mark.parametrize("lanes_per_chunk", [1, 4, 7, 100])
+@pytest.mark.parametrize("lanes_per_chunk", quick([1, 4, 7, 100], [4, 100]))
 def test_chunks_of_lanes_give_the_same_result(lanes_per_chunk):
     problem, params, batch = setting()
     rates = jnp.geomspace(1e-3, 0.3, 10)
@@ -131,13 +134,15 @@ def test_one_trace_for_new_values():
     assert len(traces) == first
 
 
-QUADRATIC_WITH_DATA = [s for s in SYSTEMS_WITH_DATA if s.values[0].minimizer is not None]
+QUADRATIC_WITH_DATA = quick_systems([s for s in SYSTEMS_WITH_DATA if s.values[0].minimizer is not None], *FEW)
+
+DATA_SETS = 50
 
 
 @pytest.mark.parametrize(("problem", "make_batch"), QUADRATIC_WITH_DATA)
 def test_rates_beside_the_limit_in_one_sweep(problem, make_batch):
-    """200 data sets: 0.99 of the limit never diverges, 1.01 of it always does."""
-    batches = jax.vmap(make_batch)(jax.random.split(jax.random.key(1), 200))
+    """0.99 of the limit never diverges, 1.01 of it always does, whatever the data."""
+    batches = jax.vmap(make_batch)(jax.random.split(jax.random.key(1), DATA_SETS))
     params = problem.init(jax.random.key(0), lane(batches, 0))
     limits = jax.vmap(lambda batch: jaxgd.largest_stable_learning_rate(problem, params, batch))(batches)
     result = jaxgd.sweep(
@@ -153,10 +158,11 @@ def test_rates_beside_the_limit_in_one_sweep(problem, make_batch):
         record=(),
     )
     reasons = np.asarray(result.stop_reason)
-    assert not np.isin(reasons[:200], [StopReason.DIVERGED, StopReason.NONFINITE]).any()
-    assert (reasons[200:] == StopReason.DIVERGED).all()
+    assert not np.isin(reasons[:DATA_SETS], [StopReason.DIVERGED, StopReason.NONFINITE]).any()
+    assert (reasons[DATA_SETS:] == StopReason.DIVERGED).all()
 
 
+@slow
 def test_lanes_spread_over_devices_are_the_same():
     """Four CPU devices, in a process of its own, 10 lanes: two devices have a lane that is thrown away."""
     script = """

@@ -100,7 +100,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 def test_right_gradients_pass(name, dtype):
     loss, *inputs = CASES[name]
     report = check_gradient(loss, jax.grad(loss), *jax.tree.map(lambda leaf: leaf.astype(dtype), inputs))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import quick
 
 from jaxgd.gradcheck import Kind, check_gradient
 
@@ -131,7 +132,7 @@ def attention():
     return loss, {name: normal(i, 1, 32, 1, 16) for i, name in enumerate("qkv")}, normal(9, 1, 32, 1, 16)
 
 
-@pytest.mark.parametrize("kernel", [layer_norm, rms_norm, softmax, attention])
+@pytest.mark.parametrize("kernel", quick([layer_norm, rms_norm, softmax, attention], [softmax]))
 def test_a_kernel_of_jax_itself(kernel):
     loss, params, c = kernel()
     try:

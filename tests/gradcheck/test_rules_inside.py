@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from common import quick
 
 from jaxgd import gradcheck
 from jaxgd.gradcheck import Kind, Status
@@ -86,7 +87,9 @@ def loss_with(place: Any, f: Any) -> Any:
     return lambda p, w: place(f, p, w)
 
 
-EVERYWHERE = pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
+EVERYWHERE = pytest.mark.parametrize(
+    "place", quick(PLACES, [plainly, in_jit, in_scan]), ids=lambda place: place.__name__
+)
 
 
 @EVERYWHERE
@@ -107,7 +110,7 @@ def test_right_rule_is_no_finding(place: Any) -> None:
     assert not report.findings
 
 
-@EVERYWHERE
+@pytest.mark.parametrize("place", quick(PLACES, [in_scan]), ids=lambda place: place.__name__)
 def test_right_gradient_of_a_loss_with_a_wrong_rule(place: Any) -> None:
     report = gradcheck.check_gradient(loss_with(place, wrong), jax.grad(loss_with(place, difference)), P, W)
     assert report.ok, report
@@ -192,12 +195,32 @@ CASES = Path(__file__).resolve().parents[3] / "shared" / "realworld"
     ("name", "function", "words"),
     [
         ("jax_matvec_no_vector", "plain_fn", "v is zero everywhere"),
-        ("k2_ignores_cotangent", "plain_lse", "scores is the same whatever the incoming gradient is"),
+        pytest.param(
+            *("k2_ignores_cotangent", "plain_lse", "scores is the same whatever the incoming gradient is"),
+            marks=pytest.mark.slow,
+        ),
         ("micrograd_subtract", "sub", "b is -1 times the gradient in all 5 entries: the sign is wrong"),
         ("jax_rem_jvp", "rem", r"y is .*\n.*floor\(x / y\) stands in place of the truncated quotient"),
-        ("flash_delta", "attention", r"q, k, each is .*\n.*Jacobian of the softmax .* p sum\(p g\) is not subtracted"),
-        ("attorch_rmsnorm_rows", "rms", r"x is .*\n.*the gradient of the sum .* is spread along the wrong axis"),
-        ("scan_blocks", "recur", r"f is wrong in the block \[1:4\]: a factor .* is multiplied onto the part from"),
+        *(
+            pytest.param(*row, marks=pytest.mark.slow)
+            for row in [
+                (
+                    "flash_delta",
+                    "attention",
+                    r"q, k, each is .*\n.*Jacobian of the softmax .* p sum\(p g\) is not subtracted",
+                ),
+                (
+                    "attorch_rmsnorm_rows",
+                    "rms",
+                    r"x is .*\n.*the gradient of the sum .* is spread along the wrong axis",
+                ),
+                (
+                    "scan_blocks",
+                    "recur",
+                    r"f is wrong in the block \[1:4\]: a factor .* is multiplied onto the part from",
+                ),
+            ]
+        ),
     ],
 )
 def test_real_rules(name: str, function: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:

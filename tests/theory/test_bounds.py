@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import SYSTEMS, cast, flat, random_like, setting
+from common import FEW, SYSTEMS, cast, flat, quick, quick_systems, random_like, setting
 
 import jaxgd
 from jaxgd import problems, theory
@@ -26,7 +26,9 @@ UNBOUNDED = [system for system in SYSTEMS if not is_bounded(system.values[0])]
 WITH_ROWS = [system for system in BOUNDED if system.values[0].second_order.rows is not None]
 
 
-@pytest.mark.parametrize(("problem", "make_batch"), BOUNDED)
+@pytest.mark.parametrize(
+    ("problem", "make_batch"), quick_systems(BOUNDED, "nesterov_quadratic(6)", "sigmoid_neuron", *FEW)
+)
 def test_no_pair_of_gradients_differs_by_more_than_l(problem, make_batch):
     """10,000 random pairs a system, far apart and close, near the steepest curvature and far from it."""
     _, batch = setting(problem, make_batch)
@@ -92,7 +94,7 @@ def test_the_bound_of_the_sigmoid_neuron_is_attained(loss, target):
         assert float(theory.smoothness(problem, batch)) == pytest.approx(0.0770 * 6, rel=1e-3)
 
 
-@pytest.mark.parametrize(("problem", "make_batch"), UNBOUNDED)
+@pytest.mark.parametrize(("problem", "make_batch"), quick_systems(UNBOUNDED, "cubic", *FEW))
 def test_no_bound_is_none_and_says_why(problem, make_batch):
     _, batch = setting(problem, make_batch)
     assert theory.smoothness(problem, batch) is None
@@ -124,7 +126,7 @@ def test_beyond_the_gram_limit_the_bound_is_above_and_near(rng):
     assert 0.999 * exact <= found <= 1.06 * exact
 
 
-@pytest.mark.parametrize(("problem", "make_batch"), WITH_ROWS)
+@pytest.mark.parametrize(("problem", "make_batch"), quick_systems(WITH_ROWS, "sigmoid_neuron", *FEW))
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_the_bound_for_mini_batches_holds_for_every_batch(problem, make_batch, batch_size):
     _, batch = setting(problem, make_batch)
@@ -163,11 +165,11 @@ def test_batch_size_out_of_range_is_refused():
     assert str(caught.value) == "`batch_size` must be between 1 and 17, got 18."
 
 
-DATA_SETS, STARTS = 200, 20
+DATA_SETS, STARTS = 40, 10
 
 
 def many(problem, make_batch):
-    """200 data sets of spread scales with 20 starts each, near and far."""
+    """Data sets of spread scales with several starts each, near and far."""
 
     def draw(key):
         keys = jax.random.split(key, 3)
@@ -191,7 +193,7 @@ TRIED = [
 ]
 
 
-@pytest.mark.parametrize("problem", TRIED, ids=lambda problem: problem.name)
+@pytest.mark.parametrize("problem", quick(TRIED, [problems.softmax_regression(3)]), ids=lambda problem: problem.name)
 def test_at_one_over_l_no_step_raises_the_loss_and_below_two_over_l_no_run_diverges(problem):
     batches, starts = many(problem, MAKE_BATCH[problem])
     bounds = jax.vmap(lambda batch: theory.smoothness(problem, batch))(batches)
@@ -211,7 +213,10 @@ def test_at_one_over_l_no_step_raises_the_loss_and_below_two_over_l_no_run_diver
 
 @pytest.mark.parametrize(
     "problem",
-    [problems.logistic_regression(l2=0.1), problems.softmax_regression(3, l2=0.1)],
+    quick(
+        [problems.logistic_regression(l2=0.1), problems.softmax_regression(3, l2=0.1)],
+        [problems.logistic_regression(l2=0.1)],
+    ),
     ids=lambda problem: problem.name,
 )
 def test_the_convex_bound_is_never_broken(problem):
@@ -220,7 +225,7 @@ def test_the_convex_bound_is_never_broken(problem):
 
     def one(batch, start):
         bound = theory.smoothness(problem, batch)
-        near = jaxgd.descend(problem, start, batch, learning_rate=1 / bound, num_steps=2000, record=()).params
+        near = jaxgd.descend(problem, start, batch, learning_rate=1 / bound, num_steps=500, record=()).params
         run = jaxgd.descend(problem, start, batch, learning_rate=1 / bound, num_steps=100, record=("loss",))
         apart = theory.taylor.norm(jax.tree.map(jnp.subtract, start, near))
         steps = jnp.arange(1.0, 100.0)
