@@ -12,11 +12,11 @@ from pathlib import Path
 
 from experiments.benchmarks.measure import Row
 from experiments.checkers import tables
-from jaxgd import StopReason
+from jaxgd import StopReason, cli
 from jaxgd.gradcheck import Kind
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("fit", "sweep", "rate", "predict", "check", "problems")
+COMMANDS = [run.__module__.rpartition(".")[2] for run in cli.COMMANDS.values()]
 
 
 def write(folder: Path) -> None:
@@ -86,6 +86,8 @@ def benchmarks() -> str:
 
 def checkers() -> str:
     """The committed runs of checkers of gradients on mistakes."""
+    if not all((tables.FOLDER / f"{name}.json").exists() for name in ("checkers", "realworld")):
+        return "This measurement is not committed yet.\n"
     machine = tables.committed("checkers")["environment"]
     return (
         f"{tables.headlines()}\n{tables.causes()}\n\nMeasured on {machine['started'][:10]} with Python "

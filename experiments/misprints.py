@@ -53,7 +53,7 @@ def without_targets(params: Any, x: Any, y: Any) -> Any:
     return {**right(params, x, y), "b": 2 * jnp.mean(params["w"] * x + params["b"])}
 
 
-def x_on_the_target_alone(params: Any, x: Any, y: Any) -> Any:
+def x_only_on_the_target(params: Any, x: Any, y: Any) -> Any:
     """dL/dw = 2 ((w x + b) - y x): the x belongs to both."""
     return {**right(params, x, y), "w": 2 * jnp.mean(params["w"] * x + params["b"] - y * x)}
 
@@ -73,7 +73,7 @@ def mean_without_square(params: Any, x: Any, y: Any) -> Any:
 FORMULAS: dict[str, tuple[Callable[..., Any], frozenset[Kind] | None]] = {
     "corrected": (right, None),
     "2 (w x + b), without - y": (without_targets, frozenset({Kind.ARGUMENT})),
-    "2 ((w x + b) - y x)": (x_on_the_target_alone, frozenset({Kind.DERIVATIVE, Kind.PATH, Kind.ARGUMENT})),
+    "2 ((w x + b) - y x)": (x_only_on_the_target, frozenset({Kind.DERIVATIVE, Kind.PATH, Kind.ARGUMENT})),
     "1/N lost": (lost_share, frozenset({Kind.FACTOR})),
     "mean without its square": (mean_without_square, frozenset({Kind.DERIVATIVE, Kind.STALE})),
 }
