@@ -41,7 +41,7 @@ WIDTH = 96
 def _commands(config: Config) -> dict[str, tuple[int, str]]:
     """Each with its exit code and a word that its screen must have."""
     rates = f"1e-4:10:log:{config.num_rates}"
-    wrong = f"{MISPRINTS}:loss {MISPRINTS}:x_on_the_target_alone"
+    wrong = f"{MISPRINTS}:loss {MISPRINTS}:x_only_on_the_target"
     listed = {
         "problems": (0, "softmax_regression"),
         "fit --data diabetes --out fit": (0, "largest stable"),
