@@ -7,6 +7,7 @@ and no global state changes. matplotlib is imported at the first call (`pip inst
 
 import functools
 import io
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,9 @@ COLOURS = (BLUE, ORANGE, GREEN, VIOLET, BLACK, GREY)
 
 MANY_STEPS = 100
 """Above this many steps the axis of steps is logarithmic beyond step 10, so that the start can be seen."""
+
+TITLE_WIDTH = 70
+"""Letters in a line of a title: the width of the axes. matplotlib cuts off what is longer."""
 
 
 def loss(
@@ -228,8 +232,7 @@ def sweep(
     axes.set(xlabel=axis.replace("_", " "), ylabel="final loss")
     if not shown.all():
         axes.plot([], [], " ", label=f"{np.sum(~shown)} not finite, not shown")
-    counts = [f"{np.sum(reasons == reason)} {reason.name}" for reason in StopReason if np.any(reasons == reason)]
-    axes.set_title(f"{len(losses)} lanes: {', '.join(counts)}" if title is None else title)
+    axes.set_title(_how_it_ended(result) if title is None else title)
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)  # below: it covers no point
     return axes.figure
 
@@ -330,9 +333,10 @@ def _how_it_ended(result: Result) -> str:
     reasons = np.asarray(result.stop_reason).ravel()
     if len(reasons) == 1:
         reason = StopReason(int(reasons[0]))
-        return f"{reason.name} at step {int(np.ravel(result.num_steps)[0])}: {reason.describe()}"
+        ended = f"{reason.name} at step {int(np.ravel(result.num_steps)[0])}: {reason.describe()}"
+        return textwrap.fill(ended, TITLE_WIDTH)
     counts = [f"{np.sum(reasons == reason)} {reason.name}" for reason in StopReason if np.any(reasons == reason)]
-    return f"{len(reasons)} lanes: {', '.join(counts)}"
+    return textwrap.fill(f"{len(reasons)} lanes: {', '.join(counts)}", TITLE_WIDTH)
 
 
 def _along(result: Result, over: Mapping[str, Any], axis: str) -> tuple[Any, Any]:

@@ -44,6 +44,14 @@ def test_loss_shows_the_distance_from_the_minimum(run):
     assert "MAX_STEPS at step 40" in figure.axes[0].get_title()
 
 
+def test_a_title_is_not_wider_than_its_axes(run):
+    figure = jaxgd.plot.loss(run._replace(stop_reason=np.array(int(jaxgd.StopReason.NO_CHANGE))))
+    figure.canvas.draw()
+    box = figure.axes[0].title.get_window_extent()
+    assert 0 < box.x0 < box.x1 < figure.bbox.x1
+    assert "alternate between neighbouring" in figure.axes[0].get_title().replace("\n", " ")
+
+
 def test_loss_without_a_minimum_leaves_out_its_lowest_point(run):
     losses = np.asarray(run.history.loss)
     assert jaxgd.plot.loss(run).axes[0].get_legend() is None

@@ -96,3 +96,9 @@ def test_the_links_between_pages_lead_to_pages():
         if page.parent.name != "generated":
             for target in re.findall(r"\]\(([^)#:\s]+)\)", page.read_text()):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_tutorial_explains_every_kind_of_finding():
+    page = (DOCS / "tutorials" / "is_my_gradient_right.md").read_text()
+    explained = re.findall(r"`([A-Z_]+)`", page.partition("## What each finding means")[2])
+    assert sorted(explained) == sorted(kind.name for kind in jaxgd.gradcheck.Kind)
