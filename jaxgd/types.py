@@ -224,7 +224,7 @@ class Problem(NamedTuple):
     """Something to minimise: pure functions, hashable, safe as a static argument of `jax.jit`.
 
     A pair of your own needs a name, a loss and a gradient:
-    `Problem(name="mine", loss=my_loss, grad=my_grad)`; for a loss alone see `autodiff`.
+    `Problem(name="mine", loss=my_loss, grad=my_grad)`; if you have only a loss, see `autodiff`.
 
     Attributes:
       name: the call that builds the problem.
@@ -237,12 +237,13 @@ class Problem(NamedTuple):
         outside the problem's domain. None where any finite batch will do.
       reduction: whether the loss is the mean or the sum over the rows of its batch.
       formulas: the problem in words, for tables.
-      value_and_grad: `(params, batch) -> (loss, grad)`, where both together cost less than each alone; None where
-        the compiler merges the two.
+      value_and_grad: `(params, batch) -> (loss, grad)`, where both together cost less than one after the other; None
+        where the compiler merges the two.
       row_sum: how the loss adds up over rows; None where it is not known to.
       penalty: the penalty on the weights; None for a problem that has none and cannot be given one.
       second_order: the Hessian by hand and bounds on it; None where they are not known.
-      accepts: what its functions take besides its own type of parameters and arrays; for your own pair as they are.
+      accepts: what its functions take besides its own type of parameters and arrays; a pair of your own takes
+        them as they are.
       call: what builds the problem again, for `pickle`; None pickles a pair of module-level functions as it is.
     """
 
@@ -331,7 +332,7 @@ def num_rows(batch: Batch) -> int:
 
 
 def autodiff(loss: LossFn, *, name: str | None = None) -> Problem:
-    """A `Problem` from a loss alone, its gradient by reverse mode.
+    """A `Problem` from a loss, with its gradient by reverse mode.
 
     The same loss and name give the same object, so that compiled programs are found again.
 

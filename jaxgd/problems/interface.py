@@ -13,7 +13,7 @@ from jaxgd.types import Accepts, Params, Problem, SecondOrder
 
 
 def accepting(problem: Problem, params_type: Any, *, targets: str | None) -> Problem:
-    """A problem whose functions convert what they are given, while tracing, and then do what they did.
+    """The same problem, whose functions first convert their arguments to the problem's own types, while tracing.
 
     Args:
       problem: its functions take `params_type` and a `Batch` of arrays.

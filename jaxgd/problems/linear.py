@@ -86,7 +86,7 @@ class AffineModel(NamedTuple):
     """A linear model with or without an intercept, as functions of its parameters.
 
     Attributes:
-      params_type: of its parameters.
+      params_type: the type of its parameters.
       predict: `(params, inputs) -> predictions`.
       grad: `(inputs, derivative by the predictions) -> ` the gradient by the parameters.
       init: `(key, inputs, output_shape) -> params`.

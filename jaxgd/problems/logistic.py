@@ -32,8 +32,8 @@ def logistic_regression(
     `l2 P` and `1/(4N) A^T A + l2 P`, `A = [X, 1]`: the loss is convex, without a positive lower bound on its curvature
     along the free bias.
 
-    The factor p (1 - p) that stalls the sigmoid neuron cancels. No closed form is known, and where a
-    hyperplane separates the classes no minimiser without a penalty.
+    The factor p (1 - p) that stalls the sigmoid neuron cancels. No closed form is known. If a hyperplane separates the
+    classes, the loss without a penalty has no minimiser.
 
     Args:
       loss: "mean_sigmoid_cross_entropy", or "sum_sigmoid_cross_entropy" without the 1/N.

@@ -20,9 +20,9 @@ def polynomial(coefficients: Sequence[float]) -> Problem:
     takes v to `p''(x) v`. For n > 2 the curvature p'' has no bound, so no rate is safe from every start; near a minimum
     x* the rates below 2 / p''(x*) are.
 
-    Descent looks for a root of p'. Its counterpart, `minimizer`, finds all of them at once as the eigenvalues of the
+    Descent looks for a root of p'. `minimizer` finds all of them at once as the eigenvalues of the
     companion matrix (Horn & Johnson, Matrix Analysis, section 3.3), polishes them by Newton's method and takes the
-    real one with the lowest p. A p of odd degree, or with a negative c_0, is unbounded below and has none.
+    real one with the lowest p. A p of odd degree, or with a negative c_0, is unbounded below and has no minimiser.
 
     Args:
       coefficients: c, from the highest power to the constant; the first is not 0.

@@ -145,7 +145,7 @@ def _build(hessian: Array, linear: Array, constant: float, *, name: str) -> Prob
     bounded = not (eigenvalues < -rounding).any() and not (flat & (np.abs(along) > 1e-12 * np.abs(linear).max())).any()
 
     def minimizer(batch: Any) -> VectorParams:
-        """`H^-1 g` by the eigenvalues; of least norm where H is singular."""
+        """`H^-1 g` from the eigenvalues of H; the solution of least norm if H is singular."""
         del batch
         return VectorParams(jnp.asarray(vectors @ np.where(flat, 0.0, along / np.where(flat, 1.0, eigenvalues))))
 

@@ -23,7 +23,7 @@ from jaxgd.validation import check_count
 
 GRAM_LIMIT = 1024
 """Up to this many inputs, or rows, the extreme eigenvalues come from a Gram matrix, which takes one read of the inputs.
-Beyond, its eigenvalues would cost more than the 64 products of Lanczos iteration."""
+Above it, its eigenvalues would cost more than the 64 products of Lanczos iteration."""
 
 FAILURE_LOG = float(np.log(1e9))
 """Lanczos iteration starts at random: the bound that follows it holds with probability 1 - 1e-9."""
@@ -75,7 +75,7 @@ def is_convex(problem: Problem, batch: Any) -> bool:
 def curvature_bounds(problem: Problem, batch: Any) -> CurvatureBounds | None:
     """L and mu of a problem on its data.
 
-    Of a loss whose rows have curvatures in [low, high], L is the largest eigenvalue of `high/N A^T A + l2 P` (see
+    For a loss whose rows have curvatures in [low, high], L is the largest eigenvalue of `high/N A^T A + l2 P` (see
     `RowCurvature`; without the 1/N for sums) and mu the smallest of `low/N A^T A + l2 P`, or 0 if low < 0. Both are
     exact for squared errors. The inputs are read twice: for their products and for the sums of their columns.
 

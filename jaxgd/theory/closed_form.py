@@ -108,7 +108,7 @@ def least_squares(inputs: Any, targets: Any, *, penalty: float = 0.0, fit_interc
 
 
 def _solve(design: Float64Array, values: Float64Array) -> tuple[Float64Array, int, float]:
-    from scipy.linalg import solve_triangular  # 0.3 s that not every import of jaxgd should take
+    from scipy.linalg import solve_triangular  # takes 0.3 s, which `import jaxgd` should not
 
     num_columns = design.shape[1]
     scale = np.linalg.norm(design, axis=0)
@@ -151,7 +151,8 @@ def trajectory(
         theta_t = theta_0 - eta sum_{k<t} (I - eta H)^k g = theta_0 - eta Q diag(s_i(t)) Q^T g,
         s_i(t)  = (1 - (1 - eta lambda_i)^t) / (eta lambda_i),  t for lambda_i = 0,
 
-    with `H = Q diag(lambda) Q^T`. The systems: `(weights, bias)` and `(matrix, bias)` under a squared
+    with `H = Q diag(lambda) Q^T`. Without `problem` the loss is that of one of these systems:
+    `(weights, bias)` and `(matrix, bias)` under a squared
     error, with `A = [X, 1]` and `H = 2 c A^T A + l2 diag(1, .., 1, 0)`; the line; and the parabola
     `x^2 - 4x + 5` (batch None).
 

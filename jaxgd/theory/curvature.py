@@ -51,8 +51,9 @@ def hessian_vector_product(problem: Problem, params: Params, batch: Any, directi
 def largest_eigenvalue(problem: Problem, params: Params, batch: Any) -> LargestEigenvalue:
     """Largest eigenvalue of the Hessian of a loss at a point.
 
-    Of a squared error of a linear model it is that of a Gram matrix (see `curvature_bounds`). Elsewhere, up to
-    `DENSE_LIMIT` parameters, the Hessian is formed column by column and decomposed. Beyond, `lanczos`.
+    For a squared error of a linear model it is computed from a Gram matrix (see `curvature_bounds`). For any other
+    problem of up to `DENSE_LIMIT` parameters the Hessian is formed column by column and decomposed; with more
+    parameters the eigenvalue comes from `lanczos`.
 
     Args:
       problem: what is minimised.
@@ -87,8 +88,8 @@ def largest_eigenvalue(problem: Problem, params: Params, batch: Any) -> LargestE
 def largest_stable_learning_rate(problem: Problem, params: Params, batch: Any) -> jax.Array:
     """The learning rate above which full-batch descent diverges, `2 / lambda_max`.
 
-    On a quadratic loss the limit is exact and the same everywhere. On any other it is local: the limit for
-    small steps around `params`, no guarantee further on.
+    On a quadratic loss the limit is exact and the same everywhere. On any other loss it is the limit for small moves
+    around `params`, and guarantees nothing elsewhere.
 
     Args:
       problem: what is minimised.

@@ -45,7 +45,7 @@ def lanczos(multiply: Callable[[jax.Array], jax.Array], like: jax.Array) -> tupl
         basis, diagonal, off_diagonal = carry
         product = multiply(basis[i])
         diagonal = diagonal.at[i].set(jnp.dot(basis[i], product))
-        for _ in range(2):  # once leaves a component of the size of the rounding over the next norm
+        for _ in range(2):  # one pass leaves components as large as rounding / length
             product = product - basis.T @ (basis @ product)
         length = jnp.linalg.norm(product)
         # An exhausted Krylov space leaves rounding: keep it as a zero row, so that it adds nothing.

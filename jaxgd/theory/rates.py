@@ -30,7 +30,7 @@ class RateFacts(NamedTuple):
     """What is known about the rates of a problem from one start. Python numbers, computed once.
 
     Attributes:
-      kind: of what `limit` says.
+      kind: how far `limit` reaches: exact, guaranteed or local.
       limit: `2 / lambda_max` of the constant Hessian (exact), 2/L (guaranteed), or `2 / lambda_max` at the start
         (local); infinite where nothing curves upwards.
       local_limit: `2 / lambda_max` at the start.
@@ -39,7 +39,7 @@ class RateFacts(NamedTuple):
       convex: whether the loss is known to be convex.
       eigenvalues: `[Q]` ascending, those of the constant Hessian (exact) or of the Hessian at the start; None where
         there are too many parameters.
-      unbounded: why there is no L, where there is none.
+      unbounded: why no L is known; empty if one is.
     """
 
     kind: Kind
@@ -127,11 +127,11 @@ def _values(problem: Problem, params: Params, batch: Any) -> tuple[jax.Array | N
 
 
 def judge(facts: RateFacts, learning_rate: float) -> Verdict:
-    """What is known about a rate: nothing that is not a theorem is said.
+    """What is known about a rate. Every statement follows from a theorem.
 
     With a quadratic loss the error is multiplied by at most `max_i |1 - eta lambda_i|` a step. With curvatures between
-    mu and L the distance to the minimiser is, by at most `max(|1 - eta mu|, |1 - eta L|)`: the step maps it by
-    `I - eta` times a mean of Hessians between both points.
+    mu and L the distance to the minimiser is multiplied by at most `max(|1 - eta mu|, |1 - eta L|)`: a step multiplies
+    it by `I - eta M`, where M is the mean of the Hessians on the line between both points.
 
     Args:
       facts: of the problem, the data and the start.
@@ -174,8 +174,8 @@ def guaranteed_loss(facts: RateFacts, learning_rate: float, num_steps: int, poin
 
     For every x, `f(theta_T) <= f(x) + |theta_0 - x|^2 / (2 eta T)`; with the minimiser as x and 1/L as eta this is
     `f(theta_T) - f* <= L |theta_0 - theta*|^2 / (2T)` (Beck & Teboulle 2009, SIAM Journal on Imaging Sciences 2,
-    183-202, theorem 3.1). It needs no minimiser: where there is none, as with separable classes, it holds with any
-    points.
+    183-202, theorem 3.1). No minimiser is needed: if there is none, as with separable classes, the bound holds with any
+    points x.
 
     Args:
       facts: of a convex problem with an L.
@@ -205,7 +205,7 @@ def comparison_points(
     Returns:
       For each iterate `f(x)` and `|theta_0 - x|^2`.
     """
-    from scipy.optimize import minimize  # 0.3 s that not every import of jaxgd should take
+    from scipy.optimize import minimize  # takes 0.3 s, which `import jaxgd` should not
 
     start, unravel = jax.flatten_util.ravel_pytree(params)
 

@@ -1,4 +1,4 @@
-"""Taylor's theorem as an instrument: remainders and their orders, directions and angles.
+"""Taylor's theorem as a test: remainders and their orders, directions and angles.
 
 Why the step goes against the gradient: to first order the change of the loss along a step eta u is
 `eta u . g = eta |u| |g| cos(beta)`, which over all directions of one length is smallest at beta = 180
@@ -139,7 +139,7 @@ def inner(left: Params, right: Params) -> jax.Array:
 def angle(direction: Params, grads: Params) -> jax.Array:
     """Angle between a direction and the gradient.
 
-    By `2 atan2(|a - b|, |a + b|)` of the unit vectors, which keeps its digits at 0 and 180 degrees where
+    Computed as `2 atan2(|a - b|, |a + b|)` of the unit vectors, which keeps its digits at 0 and 180 degrees where
     the arc cosine loses half of them (Kahan, "How Futile are Mindless Assessments of Roundoff", 2006).
 
     Args:
