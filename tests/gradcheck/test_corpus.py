@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import FEW_SYSTEMS, SYSTEMS, quick, setting
+from common import FEW_SYSTEMS, SYSTEMS, quick, setting, slow
 
 from jaxgd.gradcheck import Kind, check_gradient
 
@@ -16,36 +16,36 @@ ROOT = Path(__file__).resolve().parents[2]
 DTYPES = {"float32": jnp.float32, "float64": jnp.float64}
 
 
-@pytest.fixture
-def share(pytestconfig):
-    """Every so many of a system's mistakes are tried."""
-    return 4 if pytestconfig.getoption("--slow") else 40
+MANY = pytest.mark.parametrize("many", [False, pytest.param(True, marks=slow)], ids=["a few", "many"])
 
 
-def dtypes_of(problem, share):
-    """By default the systems take turns in float32 and float64, and the network has both."""
+def dtypes_of(problem, many):
+    """Of a few, the systems take turns in float32 and float64, and the network has both."""
     number = [param.id for param in SYSTEMS].index(problem.name)
-    return DTYPES if share == 4 or problem.name == "mlp((8,))" else list(DTYPES)[number % 2 : number % 2 + 1]
+    return DTYPES if many or problem.name == "mlp((8,))" else list(DTYPES)[number % 2 : number % 2 + 1]
 
 
-def planted(name, problem, share):
+def planted(name, problem, many):
     """A share of the mistakes: other ones in other systems, and others in float32 than in float64."""
     sys.path.insert(0, str(ROOT))
     from experiments.checkers.mutants import mutants
 
     with jax.enable_x64(name == "float64"):
-        whole = list(mutants(DTYPES[name], share=2 if share == 4 else 10, name=problem))
-    number = [param.id for param in SYSTEMS].index(problem) + list(DTYPES).index(name) * (share // 2)
+        whole = list(mutants(DTYPES[name], share=2 if many else 10, name=problem))
+    number = [param.id for param in SYSTEMS].index(problem) + list(DTYPES).index(name)
+    share = 4 if many else 20
     return whole[number % min(share, len(whole)) :: share]
 
 
 @pytest.mark.skipif(not (ROOT / "experiments").exists(), reason="the experiments are not beside these tests")
+@MANY
 @pytest.mark.parametrize(("problem", "make_batch"), SYSTEMS)
-def test_planted_mistakes_are_caught_and_named(problem, make_batch, share):
+def test_planted_mistakes_are_caught_and_named(problem, make_batch, many):
+    del make_batch
     wrong_names = []
-    for name in dtypes_of(problem, share):
+    for name in dtypes_of(problem, many):
         with jax.enable_x64(name == "float64"), jax.numpy_dtype_promotion("standard"):
-            mutants = planted(name, problem.name, share)
+            mutants = planted(name, problem.name, many)
             assert mutants
             for mutant in mutants:
                 report = check_gradient(mutant.problem.loss, mutant.grad, mutant.params, mutant.batch)
@@ -58,12 +58,13 @@ def test_planted_mistakes_are_caught_and_named(problem, make_batch, share):
     assert not wrong_names, "\n".join(wrong_names)
 
 
+@MANY
 @pytest.mark.parametrize(("problem", "make_batch"), FEW_SYSTEMS)
-def test_right_gradients_raise_no_alarm_wherever_they_are_drawn(problem, make_batch, share):
+def test_right_gradients_raise_no_alarm_wherever_they_are_drawn(problem, make_batch, many):
     alarms = []
-    for name in dtypes_of(problem, share):
+    for name in dtypes_of(problem, many):
         dtype = DTYPES[name]
-        for seed in range(8 if share == 4 else 1):
+        for seed in range(8 if many else 1):
             params, batch = setting(problem, make_batch, dtype, seed)
             report = check_gradient(problem.loss, problem.grad, params, batch)
             if not report.ok:
