@@ -79,7 +79,10 @@ def compare_leaf(measured: Measured, leaf: int) -> Comparison:
         return Comparison(Status.REFERENCE_WRONG, hand, finding, slopes.numbers(by_hand))
     if here.any() and (slopes.kinked or measured.kinked):
         return _at_a_kink(measured, leaf, slopes)
-    return Comparison(Status.WRONG, right)
+    if here.any():
+        return Comparison(Status.WRONG, right)
+    message = f"{name} agrees with reverse mode at this point, and differs at points nearby."
+    return Comparison(Status.WRONG, right, Finding(path, Kind.UNKNOWN, message, False))
 
 
 def _on_a_set(measured: Measured, leaf: int) -> bool:

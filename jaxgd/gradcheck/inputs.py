@@ -226,11 +226,14 @@ def take_apart(
         pools[role] += parts
         where = str(jax.tree_util.keystr(path[1:]))
         leaves.append(Leaf(family, (role,) * len(parts), where, names_of(path, len(parts)), dtype, tracked))
-    tables = [static.value for static in statics if hasattr(static.value, "to_numpy")]
-    if tables and not pools["param"]:
-        kind = f"{type(tables[0]).__module__.split('.')[0]} {type(tables[0]).__name__}"
-        raise NoFloatingLeaf(f"`params` must have a floating leaf to differentiate by, got a {kind}: pass .to_numpy().")
     if not pools["param"]:
-        raise NoFloatingLeaf("`params` must have a floating leaf to differentiate by, got none.")
+        others = [
+            value
+            for value in jax.tree.leaves(params)
+            if hasattr(value, "shape") and parts_of(value, number=False)[0] == "static"
+        ]
+        kind = f"{type(others[0]).__module__.split('.')[0]} {type(others[0]).__name__}" if others else ""
+        got = f"a {kind}: pass it as a NumPy array" if others else "none"
+        raise NoFloatingLeaf(f"`params` must have a floating leaf to differentiate by, got {got}.")
     layout = Layout(treedef, tuple(leaves), tuple(statics), argnums)
     return Inputs(layout, Point(pools["param"], pools["float"], pools["array"]), params)

@@ -47,6 +47,8 @@ class Static:
             hash(self.value)
         except TypeError:
             return id(self.value)
+        if hasattr(self.value, "shape"):  # compared entry by entry, if at all
+            return id(self.value)
         return type(self.value), self.value
 
     def __eq__(self, other: object) -> bool:
@@ -111,13 +113,16 @@ def parts_of(value: Any, *, number: bool) -> tuple[str, str, Arrays | None]:
         if type(value) is int and not number:
             return "static", "", None
         return "python", "float64", [value.real, value.imag] if type(value) is complex else [float(value)]
-    if hasattr(value, "to_numpy"):  # a table or a column of pandas or polars, which a function takes as it is
-        return "static", "", None
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         family, value = "torch", value.detach().cpu().numpy()
-    elif hasattr(value, "dtype") and hasattr(value, "shape"):
-        family = "jax" if isinstance(value, jax.Array) else "numpy"
+    elif isinstance(value, jax.Array):
+        family = "jax"
+    elif type(value) in (np.ndarray, np.memmap) or isinstance(value, np.generic):
+        # Tables, sparse matrices and masked arrays have a dtype and a shape, too, and are no arrays of numbers.
+        family = "numpy"
+        if value.dtype in (np.longdouble, np.clongdouble):  # which JAX does not have
+            value = value.astype(np.complex128 if np.iscomplexobj(value) else np.float64)
     else:
         return "static", "", None
     dtype = value.dtype

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 
 from jaxgd.gradcheck import Kind, check_gradient
 
@@ -262,8 +263,30 @@ def test_tables_of_pandas_are_held_as_they_are():
     with pytest.raises(TypeError) as caught:
         check_gradient(square, slope, table["x"], table, table["x"])
     assert str(caught.value) == (
-        "`params` must have a floating leaf to differentiate by, got a pandas Series: pass .to_numpy()."
+        "`params` must have a floating leaf to differentiate by, got a pandas Series: pass it as a NumPy array."
     )
+
+
+OTHER_ARRAYS = {
+    "sparse": (scipy.sparse.csr_array(np.arange(6.0).reshape(2, 3)), lambda a: a.toarray()),
+    "masked": (np.ma.masked_equal(np.arange(6.0).reshape(2, 3), 3.0), lambda a: a.filled(0.5)),
+    "longdouble": (np.arange(6, dtype=np.longdouble).reshape(2, 3), np.asarray),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_ARRAYS)
+def test_arrays_that_are_not_of_numpy_are_passed_as_they_are(name):
+    matrix, dense = OTHER_ARRAYS[name]
+
+    def slope(w, a):
+        return 2 * dense(a).T @ (dense(a) @ w)
+
+    assert check_gradient(lambda w, a: ((dense(a) @ w) ** 2).sum(), slope, W, matrix)
+    assert not check_gradient(lambda w, a: ((dense(a) @ w) ** 2).sum(), lambda w, a: slope(w, a) / 2, W, matrix)
+
+
+def test_parameters_in_longdouble():
+    assert check_gradient(lambda w: (w**2).sum(), lambda w: 2 * w, W.astype(np.longdouble))
 
 
 def test_integer_leaves_among_the_parameters_are_held():
