@@ -33,6 +33,10 @@ from jaxgd.gradcheck.rules import inside
 from jaxgd.gradcheck.second_order import accepts, second_order
 from jaxgd.gradcheck.slopes import Slopes
 
+WITHOUT_ORDER = {Kind.KINK, Kind.STOP_GRADIENT, Kind.SET, Kind.SURROGATE}
+"""Notes beside which no Taylor order is given: at a kink it is 1 for every gradient, and it is 1 for gradients that
+hold a part constant on purpose."""
+
 
 def check_gradient(
     loss: Callable[..., Any],
@@ -199,9 +203,8 @@ def _check_numbers(
     # The numbers of the table are those in float64; the finding has the ones of the leaf's own dtype.
     narrow = {finding.leaf for finding in native if finding.wrong}
     leaves = tuple(_leaf_report(pair, found, i, leaf, narrow) for i, leaf in enumerate(outcome.leaves))
-    # At a kink the order is 1 for every gradient, and it is 2 for no gradient that holds a part constant on purpose.
-    other = {Kind.KINK, Kind.STOP_GRADIENT, Kind.SET} & {finding.kind for finding in findings if not finding.wrong}
-    measured = all_finite(found.hand) and not along[1].kinked and not other
+    noted = {finding.kind for finding in findings if not finding.wrong}
+    measured = all_finite(found.hand) and not along[1].kinked and not noted & WITHOUT_ORDER
     order = along[1].order(dot(found.hand, along[0])) if measured else None
     return report_of(findings, leaves, order, facts.reference_words(pair))
 

@@ -1,7 +1,7 @@
 """What each leaf of a gradient is: right, wrong, at a kink, or right where reverse mode is wrong."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -108,29 +108,7 @@ def _overruled(pair: Pair, found: Gradients, loss: LossFacts, along: tuple[Array
     measured = Measured(
         pair, found, functools.partial(reference.slopes_along, pair, unit=loss.unit), _none, _none, False
     )
-    compared = []
-    for i, leaf in enumerate(found.reference):
-        alone = measured.ahead(i, direction[i])
-        own = measured.slopes(alone)
-        by_own = float(np.sum(leaf * direction[i]))
-        if not contradicts(own, by_own):
-            compared.append(right[i])
-            continue
-        name = pair.names[i] or "params"
-        entries = by_entry(measured, i, np.ones(leaf.shape, bool))
-        spot, values, numbers = "along a random direction", (str(own), by_own), own.numbers(by_own)
-        if entries is not None:
-            largest = max(size(leaf), size(entries[np.isfinite(entries)]))
-            wrong = np.abs(entries - leaf.ravel()) > OVERRULES * largest
-            if wrong.any():
-                values = f"{entries[wrong][0]:.6g}", leaf.ravel()[wrong][0]
-                spot = f"in {where(wrong.reshape(leaf.shape))}"
-                numbers = gap(entries[wrong], leaf.ravel()[wrong]) / largest, OVERRULES
-        message = (
-            f"{name} agrees with reverse mode of the loss, but both are wrong by the values of the loss: their slope "
-            f"{spot} is {values[0]}, and not {values[1]:.10g}.\n{_suspects(pair)}"
-        )
-        compared.append(Comparison(Status.WRONG, leaf, Finding(pair.names[i], Kind.REFERENCE, message), numbers))
+    compared = [_leaf_overruled(measured, i, direction[i]) for i in range(len(right))]
     if any(leaf.finding for leaf in compared):
         return Outcome(compared)
     note = (
@@ -140,6 +118,37 @@ def _overruled(pair: Pair, found: Gradients, loss: LossFacts, along: tuple[Array
     return Outcome(right, (Finding("", Kind.REFERENCE, note, False),))
 
 
+def _leaf_overruled(measured: Measured, leaf: int, ahead: Any) -> Comparison:
+    """A leaf on which gradient and reverse mode agree, and the values of the loss perhaps do not."""
+    pair, right = measured.pair, measured.found.reference[leaf]
+    own, slope = measured.slopes(measured.ahead(leaf, ahead)), float(np.sum(right * ahead))
+    if not contradicts(own, slope):
+        return Comparison(Status.RIGHT, right)
+    path = pair.names[leaf]
+    name = path or "params"
+    if pair.loss.derivative == "torch" and own.settled and own.central == 0.0 and (functions := _functions(pair)):
+        message = (
+            f"{name} is right if this is on purpose: the values of the loss do not change with it; its gradient comes "
+            f"from the backward of {functions}."
+        )
+        return Comparison(Status.RIGHT, right, Finding(path, Kind.SURROGATE, message, False))
+    said, numbers = f"their slope along a random direction is {own}, and not {slope:.10g}", own.numbers(slope)
+    entries = by_entry(measured, leaf, np.ones(right.shape, bool))
+    if entries is not None:
+        largest = max(size(right), size(entries[np.isfinite(entries)]))
+        wrong = np.abs(entries - right.ravel()) > OVERRULES * largest
+        if wrong.any():
+            first = (np.arange(right.size) == np.argmax(wrong)).reshape(right.shape)
+            said = f"their slope in {where(first)} is {entries[wrong][0]:.6g}, and not {right[first][0]:.10g}"
+            said += f"; they differ in {where(wrong.reshape(right.shape))}" if wrong.sum() > 1 else ""
+            numbers = gap(entries[wrong], right.ravel()[wrong]) / largest, OVERRULES
+    message = (
+        f"{name} agrees with reverse mode of the loss, but both are wrong by the values of the loss: {said}.\n"
+        f"{_suspects(pair)}"
+    )
+    return Comparison(Status.WRONG, right, Finding(path, Kind.REFERENCE, message), numbers)
+
+
 def _suspects(pair: Pair) -> str:
     """What may be wrong where reverse mode is."""
     if pair.loss.derivative != "torch":
@@ -147,10 +156,15 @@ def _suspects(pair: Pair) -> str:
             "The derivative that JAX has for an operation of the loss does not hold at this point, or a rule in the "
             "loss (custom_jvp, custom_vjp, a callback's) is wrong."
         )
-    own = custom_functions(pair.loss.function, pair.loss.has_aux, pair.layout, pair.base)
-    if own:
-        return f"The backward of {' or '.join(f'`{name}`' for name in own)}, a torch.autograd.Function in it, is wrong."
+    if functions := _functions(pair):
+        return f"The backward of {functions}, a torch.autograd.Function in it, is wrong."
     return "The derivative that PyTorch has for an operation of the loss does not hold at this point."
+
+
+def _functions(pair: Pair) -> str:
+    """The user's own functions of torch in a loss, quoted."""
+    own = custom_functions(pair.loss.function, pair.loss.has_aux, pair.layout, pair.base)
+    return " or ".join(f"`{name}`" for name in own)
 
 
 def _none() -> None:

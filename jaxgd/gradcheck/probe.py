@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxgd.gradcheck.answer import find_part, pack, part_of, unpack
 from jaxgd.gradcheck.backward.program import equations, same_program
-from jaxgd.gradcheck.derivatives import DERIVATIVES
+from jaxgd.gradcheck.derivatives import DERIVATIVES, custom_functions
 from jaxgd.gradcheck.functions import BadLoss, Gradient, Loss, Way, value_of
 from jaxgd.gradcheck.inputs import Inputs, Layout, Point
 from jaxgd.gradcheck.precision import precision
@@ -123,6 +123,8 @@ def _release(owner: Loss | Gradient) -> None:
 def _probe_loss(function: Callable[..., Any], inputs: Inputs, base: Point, has_aux: bool) -> Loss:
     layout, native = inputs.layout, inputs.point
     loss = Loss(function, has_aux, Way(True))
+    if _has_own_functions(loss, layout, base):
+        return _untraced_loss(loss, inputs, base)
     try:
         with precision(None):
             program = loss.trace.program(layout, native)
@@ -162,9 +164,25 @@ def _untraced_loss(loss: Loss, inputs: Inputs, base: Point) -> Loss:
     with precision(None):
         _require_repeatable(lambda: call(inputs.point, way.family))
     loss = dataclasses.replace(loss, way=way)
-    if any(leaf.family == "torch" and "param" in leaf.roles for leaf in layout.leaves):
+    if _of_torch(layout):
         return _widest(dataclasses.replace(loss, derivative="torch"), layout, base)
     return loss
+
+
+def _of_torch(layout: Layout) -> bool:
+    """Whether the parameters are tensors of torch."""
+    return any(leaf.family == "torch" and "param" in leaf.roles for leaf in layout.leaves)
+
+
+def _has_own_functions(loss: Loss, layout: Layout, base: Point) -> bool:
+    """Whether a loss of tensors has functions with a backward of their own, which JAX would pass by in silence."""
+    if not _of_torch(layout):
+        return False
+    try:
+        with precision(None):
+            return bool(custom_functions(loss.function, loss.has_aux, layout, base))
+    except Exception:  # a loss that takes no tensors, or is wrong in a way that is found later
+        return False
 
 
 def _require_repeatable(call: Callable[[], Any]) -> None:

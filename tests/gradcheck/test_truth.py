@@ -251,6 +251,35 @@ def test_arguments_move_on_the_set_they_come_from():
     assert not np.array_equal(move_argument(b, 0.1 * b), b)
 
 
+# Functions of torch with a backward of their own.
+
+
+@pytest.mark.parametrize("name", ["straight through", "wrong"])
+def test_a_function_of_torch_in_the_loss_is_named(name):
+    torch = pytest.importorskip("torch")
+
+    class Rounded(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.round() if name == "straight through" else x.sin()
+
+        @staticmethod
+        def backward(ctx, g):
+            return g
+
+    def loss(w, x):
+        return ((x @ Rounded.apply(w)) ** 2).sum()
+
+    def by_torch(w, x):
+        w = w.detach().clone().requires_grad_(True)
+        loss(w, x).backward()
+        return w.grad
+
+    report = check_gradient(loss, by_torch, torch.tensor(3.3 * W), torch.tensor(X))
+    assert report.ok is (name == "straight through"), str(report)
+    assert "the backward of `Rounded`" in str(report).lower().replace("rounded", "Rounded")
+
+
 # Time.
 
 
