@@ -47,7 +47,7 @@ def check_tunable(optimizer: Any, over: Mapping[str, Any]) -> None:
       over: the axes of its arguments, `[S]`.
 
     Raises:
-      TypeError: there is one; the text names it.
+      TypeError: `over` has such an axis; the text names it.
     """
     for name, values in over.items():
         try:

@@ -84,9 +84,9 @@ def load(
       folder: where checkpoints are written.
       settings: of the run that wants to resume.
       like: a state of that run, for its tree, shapes and dtypes.
-      passes: `(position, num_steps) -> bool`, whether the run passes through the state that a run of fewer steps had at
-        that position; checkpoints of such a run that it does not pass through are left out. None takes no other
-        number of steps than that of `settings`.
+      passes: `(position, num_steps) -> bool`, whether this run has the state that a run of fewer steps had at that
+        position; other checkpoints of such a run are passed over. With None only checkpoints of the same number of
+        steps are taken.
 
     Returns:
       Position and state; None without a checkpoint.
@@ -122,7 +122,7 @@ def load(
 
 
 def settings_in(folder: Path) -> dict[str, str]:
-    """The settings of the run that the newest sound checkpoint is of.
+    """The settings of the run that wrote the newest sound checkpoint.
 
     Args:
       folder: where checkpoints are written.

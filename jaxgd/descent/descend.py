@@ -46,14 +46,14 @@ class Controls(NamedTuple):
 
 
 class Program(NamedTuple):
-    """All that is static."""
+    """What is static in a run: other values are another program."""
 
     problem: Problem
     settings: Settings
 
 
 class Given(NamedTuple):
-    """All that is traced, but for the parameters."""
+    """What is traced in a run, except the parameters."""
 
     batch: Any
     key: jax.Array | None
@@ -123,7 +123,7 @@ def descend(
       ValueError: an argument out of range, trees or shapes that do not fit.
       TypeError: parameters that are not floating, a count that is not an integer, a gradient of another dtype.
     """
-    # Checked outside of the compiled program, so that a mistake costs no compilation and is told of the caller's value.
+    # Checked outside of the compiled program: a mistake costs no compilation, and the message shows the caller's value.
     settings = check_settings(
         problem,
         learning_rate,
@@ -179,7 +179,7 @@ def bind(program: Program, given: Given) -> Run:
 
 
 def _rule(optimizer: Any, learning_rate: Any) -> Callable[[Any], optax.GradientTransformationExtraArgs]:
-    """The rule of a step by its rate. Only ours is built of it; an optax optimizer keeps its rate in its state."""
+    """The rule of a step by its rate. Only our own is built from it; an optax optimizer keeps its rate in its state."""
     if optimizer is None:
         return lambda rate: optax.with_extra_args_support(gradient_descent(rate))
     ready = optimizer if isinstance(optimizer, optax.GradientTransformation) else optimizer(learning_rate)
@@ -197,7 +197,7 @@ def check_settings(
     record_every: Any = 1,
     fast: Any = True,
 ) -> Settings:
-    """The static arguments of `descend`, checked; the learning rate only is.
+    """The static arguments of `descend`, checked. The learning rate is checked too, and not returned.
 
     Raises:
       ValueError: an argument out of range.

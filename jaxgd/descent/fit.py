@@ -91,12 +91,12 @@ def fit(  # noqa: D417 (the decorator adds the other arguments)
         to its statistics, or "auto" for the fastest at its size; see `fast.choose.plan`.
       held_out: rows in the form of `batch` that the run does not descend on. Their loss at the start and after every
         chunk is kept in `result.held_out`, and `result.best_params` are those where it was lowest.
-      patience: chunks in a row without a lower held-out loss after which the run ends, NO_IMPROVEMENT; None is any
-        number.
+      patience: chunks in a row without a lower held-out loss after which the run ends with NO_IMPROVEMENT; with None it
+        never does.
 
     Returns:
-      The result of `descend`. After Ctrl-C what there is at the end of the chunk, INTERRUPTED; the same call with
-      the same `checkpoint` goes on from there. A SIGINT handler of your own stays in place.
+      The result of `descend`. After Ctrl-C it is the state at the end of the chunk, with the reason INTERRUPTED; the
+      same call with the same `checkpoint` goes on from there. A SIGINT handler of your own stays in place.
 
     Raises:
       ValueError: as `descend`; `problem.check_batch` found a value outside the domain; a checkpoint of other
@@ -129,7 +129,7 @@ def fit(  # noqa: D417 (the decorator adds the other arguments)
     plan = choose.plan(
         problem, batch, num_steps=num_steps, batch_size=batch_size, evaluation=evaluation, fast=settings.fast
     )
-    if plan.problem is not problem:  # mistakes are told of the caller's problem, not of what stands in for it
+    if plan.problem is not problem:  # messages name the caller's problem, not the one that stands in for it
         check_problem(problem, params, batch)
     program = Program(plan.problem, settings)
     given = Given(plan.batch, key, Controls(as_rate(learning_rate), grad_tol, param_tol, divergence_factor))
@@ -157,7 +157,7 @@ def fit(  # noqa: D417 (the decorator adds the other arguments)
 
         def after_chunk(position: int, state: State, judged: Judged | None) -> _Place:
             place = _Place(state, judge and judge(position, state, judged))
-            # Of the two files that are kept one is of a state that a longer run passes through.
+            # One of the two files that are kept holds a state that a longer run has too.
             if folder is not None and position != cut.passing(num_steps):
                 save(folder, told, position, place)
             show(state)
@@ -192,7 +192,7 @@ def _drive(
     after_chunk: Callable[[int, State, Judged | None], _Place],
     give_up: Callable[[int, Judged | None], bool],
 ) -> _Place:
-    """Take numbered chunks until the last one, the end of the run, or a reason of the host's to end it."""
+    """Take numbered chunks until the last one, the end of the run, or until the host has a reason to end it."""
     with noted_interrupt() as interrupted:
         for position, chunk in chunks:
             state = place.state

@@ -100,7 +100,7 @@ def gives_up(patience: int | None, position: int, judged: Judged | None) -> bool
       judged: so far.
 
     Returns:
-      The answer.
+      True if the run is to end.
     """
     if patience is None or judged is None:
         return False
