@@ -23,7 +23,7 @@ def seconds_compiling() -> Iterator[Callable[[], float]]:
             spans.append((time.perf_counter() - duration_secs, time.perf_counter()))
 
     def total() -> float:
-        # A function traced inside another is told twice, so that lengths cannot be added.
+        # A function traced inside another is reported twice, so that durations cannot be added.
         found, reached = 0.0, 0.0
         for begun, ended in sorted(spans):
             found += max(0.0, ended - max(begun, reached))

@@ -174,7 +174,7 @@ class _Plan(NamedTuple):
 
 
 def _plan(job: Job, options: FitOptions) -> _Plan:
-    """What is not on the command line is as the run in the checkpoint has it, if there is one."""
+    """Fill in what the command line leaves open: as in the checkpoint, if there is one."""
     kept = settings_in(options.checkpoint) if options.checkpoint else {}
     size = sum(leaf.size for leaf in jax.tree.leaves(job.params))
     afforded = int(np.clip(WORK / (4 * len(job.batch.inputs) * size), 1000, 100_000))

@@ -12,7 +12,7 @@ from jaxgd.descent.axes import arguments_of
 Numbers = np.ndarray[Any, np.dtype[Any]]
 
 TOLERANCES = ("l2", "grad_tol", "param_tol", "divergence_factor")
-"""What `--over` may name of every run, besides the batch size."""
+"""What `--over` may name in every run, besides the batch size."""
 
 
 def parse_rates(text: str, limit: float, widest: float) -> Numbers:
@@ -67,7 +67,7 @@ def parse_axes(over: Sequence[str], optimizer: Any) -> dict[str, Numbers]:
       The values of each, `[S]`; whole numbers for the batch size.
 
     Raises:
-      UserError: an axis that there is not, or values that are not numbers.
+      UserError: an axis that does not exist, or values that are not numbers.
     """
     known = ("batch_size", *TOLERANCES, *arguments_of(optimizer))
     axes: dict[str, Numbers] = {}

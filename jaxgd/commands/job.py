@@ -68,7 +68,7 @@ class UserError(Exception):
 
 
 class WritingError(UserError):
-    """A result that is there and cannot be written, such as to a full disk: one line, exit code 3."""
+    """A result that was computed and cannot be written, such as to a full disk: one line, exit code 3."""
 
     exit_code = 3
 
@@ -443,7 +443,7 @@ def choose_evaluation(evaluation: str, job: Job, num_steps: int, batch_size: int
       num_lanes: runs at a time.
 
     Returns:
-      The evaluation, "auto" no more.
+      The evaluation, never "auto".
     """
     if evaluation != "auto":
         return evaluation
@@ -451,7 +451,7 @@ def choose_evaluation(evaluation: str, job: Job, num_steps: int, batch_size: int
 
 
 def check_new_folder(out: Path | None) -> None:
-    """Refuse an --out that is there already, before anything runs.
+    """Refuse an --out that already exists, before anything runs.
 
     Args:
       out: what came; None passes.

@@ -52,7 +52,7 @@ def _is_optimizer(name: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """A learning rate by step, equal to another one of the same words."""
+    """A learning rate by step. Two of the same words are equal, so that compiled programs are found again."""
 
     words: str
     rate: Callable[..., Any] = dataclasses.field(compare=False, repr=False)
@@ -141,7 +141,7 @@ def _parse(flag: str, words: str) -> Named:
 
 
 def _value(text: str) -> Any:
-    """A number, True, False or None; "" for what is none of them."""
+    """A number, True, False or None; "" for any other text."""
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]

@@ -167,7 +167,7 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
         )
     lost = summary["stop_reason"] in LOST
     tables.print_facts(facts, {"ended": "bold red"} if lost else {})
-    if not lost:  # the parameters of a run that was lost tell nothing; the folder has them
+    if not lost:  # parameters of a diverged run mean nothing; the folder has them
         _print_parameters(summary["parameters"], summary.get("closed_form", {}), folder)
     tables.print_notes(summary["notes"])
 

@@ -44,7 +44,7 @@ def run(options: PredictOptions) -> int:
 
     Raises:
       UserError: the predictions cannot be written.
-      DataError: there is no model in the folder, or a mistake in the data.
+      DataError: the folder holds no model, or the data hold a mistake.
     """
     fitted = reporting.load(options.run)
     inputs = data.new_inputs(options.data, fitted.input_names, fitted.one_hot)

@@ -12,7 +12,7 @@ import rich.table
 import rich.text
 
 SIDE_BY_SIDE = 60
-"""Columns of the screen from which labels stand beside their texts, and not above them."""
+"""On screens of at least this many columns labels stand beside their texts, on narrower ones above them."""
 
 BROKEN = 14
 """Columns from which a word in a column of words may be broken; a number never is."""

@@ -126,7 +126,7 @@ def load(folder: Path | str, *, problem: Problem | None = None, params: Params |
       The model. Its arrays have the values and dtypes they had; float64 ones need `jax_enable_x64`.
 
     Raises:
-      DataError: there is no model in the folder, a file is damaged, or it is of a problem of your own and `problem`
+      DataError: the folder holds no model, a file is damaged, or it is of a problem of your own and `problem`
         and `params` are not given.
     """
     folder = Path(folder)
