@@ -24,7 +24,7 @@ def array(name: str, values: Any) -> Any:
       A `jax.Array`, or a NumPy array of bool, integers or real floating numbers.
 
     Raises:
-      TypeError: no array of real numbers; the text says what came and what to do.
+      TypeError: the values are not real numbers; the text says what came and what to do.
       ValueError: rows of unequal length, or masked entries.
     """
     if isinstance(values, jax.Array):
@@ -98,7 +98,7 @@ def floating(name: str, values: Any, dtype: Any = None) -> Any:
     Args:
       name: the argument, as its user wrote it.
       values: see `array`.
-      dtype: of integers that become floating; None is jax's default.
+      dtype: what integers become; jax's default floating type if None.
 
     Returns:
       A floating array; floating arrays keep their dtype.
@@ -119,7 +119,7 @@ def on_device(values: Any) -> jax.Array:
     """An array of NumPy as an array of jax, by a copy; one of jax as it is.
 
     `jnp.asarray` compiles a program for every shape that it meets for the first time, which takes longer than most
-    copies. `jax.device_put` does not, but may share the memory of NumPy; of a copy nobody else holds.
+    copies. `jax.device_put` does not, but may share the memory of NumPy. So it is given a copy that nobody else holds.
 
     Args:
       values: an array of numbers, of either.

@@ -33,7 +33,8 @@ class Dataset(NamedTuple):
       class_names: what the labels 0 .. K - 1 are called; empty where the targets are not classes with names.
       notes: what was done to the data on the way here, in sentences.
       one_hot: for each column of categories that was coded its name and its values; the first has no input.
-      stands_for: of how many rows of the source these have the means and covariances; None where they are the rows.
+      stands_for: how many rows of the source these rows summarise (same means and covariances); None if they are the
+        rows themselves.
     """
 
     name: str

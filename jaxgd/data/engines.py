@@ -108,7 +108,7 @@ def _options(dialect: text.Dialect, kinds: dict[str, Any]) -> tuple[Any, Any, An
             newlines_in_values=True,
             invalid_row_handler=lambda row: "skip" if row.text.startswith("#") else "error",
         ),
-        # Cells are kept as text if any of them is not a number: "NA" is then said, not silently made a hole.
+        # Cells are kept as text if one of them is not a number: "NA" is then reported, not read as a missing value.
         csv.ConvertOptions(
             null_values=["", "nan", "NaN"],
             strings_can_be_null=True,
@@ -144,7 +144,7 @@ def read_parquet(path: str) -> Table:
     """A Parquet file.
 
     Raises:
-      DataError: pyarrow is not installed, the file is damaged, or a column is of a kind that is not a cell's.
+      DataError: pyarrow is not installed, the file is damaged, or a column is not of numbers, text or dates.
     """
     with parquet_file(path) as file:
         return _parquet_table(path, file.read())
@@ -175,7 +175,7 @@ def parquet_file(path: str) -> Iterator[Any]:
     import pyarrow
     from pyarrow import parquet
 
-    with text.reading(path), open(path, "rb"):  # in words of Python that there is no such file
+    with text.reading(path), open(path, "rb"):  # Python's own error says that the file does not exist
         pass
     try:
         with parquet.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:

@@ -32,7 +32,7 @@ def _container() -> Iterator[float]:
 
 
 def _process() -> Iterator[float]:
-    """Of `ulimit -v` and `ulimit -d`."""
+    """Bytes left under `ulimit -v` and `ulimit -d`."""
     with contextlib.suppress(OSError, ImportError, IndexError, ValueError):
         import resource
 

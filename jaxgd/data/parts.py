@@ -27,7 +27,7 @@ class Large(NamedTuple):
     Attributes:
       path: of the file.
       names: of all its columns.
-      num_rows: N; of a file of text about N, from the length of its first lines.
+      num_rows: N; for a file of text an estimate, from the length of its first lines.
       readers: (columns of numbers, columns of text) -> tables; each is tried where those before it refuse.
     """
 

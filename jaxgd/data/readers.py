@@ -244,7 +244,7 @@ def checked(dataset: Dataset) -> Dataset:
     """The data, if every number is finite and there is something to fit.
 
     Raises:
-      DataError: a value is NaN or infinite, or there are no inputs or fewer than two rows.
+      DataError: a value is NaN or infinite, no column is left for the inputs, or fewer than two rows are.
     """
     if dataset.inputs.shape[1] == 0:
         raise DataError(f"{dataset.name}: no column is left to predict from.")

@@ -109,7 +109,7 @@ def standardize(inputs: Any, *, shared_unit: bool = False) -> tuple[Array, Stand
 
 
 def _scaling(inputs: Array, shared_unit: bool) -> tuple[Standardization, int | None]:
-    """Means and scales, and the first column that has no scale of its own."""
+    """Means and scales, and the first column that is constant (None if none is)."""
     mean, scale = inputs.mean(axis=0), inputs.std(axis=0)
     if shared_unit:
         scale = np.full_like(mean, np.sqrt(np.mean(scale**2)))

@@ -71,7 +71,7 @@ class Gathered(NamedTuple):
 
 
 class ClassesError(Exception):
-    """The targets are classes, of which least squares is not the model."""
+    """The targets are classes, for which least squares is not the model."""
 
 
 def least_squares(
@@ -101,8 +101,8 @@ def least_squares(
       classes_too: whether targets that are all 0 or 1 are numbers like others, rather than classes.
 
     Returns:
-      The rows to fit and the rows held out, with the number of rows they stand for. None where all rows are needed or
-      as good: the targets are classes, or the source is small or not a table in a file.
+      The rows to fit and the rows held out, with the number of rows they stand for. None if all rows are to be loaded
+      instead: the targets are classes, or the source is small or not a table in a file.
 
     Raises:
       DataError: a mistake in the file; the text says where, and what can be done.
@@ -180,7 +180,7 @@ def _rows(plan: Plan, part: Table) -> tuple[Array, int]:
     """
     check_columns(part, plan.choice, plan.wanted)
     if is_text(part.columns[plan.target]):
-        classes(part, plan.target)  # a slip in a column of numbers is told
+        classes(part, plan.target)  # reports a cell that is not a number
         raise ClassesError
     holes = {name: missing(part.columns[name]) for name in (*plan.wanted, plan.target)}
     lost = np.any(list(holes.values()), axis=0)

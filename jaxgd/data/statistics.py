@@ -23,7 +23,7 @@ class Statistics(NamedTuple):
 
     @classmethod
     def empty(cls, num_columns: int) -> "Statistics":
-        """Those of no rows.
+        """The statistics of no rows.
 
         Args:
           num_columns: P.
@@ -43,7 +43,7 @@ class Statistics(NamedTuple):
           buffer: `[n, P + 1]`, overwritten; its last column is 1, so that its products are sums.
 
         Returns:
-          Those of N + n rows; NaN or infinite where the rows are.
+          The statistics of N + n rows; NaN or infinite where the rows are.
         """
         if not len(buffer):
             return self

@@ -43,7 +43,7 @@ class Table(NamedTuple):
         """A column by name, `[N]`.
 
         Raises:
-          DataError: there is none of that name; the text says which there are.
+          DataError: no column has that name; the text lists those that exist.
         """
         if name not in self.columns:
             raise DataError(
@@ -62,7 +62,7 @@ def did_you_mean(word: str, known: Iterable[str], likeness: float = 0.65) -> str
       likeness: how much of a word must agree, from 0 to 1.
 
     Returns:
-      " Did you mean 'diabetes'?", or "". Several known names with commas between them are told to be given apart.
+      " Did you mean 'diabetes'?", or "". It says so if the word is several known names with commas between.
     """
     others = [other for other in known if other != word]
     names = [name.strip() for name in word.split(",")]

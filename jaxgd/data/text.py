@@ -44,7 +44,7 @@ def reading(path: str) -> Iterator[None]:
     """Turn an error of reading a file into a line that names it.
 
     Raises:
-      DataError: there is no such file, or it cannot be read.
+      DataError: the file does not exist, or cannot be read.
     """
     try:
         yield
