@@ -18,7 +18,7 @@ except ModuleNotFoundError as error:
     sys.exit(f"jaxgd: the command needs {error.name}, which is not installed: pip install 'jaxgd[cli]'")
 
 from jaxgd import interrupt
-from jaxgd.commands.job import UserError, WritingError
+from jaxgd.commands.job import PrintedError, UserError
 from jaxgd.commands.words import check_command, checked, in_flags
 from jaxgd.data import DataError
 from jaxgd.descent.host import terminate
@@ -108,7 +108,7 @@ def run(words: list[str]) -> int:
         return _run(words)
     except (UserError, DataError) as error:
         code = error.exit_code if isinstance(error, UserError) else 2
-        if as_json and not isinstance(error, WritingError):  # there the result is what was printed
+        if as_json and not isinstance(error, PrintedError):  # there the result is what was printed
             print(json.dumps({"error": str(error), "exit_code": code}))
         else:
             print(f"jaxgd: {error}", file=sys.stderr)

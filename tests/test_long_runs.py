@@ -1,6 +1,7 @@
 """Long runs of the command: schedules, patience, a checkpoint that is continued or in use, axes of a sweep."""
 
 import csv
+import errno
 import json
 import os
 import socket
@@ -89,6 +90,25 @@ def test_a_second_run_on_a_checkpoint_is_told(command, tmp_path, noise):
     assert told == (2, "", f"jaxgd: {text}\n")
 
 
+def test_a_disk_that_fills_up_leaves_the_checkpoint_before(command, monkeypatch, noise):
+    module, written = sys.modules["jaxgd.descent.fit"], []
+    real = module.save
+
+    def save(*arguments):
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(arguments)
+        real(*arguments)
+
+    monkeypatch.setattr(module, "save", save)
+    code, out, err = command(*noise, "--num-steps", 40, "--checkpoint", "state", "--json")
+    text = "--checkpoint state: cannot be written (No space left on device); the same command goes on from the one "
+    text += "before."
+    assert (code, json.loads(out), err) == (3, {"error": text, "exit_code": 3}, "")
+    monkeypatch.setattr(module, "save", real)
+    assert json.loads(command(*noise, "--num-steps", 40, "--checkpoint", "state", "--json")[1])["num_steps"] == 40
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -146,6 +166,11 @@ SGD = ("--optimizer", "sgd", "--learning-rate", "0.1")
             "--schedule cosine has no argument 'alpah'; it has decay_steps, alpha, exponent. Did you mean 'alpha'?",
         ),
         (
+            (*FIT, "--schedule", "warm-up:warmup_steps=10"),
+            "--schedule warm-up:warmup_steps=10: warmup_steps must be below decay_steps, all 10 steps of the run if "
+            "not given, got 10.",
+        ),
+        (
             (*FIT, "--schedule", "exponential"),
             "--schedule exponential needs decay_rate, such as exponential:decay_rate=0.5.",
         ),
@@ -173,11 +198,11 @@ SGD = ("--optimizer", "sgd", "--learning-rate", "0.1")
         ),
         (
             (*SWEEP, "momentum=0.9"),
-            "--over must name one of batch_size, l2, grad_tol, param_tol, divergence_factor, got 'momentum'.",
+            "--over must name one of batch_size, grad_tol, param_tol, divergence_factor, got 'momentum'.",
         ),
         (
             (*SWEEP, "momentun=0.9", *SGD),
-            "--over must name one of batch_size, l2, grad_tol, param_tol, divergence_factor, momentum, got 'momentun'. "
+            "--over must name one of batch_size, grad_tol, param_tol, divergence_factor, momentum, got 'momentun'. "
             "Did you mean 'momentum'?",
         ),
         (

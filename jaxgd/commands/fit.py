@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import importlib
 import time
 from pathlib import Path
@@ -117,7 +118,8 @@ def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
     held_out = data.to_batch(job.test_set, job.transform) if len(job.test_set.inputs) else None
     started = time.perf_counter()
     try:
-        with jobs.writing("checkpoint", options.checkpoint), seconds_compiling() as compiling:
+        left = functools.partial(_left_in, options.checkpoint)
+        with jobs.writing("checkpoint", options.checkpoint, left=left), seconds_compiling() as compiling:
             result = fit(
                 job.problem,
                 job.params,
@@ -156,11 +158,16 @@ def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
     else:
         outcome.print_summary(summary, folder)
     fitted = _fitted(job, result, best=options.patience is not None)
-    with jobs.writing("out", folder, printed=True):
+    with jobs.writing("out", folder, left=jobs.PRINTED):
         reporting.write_run(folder, config=config, summary=summary, fitted=fitted, record_every=plan.record_every)
     if not options.json:
         tables.console().print(f"written to {folder}", style="dim", soft_wrap=True)
     return code
+
+
+def _left_in(checkpoint: Path | None) -> str:
+    """Where the numbers are when a checkpoint cannot be written."""
+    return "the same command goes on from the one before" if checkpoint and settings_in(checkpoint) else ""
 
 
 class _Plan(NamedTuple):
@@ -240,7 +247,7 @@ def _check(options: FitOptions) -> None:
     for name in ("grad_tol", "param_tol"):
         if np.isnan(getattr(options, name)):
             raise UserError(f"--{name.replace('_', '-')} must be a number, got nan.")
-    find_schedule(options.schedule, 1.0, options.num_steps or 1000)
+    find_schedule(options.schedule, 1.0, options.num_steps or 2**31 - 1)
     if find_optimizer(options.optimizer) and options.learning_rate is None:
         raise UserError(f"--optimizer {options.optimizer} needs --learning-rate; 0.01 is a common start.")
     jobs.check_new_folder(options.out)

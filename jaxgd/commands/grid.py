@@ -11,7 +11,7 @@ from jaxgd.descent.axes import arguments_of
 
 Numbers = np.ndarray[Any, np.dtype[Any]]
 
-TOLERANCES = ("l2", "grad_tol", "param_tol", "divergence_factor")
+TOLERANCES = ("grad_tol", "param_tol", "divergence_factor")
 """What `--over` may name in every run, besides the batch size."""
 
 

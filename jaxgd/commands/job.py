@@ -68,9 +68,13 @@ class UserError(Exception):
 
 
 class WritingError(UserError):
-    """A result that was computed and cannot be written, such as to a full disk: one line, exit code 3."""
+    """Numbers that cannot be written, such as to a full disk, and are not lost: one line, exit code 3."""
 
     exit_code = 3
+
+
+class PrintedError(WritingError):
+    """The result is on the screen, where --json must not be followed by anything else."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -484,25 +488,31 @@ def new_folder(name: str) -> Path:
     return next(folder for folder in folders if not folder.exists())
 
 
+PRINTED = "the result was printed above"
+"""Where the numbers are, for `writing`."""
+
+
 @contextlib.contextmanager
-def writing(flag: str, folder: Path | None, *, printed: bool = False) -> Iterator[None]:
+def writing(flag: str, folder: Path | None, *, left: str | Callable[[], str] = "") -> Iterator[None]:
     """Turn an error of writing to a folder into a line that names its flag.
 
     Args:
       flag: that named the folder.
       folder: where the block writes.
-      printed: whether the result is on the screen already; the line says so.
+      left: where the numbers are when that fails, or a function that finds out; "" if there are none.
 
     Returns:
       A context to write in.
 
     Raises:
-      UserError: the folder cannot be written; a `WritingError` if the result was printed.
+      UserError: the folder cannot be written; a `WritingError` if there are numbers that are not lost.
     """
     try:
         yield
     except OSError as error:
-        kind, more = (WritingError, "; the result was printed above") if printed else (UserError, "")
+        place = left() if callable(left) else left
+        kind = PrintedError if place == PRINTED else WritingError if place else UserError
+        more = f"; {place}" if place else ""
         raise kind(f"--{flag} {folder}: cannot be written ({error.strerror or error}){more}.") from None
 
 

@@ -120,6 +120,11 @@ def find_schedule(words: str | None, learning_rate: float, num_steps: int) -> An
         arguments = {"boundaries_and_scales": {int(step): factor for step, factor in arguments.items()}}
     filled = kind.filled(num_steps) | arguments
     _check_arguments("schedule", name, kind.build, filled, given=(kind.rate,))
+    if name == "warm-up" and filled["warmup_steps"] >= filled["decay_steps"]:
+        raise UserError(
+            f"--schedule {words}: warmup_steps must be below decay_steps, all {filled['decay_steps']} steps of the run "
+            f"if not given, got {filled['warmup_steps']}."
+        )
     try:
         return Schedule(
             f"{words} of {learning_rate} in {num_steps}", kind.build(**{kind.rate: learning_rate}, **filled)

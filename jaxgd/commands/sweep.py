@@ -54,8 +54,8 @@ class SweepOptions(jobs.DataOptions):
     """gradient_descent, or an optax optimizer by name (adam, nadam, rmsprop, ...), with arguments behind a colon:
     sgd:momentum=0.9,nesterov=true."""
     over: tuple[str, ...] = ()
-    """Further axes, NAME=VALUES with VALUES as for --learning-rate: batch_size=1,10,100, l2=1e-3:1:log:4, or a
-    numeric argument of the optimizer such as momentum=0,0.5,0.9. Every combination is run."""
+    """Further axes, NAME=VALUES with VALUES as for --learning-rate: batch_size=1,10,100, or a numeric
+    argument of the optimizer such as momentum=0:0.9:lin:4. Every combination is run."""
     lanes_per_chunk: int | None = None
     """Lanes run at a time; all if not given."""
     evaluation: str = "auto"
@@ -133,7 +133,7 @@ def run(options: SweepOptions) -> int:
         print(reporting.to_json({**found, "folder": str(folder)}))
     else:
         _print(found)
-    with jobs.writing("out", folder, printed=True):
+    with jobs.writing("out", folder, left=jobs.PRINTED):
         figure = plot.sweep(
             result,
             {"learning_rate": rates[grid[0]]},
