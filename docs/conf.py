@@ -45,7 +45,7 @@ html_theme_options = {
     "use_repository_button": False,
     "show_toc_level": 2,
     "home_page_in_toc": True,
-    "navbar_persistent": [],  # the side bar has the search
+    "navbar_persistent": [],  # the side bar holds the search
 }
 
 autodoc_member_order = "bysource"
