@@ -30,6 +30,7 @@ extensions = [
 exclude_patterns = ["_build", "generated"]
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
+smartquotes = False  # they would make a dash of the two hyphens of an option
 
 # Tutorials are run when the site is built; one that raises fails the build.
 nb_execution_mode = "force"
