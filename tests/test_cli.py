@@ -123,8 +123,12 @@ def test_the_screen(command):
 
 
 @slow
-@pytest.mark.parametrize("words", [(), ("--held-out", "0.01")], ids=["even rows", "odd rows"])
-def test_two_processes_run_one_fit(command, tmp_path, words):
+@pytest.mark.parametrize(
+    ("words", "evaluation"),
+    [((), "compressed"), (("--evaluation", "sharded", "--held-out", "0.01"), "sharded")],
+    ids=["without a message", "odd rows"],
+)
+def test_two_processes_run_one_fit(command, tmp_path, words, evaluation):
     words = ["--data", "diabetes", "--x64", "--num-steps", "300", "--json", *words]
     _, alone = summary_of(command, *words)
     with socket.socket() as free:
@@ -132,7 +136,19 @@ def test_two_processes_run_one_fit(command, tmp_path, words):
         address = f"127.0.0.1:{free.getsockname()[1]}"
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "jaxgd", "fit", *words, "--checkpoint", "kept", "--distributed", f"{address},2,{i}"],
+            [
+                sys.executable,
+                "-m",
+                "jaxgd",
+                "fit",
+                *words,
+                "--checkpoint",
+                "kept",
+                "--out",
+                "both",
+                "--distributed",
+                f"{address},2,{i}",
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -142,10 +158,11 @@ def test_two_processes_run_one_fit(command, tmp_path, words):
     ]
     (first, errors), (second, _) = (process.communicate(timeout=120) for process in processes)
     assert [process.returncode for process in processes] == [0, 0], errors
-    together = json.loads(first.splitlines()[-1])
-    assert together["evaluation"] == "sharded"
-    assert "problem" not in second
-    assert len(list((tmp_path / "runs").iterdir())) == 2
+    together = json.loads(first)  # and nothing else on standard output
+    assert together["evaluation"] == evaluation
+    assert second == ""
+    assert (tmp_path / "both" / "summary.json").exists()
+    assert (tmp_path / "both-process-1" / "summary.json").exists()
     assert list((tmp_path / "kept").glob("checkpoint-*"))
     assert together["num_steps"] == alone["num_steps"]
     np.testing.assert_allclose(together["last_loss"], alone["last_loss"], rtol=1e-12)

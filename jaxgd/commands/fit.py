@@ -4,6 +4,8 @@ import concurrent.futures
 import dataclasses
 import functools
 import importlib
+import os
+import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,7 +86,8 @@ class FitOptions(jobs.DataOptions):
     """Run with other processes, which get the same command line: HOST:PORT,PROCESSES,ID, with the address of
     process 0 and the id of this one; or auto on a cluster that jax knows."""
     out: Path | None = None
-    """Folder to write; by default a new one under runs/."""
+    """Folder to write; by default a new one under runs/. Other processes than the first write to FOLDER-process-ID,
+    and by default not at all."""
 
 
 def run(options: FitOptions) -> int:
@@ -107,7 +110,10 @@ def run(options: FitOptions) -> int:
     # the thread: an interpreter that ends under a compilation crashes.
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as meanwhile:
         meanwhile.submit(importlib.import_module, "matplotlib.figure")
-        return _run(options, meanwhile)
+        code = _run(options, meanwhile)
+    if options.distributed is not None:
+        jax.distributed.shutdown()  # waits for the others, who cannot go on without the first process
+    return code
 
 
 def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
@@ -148,19 +154,22 @@ def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
     summary = outcome.summarise(job, options, result, float(first.result()[0]), plan.learning_rate)
     summary |= times | {"evaluation": plan.evaluation}
     code = {"INTERRUPTED": 128 + ended_by(), "DIVERGED": 1, "NONFINITE": 1}.get(summary["stop_reason"], 0)
-    if jax.process_index():
+    process = jax.process_index()
+    if process and options.out is None:
         return code
     folder = options.out or jobs.new_folder(f"{summary['data']}-{job.name}")
+    if process:  # the folder of the first process may be the same
+        folder = folder.with_name(f"{folder.name}-process-{process}")
     config = {**dataclasses.asdict(options), "problem": job.problem.name, "num_steps": plan.num_steps}
     # Printed first: if the disk is full, the numbers are on the screen.
-    if options.json:
+    if options.json and not process:
         print(reporting.to_json({**summary, "folder": str(folder)}), flush=True)
-    else:
+    elif not process:
         outcome.print_summary(summary, folder)
     fitted = _fitted(job, result, best=options.patience is not None)
     with jobs.writing("out", folder, left=jobs.PRINTED):
         reporting.write_run(folder, config=config, summary=summary, fitted=fitted, record_every=plan.record_every)
-    if not options.json:
+    if not (process or options.json):
         tables.console().print(f"written to {folder}", style="dim", soft_wrap=True)
     return code
 
@@ -227,6 +236,12 @@ def _join(words: str) -> None:
             given = (address, int(num_processes), int(process))
         except ValueError:
             raise UserError(f"--distributed must be HOST:PORT,PROCESSES,ID or auto, got {words!r}.") from None
+    # The library of the collectives writes "[Gloo] Rank 0 is connected ..." to the descriptor of standard output. From
+    # here on that is standard error, and what Python prints goes where standard output was.
+    sys.stdout.flush()
+    output = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(output, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors, buffering=1)
     try:
         jax.distributed.initialize(*given)
     except (RuntimeError, ValueError) as error:

@@ -104,6 +104,11 @@ def test_programs_are_ready_for_accelerators(name):
     assert_ready(lowered(PROGRAMS[name], *data()))
 
 
+def test_devices_exchange_one_message_a_step():
+    """One all-reduce each for the loss at the start, loss and gradient of a step, and two losses at the end."""
+    assert lowered(PROGRAMS["rows over a mesh"], *data()).count("stablehlo.all_reduce") == 4
+
+
 @pytest.mark.parametrize(
     ("problem", "make_batch"),
     [

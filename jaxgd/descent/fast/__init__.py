@@ -53,13 +53,13 @@ ACCELERATIONS = (
         "sharded",
         does="evaluates the rows of each device there, and adds up the sums",
         equal="loss and gradient within rounding of the sum",
-        taken="full batches from 16 MiB on several devices, and all on several processes",
+        taken="full batches from 16 MiB on several devices, and on several processes those that are not compressed",
     ),
     Acceleration(
         "compressed",
         does="replaces the rows of least squares by D + 2 rows with the same sum of squares",
         equal="loss and gradient within rounding of the sum of squared targets",
-        taken="least squares from 1 MiB, for at least as many steps as a row has numbers",
+        taken="least squares from 1 MiB, or in several processes, for at least as many steps as a row has numbers",
     ),
 )
 """The table of accelerations."""

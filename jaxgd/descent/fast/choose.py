@@ -117,10 +117,10 @@ def fastest(
 ) -> str:
     """The evaluation that "auto" stands for.
 
-    A squared error of a linear model is compressed from `COMPRESSED_FROM` bytes on, if the run has as many steps
-    as a row has numbers; `SHARDED_FROM` bytes are spread over all devices if there are several, and any number
-    over several processes; on a CPU `TILED_FROM` bytes are tiled. What is smaller, is cut into mini-batches, is not
-    known to add up over rows, or has an evaluation of its own, stays as it is.
+    A squared error of a linear model is compressed from `COMPRESSED_FROM` bytes on, and at any size in several
+    processes, if the run has as many steps as a row has numbers; `SHARDED_FROM` bytes are spread over all devices if
+    there are several, and any number over several processes; on a CPU `TILED_FROM` bytes are tiled. What is smaller,
+    is cut into mini-batches, is not known to add up over rows, or has an evaluation of its own, stays as it is.
 
     Args:
       problem: see `plan`.
@@ -138,14 +138,17 @@ def fastest(
     num_rows = problem.row_sum.num_rows(batch)
     if num_rows == 1:  # statistics, tiles and shards of one row are that row
         return "plain"
-    if jax.process_count() > 1:
-        return "sharded"
+    processes = jax.process_count()
     leaves = jax.tree.leaves(batch)
     num_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     row_numbers = sum(math.prod(leaf.shape[1:]) for leaf in leaves)
     # First what makes a step independent of the number of rows, then what shares them out, then what reads them once.
-    if problem.linear_form is not None and num_bytes >= COMPRESSED_FROM and num_steps >= row_numbers:
+    # Every process has all rows and finds the same statistics, from which it steps without a message to the others.
+    worth_a_pass = num_bytes >= COMPRESSED_FROM or processes > 1
+    if problem.linear_form is not None and worth_a_pass and num_steps >= row_numbers:
         return "compressed"
+    if processes > 1:
+        return "sharded"
     if mesh is not None and ROWS_AXIS in mesh.axis_names:
         return "sharded"
     if mesh is None and len(jax.devices()) > 1 and num_bytes >= SHARDED_FROM:
