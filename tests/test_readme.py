@@ -94,6 +94,16 @@ def test_the_pictures_are_here():
     assert all((README.parent / picture).stat().st_size > 10_000 for picture in pictures)
 
 
+def test_the_table_of_checkers_is_that_of_the_committed_runs():
+    """The table is made of experiments/checkers/checkers.json and realworld.json."""
+    sys.path.insert(0, str(README.parent))
+    from experiments.checkers import tables
+
+    assert tables.headlines() in README.read_text()
+    right = tables.committed("realworld")["checkers"]["jaxgd.check_gradient"]
+    assert right["caught"] == right["exactly the wrong leaves"] == tables.committed("realworld")["numbers"]["wrong"]
+
+
 def test_the_table_lists_every_problem():
     listed = set(re.findall(r"^\| `(\w+)\(", README.read_text(), re.MULTILINE))
     assert listed == set(problems.__all__) - {"ALL_PROBLEMS"}

@@ -49,12 +49,17 @@ def headlines() -> str:
             cells[1] = _share(found["caught"], numbers["wrong"])
             alarms += found["corrected called wrong"] + found["library called wrong"]
             right += numbers["corrected"] + numbers["library"]
-            exceptions = sum(found["exceptions"].values())
-            also = f", {exceptions} exceptions" if exceptions else ""
+            raised = found["exceptions"]
+            cells[1] += _raised(raised["wrong"])
+            also = _raised(raised["corrected"] + raised["library"])
         else:
             also = ""
         lines.append(f"| {name} | {' | '.join(cells)} | {_share(alarms, right)}{also} |")
     return "\n".join(lines) + "\n"
+
+
+def _raised(count: int) -> str:
+    return f", {count} exceptions" if count > 1 else ", 1 exception" if count else ""
 
 
 def _share(part: int, whole: int) -> str:

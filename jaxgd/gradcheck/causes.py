@@ -7,12 +7,14 @@ import numpy as np
 from jaxgd.gradcheck import reference
 from jaxgd.gradcheck.backward.program import name_of_unit
 from jaxgd.gradcheck.conjugate import agreeing, conjugates
-from jaxgd.gradcheck.facts import GradientFacts, LossFacts
+from jaxgd.gradcheck.facts import EPS64, GradientFacts, LossFacts
 from jaxgd.gradcheck.inputs import Arrays, Point
 from jaxgd.gradcheck.mistakes import Case, explain
+from jaxgd.gradcheck.mistakes.study import EXACT
 from jaxgd.gradcheck.pair import Pair, gap, ratio, size
 from jaxgd.gradcheck.reference import Gradients
 from jaxgd.gradcheck.report import Finding, Kind
+from jaxgd.gradcheck.rounding import MARGIN
 
 
 def causes(
@@ -40,7 +42,7 @@ def causes(
     return (
         conjugates(pair.layout, pair.names, list(zip(*found[:3], strict=True)), wrong)
         or _rough(pair, found, wrong, programs)
-        or agreeing(_explained(_case(pair, rng, found)._replace(wrong=wrong, seconds=seconds)), pair.layout)
+        or agreeing(_explained(_case(pair, rng, found, programs)._replace(wrong=wrong, seconds=seconds)), pair.layout)
     )
 
 
@@ -75,7 +77,7 @@ def _explained(case: Case) -> list[Finding]:
     return [Finding(case.names[i], Kind.UNKNOWN, f"{case.names[i] or 'params'} {failed}") for i in case.wrong]
 
 
-def _case(pair: Pair, rng: np.random.Generator, found: Gradients) -> Case:
+def _case(pair: Pair, rng: np.random.Generator, found: Gradients, programs: tuple[LossFacts, GradientFacts]) -> Case:
     """What the search for the mistakes needs."""
     differs = [found.differs(i) for i in range(len(pair.names))]
     bad = [a if a.any() else b for a, b in zip(differs, found.near, strict=True)]
@@ -83,6 +85,10 @@ def _case(pair: Pair, rng: np.random.Generator, found: Gradients) -> Case:
     def right(point: Point) -> Arrays:
         return pair.loss.reverse(pair.layout, point, np.float64)
 
+    # Functions with float32 written into them: factors and the like show, small edits of the backward pass do not.
+    unit = reference.unit_of(pair, *programs)
+    narrow = EPS64 < unit <= np.finfo(np.float32).eps
+    wide = pair.loss.traceable and pair.loss.way.wide and not narrow
     return Case(
         names=pair.names,
         labels=pair.labels,
@@ -94,5 +100,6 @@ def _case(pair: Pair, rng: np.random.Generator, found: Gradients) -> Case:
         both=lambda point: (pair.hand(point, np.float64), right(point)),
         right=right,
         elsewhere=lambda distance, **moving: pair.elsewhere(rng, distance, **moving),
-        trace=(lambda point: reference.program(pair, point)) if pair.loss.traceable and pair.loss.way.wide else None,
+        trace=(lambda point: reference.program(pair, point)) if wide else None,
+        exact=MARGIN * unit if narrow else EXACT,
     )

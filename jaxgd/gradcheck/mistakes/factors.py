@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from jaxgd.gradcheck.backward.tape import TooLongError, record
-from jaxgd.gradcheck.mistakes.study import Study
+from jaxgd.gradcheck.mistakes.study import EXACT, Study
 
 SIMPLE = {2.0: "2", 3.0: "3", 4.0: "4", 0.5: "1/2", 0.25: "1/4", 1 / 3: "1/3"}
 """Factors that formulas have, whatever the shapes."""
@@ -90,7 +90,7 @@ def cause(study: Study, c: float, exact: float = 1e-9) -> str:
                 return f"a factor {label} is too much"
             if equal(1 / value):
                 return f"a factor {label} is missing"
-    return f"a constant factor {abs(c):.10g} is too much"
+    return f"a constant factor {abs(c):.{10 if study.case.exact <= EXACT else 5}g} is too much"
 
 
 def the_only(study: Study, leaf: int, primitives: tuple[str, ...], noun: str) -> str:
