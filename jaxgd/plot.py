@@ -91,7 +91,8 @@ def _with_held_out(held_out: Any) -> Any:
     if np.isfinite(losses).any():
         lowest = int(np.nanargmin(losses))
         above = losses - losses[lowest]
-        beside.plot(steps[above > 0], above[above > 0], linewidth=1.4, marker=".", color=VIOLET)
+        # The lowest loss has no height on a logarithmic axis; a line drawn past it would show another one there.
+        beside.plot(steps, np.where(above > 0, above, np.nan), linewidth=1.4, marker=".", color=VIOLET)
         label = f"lowest, {losses[lowest]:.6g} at step {steps[lowest]}"
         beside.axvline(steps[lowest], color=ORANGE, linestyle="--", linewidth=1.2, label=label)
         beside.legend(loc="upper right", fontsize=9, framealpha=1.0, edgecolor="none")  # over the line
