@@ -256,7 +256,7 @@ def _load(options: DataOptions) -> tuple[str, data.Dataset, data.Dataset]:
 
 
 def _reads_in_parts(options: DataOptions) -> bool:
-    """Whether the run may be one of a mean of squared errors of a linear model with all rows in every step."""
+    """Whether means and covariances may be all that the run needs: squared errors, a linear model, all rows a step."""
     return (
         options.problem in (None, "linear_regression")
         and options.loss in (None, "mean_squared_error", "half_mean_squared_error")
@@ -478,7 +478,7 @@ def new_folder(name: str) -> Path:
     """A folder under runs/ that does not exist yet.
 
     Args:
-      name: what follows the time.
+      name: what follows the time in the name of the folder.
 
     Returns:
       Its path.

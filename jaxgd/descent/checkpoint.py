@@ -144,7 +144,7 @@ def is_spread(tree: Any) -> bool:
       tree: arrays, keys and numbers.
 
     Returns:
-      The answer.
+      True if so.
     """
     leaves = (leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array))
     return any(not leaf.is_fully_addressable and not leaf.is_fully_replicated for leaf in leaves)

@@ -58,7 +58,7 @@ def is_numeric(leaf: Any) -> bool:
       leaf: anything, also the shape of an array.
 
     Returns:
-      The answer.
+      True if so.
     """
     if type(leaf) in (int, float, complex):
         return True

@@ -19,12 +19,12 @@ MAX_ENTRIES = 64
 
 
 class Comparison(NamedTuple):
-    """What one leaf is, and why.
+    """The verdict on one leaf, and why.
 
     Attributes:
-      status: what it is.
-      reference: what it was compared with in the end.
-      finding: what there is to say about it; for a wrong leaf without a finding the cause is to be searched for.
+      status: the verdict.
+      reference: the derivative that it was compared with in the end.
+      finding: the finding to report, or None; the cause of a wrong leaf without one is still to be searched for.
       numbers: the relative error, and the smallest that would have been seen, if the entries of the reference do not
         say them; NaN for what was not measured.
     """
@@ -229,7 +229,7 @@ def between(slopes: Slopes, slope: float) -> bool:
       slope: the gradient's along it.
 
     Returns:
-      False where there is no kink.
+      True if it does; always False if there is no kink.
     """
     low, high = sorted((slopes.left, slopes.right))
     slack = 20 * slopes.side_error + 1e-5 * max(abs(low), abs(high))

@@ -173,7 +173,7 @@ def repeats(pair: Pair, facts: GradientFacts, first: Arrays) -> bool:
       first: its leaves in float64, from an earlier call.
 
     Returns:
-      The answer.
+      True if so.
     """
     if facts.stateful:
         return False

@@ -39,12 +39,12 @@ class Loss:
     Attributes:
       function: takes the arguments of the call.
       has_aux: whether it returns `(value, auxiliary output)`.
-      way: how it is evaluated.
+      way: what it is evaluated with, and how.
       derivative: how its derivative is: "reverse" or "forward" mode of JAX, "torch", or "" if there is none.
       wide: whether the derivative can be evaluated in float64.
       why: what the derivative raised in float64.
       program: its jaxpr, in float64 if possible; None if it cannot be traced.
-      facts: what others have derived from it, by keys of their own.
+      facts: what other modules have found out about it and keep here, by keys of their own.
     """
 
     function: Callable[..., Any]

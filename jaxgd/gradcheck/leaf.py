@@ -65,7 +65,7 @@ def is_floating(leaf: Any) -> bool:
       leaf: anything.
 
     Returns:
-      The answer.
+      True if so.
     """
     return isinstance(leaf, float) or (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating))
 

@@ -24,7 +24,7 @@ class Set(NamedTuple):
       holds: whether an array is a member.
       move: `(x, noise) -> another member`; `noise` has the shape of `x` and is relative to the size of its entries.
       project: `(x, direction) -> the part of a direction that stays on the set`; None if directions are not restricted.
-      exactly: moves an array that is on the set up to the rounding of a narrow dtype onto it; None if there is no need.
+      exactly: moves an array that is on the set up to the rounding of a narrow dtype onto it; None if none is needed.
     """
 
     name: str
@@ -47,14 +47,14 @@ class Set(NamedTuple):
     def generic(self, x: Array) -> bool:
         """Whether a member is unlikely to be one by chance.
 
-        Equal weights, one of n and the identity are the commonest starting points of all: that they add up to 1 or are
-        symmetric is no sign that they are meant to stay so.
+        Equal weights, one of n and the identity are the most common starting points. That they add up to 1 or are
+        symmetric does not show that they are meant to stay so.
 
         Args:
           x: the member.
 
         Returns:
-          The answer.
+          True if so.
         """
         if self.name == "on the simplex":
             inside = np.where(x > 0, x, np.nan)
@@ -71,7 +71,7 @@ class Set(NamedTuple):
           tolerance: how far rounding can bring them apart, by entry.
 
         Returns:
-          The answer.
+          True if so.
         """
         if self.project is None:
             return False
@@ -270,7 +270,7 @@ def onto_sets(point: Point) -> Point:
     """A point in float64 whose leaves are on their sets to the last digit, if they are up to the rounding of float32.
 
     Probabilities in float32 add up to 1 only up to 6e-8. A gradient that uses that they add up to 1 would differ from
-    one that does not by as much, which is no mistake.
+    one that does not by as much, although neither is wrong.
 
     Args:
       point: the leaves, float64.

@@ -12,7 +12,7 @@ class Kind(enum.Enum):
     """What a finding says. The examples are mistakes in the gradient `(f - y) x` of `1/2 (f - y)^2`, `f = w x + b`.
 
     Attributes:
-      STRUCTURE: the tree is not that of the parameters (`{"w": ...}` alone, without `"b"`).
+      STRUCTURE: the tree is not that of the parameters (`{"w": ...}` without `"b"`).
       SHAPE: a leaf has another shape than its parameter (`[1, D]` for `[D]`).
       NOT_SUMMED: a leaf still has an axis to be summed over (`r` for the bias where `sum(r)` is meant).
       TRANSPOSED: a leaf is the transpose of the gradient (`outer(x, r)` for `outer(r, x)`).
@@ -20,7 +20,7 @@ class Kind(enum.Enum):
       RANDOM: a second call gave another answer (noise drawn inside, a counter kept).
       RAISED: the gradient function raised an exception.
       NONFINITE: NaN or infinity where the gradient is finite (`r / r`).
-      OVERFLOW: infinite or NaN in its own dtype alone (`exp(z) / (1 + exp(z))` at z = 100 in float32).
+      OVERFLOW: infinite or NaN only in its own dtype (`exp(z) / (1 + exp(z))` at z = 100 in float32).
       CANCELLATION: digits lost in its own dtype that reverse mode keeps (`(1 + z) - 1`).
       PRECISION: computed in a lower precision than the parameters have (`x.astype(float16)`).
       SIGN: the gradient times -1 (`(y - f) x`).
@@ -34,7 +34,7 @@ class Kind(enum.Enum):
       ARGUMENT: the gradient as if an argument had another value (`f x`: y left out; weights left out).
       STALE: the gradient at other parameters than those given (values kept from an earlier call).
       ROWS: some rows of the data left out (`inputs[:-1]`), or counted twice.
-      CLIPPED: entries or the whole cut to a largest size, absolute values taken, signs alone.
+      CLIPPED: entries or the whole cut to a largest size, absolute values taken, or only the signs kept.
       DERIVATIVE: one local derivative dropped or replaced (`f (1 - f)` missing, or `f` for it).
       PATH: one way from the parameter to the loss left out (the normaliser of a softmax).
       MASK: a mask taken from another array (`r > 0` for `z > 0` behind a ReLU).
@@ -112,7 +112,7 @@ class Status(enum.Enum):
       RIGHT: it agrees with the reference.
       KINK: the loss has no derivative here, and the leaf is one of the answers that are right at such a point.
       REFERENCE_WRONG: it is right by the values of the loss; reverse mode of the loss is not.
-      WRONG: it is none of these.
+      WRONG: none of the above.
       NOT_CHECKED: its numbers were not compared with anything.
     """
 

@@ -19,7 +19,7 @@ def accepts(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
       kwargs: arguments by name.
 
     Returns:
-      The answer.
+      True if so.
     """
     try:
         inspect.signature(function).bind(*args, **kwargs)

@@ -23,8 +23,8 @@ class Slopes(NamedTuple):
       value: of the function at 0.
       central: from both sides.
       error: of `central`.
-      left: from the left alone, the slope towards 0.
-      right: from the right alone.
+      left: from points on the left only, the slope towards 0.
+      right: from points on the right only.
       side_error: of both.
       step_sizes: `[n]`, all that were tried.
       remainders: `[n, 2]`, `f(t) - f(0)` and `f(-t) - f(0)`.
@@ -73,7 +73,7 @@ class Slopes(NamedTuple):
           slope: `u . g`.
 
         Returns:
-          The answer.
+          True if so.
         """
         return bool(abs(slope - self.central) <= 8 * self.error + 1e-9 * abs(self.central))
 

@@ -28,11 +28,11 @@ MAX_TRIED = 6
 
 
 class Stops(NamedTuple):
-    """The stopped gradients of a loss that matter.
+    """The places where a loss stops gradients, those that change its derivative.
 
     Attributes:
-      following: the derivative of the values of the loss, through them.
-      words: which they are.
+      following: the derivative of the loss as if nothing were stopped.
+      words: the places, for a message.
     """
 
     following: Arrays

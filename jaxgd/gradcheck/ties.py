@@ -100,7 +100,7 @@ class Fit(NamedTuple):
           tolerance: how far rounding can bring two gradients apart, by entry.
 
         Returns:
-          The answer.
+          True if so.
         """
         gap = np.abs(self.leaves[leaf] - hand)
         return bool((gap <= tolerance + FIT * self.sizes[leaf]).all())

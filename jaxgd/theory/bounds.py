@@ -34,7 +34,7 @@ class CurvatureBounds(NamedTuple):
 
     Attributes:
       smoothness: L, `[]`, also a bound on the size of the negative eigenvalues.
-      strong_convexity: mu, `[]`; 0 where there is no positive lower bound.
+      strong_convexity: mu, `[]`; 0 if no positive lower bound is known.
     """
 
     smoothness: jax.Array

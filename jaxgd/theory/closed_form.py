@@ -364,7 +364,7 @@ def separates(params: Any, inputs: Any, labels: Any) -> bool:
       labels: `[N]`, in {0, .., K - 1}.
 
     Returns:
-      The answer.
+      True if so.
     """
     inputs, labels = np.asarray(inputs, np.float64), np.asarray(labels, int)
     weights = np.asarray(params.weights, np.float64).reshape(inputs.shape[1], -1)

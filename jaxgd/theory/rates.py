@@ -35,7 +35,7 @@ class RateFacts(NamedTuple):
         (local); infinite where nothing curves upwards.
       local_limit: `2 / lambda_max` at the start.
       smoothness: L; None where no bound over all parameters is known.
-      strong_convexity: mu, 0 where there is no positive lower bound.
+      strong_convexity: mu, 0 if no positive lower bound is known.
       convex: whether the loss is known to be convex.
       eigenvalues: `[Q]` ascending, those of the constant Hessian (exact) or of the Hessian at the start; None where
         there are too many parameters.

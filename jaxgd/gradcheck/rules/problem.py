@@ -214,7 +214,7 @@ def problem_of(rule: Rule, args: Sequence[Any], like: Callable[..., Any] | None 
       The problem.
 
     Raises:
-      TypeError: there is no floating argument to differentiate by.
+      TypeError: no argument is floating, so that there is nothing to differentiate by.
       ValueError: the function raises, returns no floating output, or something is not finite.
     """
     names, held = [], []

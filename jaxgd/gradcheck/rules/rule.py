@@ -145,6 +145,6 @@ def is_inexact(leaf: Any) -> bool:
       leaf: anything.
 
     Returns:
-      The answer.
+      True if so.
     """
     return isinstance(leaf, float | complex) or (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact))

@@ -47,7 +47,7 @@ def is_rule(eqn: Any) -> bool:
       eqn: of a jaxpr.
 
     Returns:
-      The answer.
+      True if so.
     """
     return eqn.primitive.name in RULES and "call_jaxpr" in eqn.params
 
