@@ -1,6 +1,9 @@
 """The table of systems as pytest parameters, and arithmetic on trees."""
 
 import functools
+import re
+import textwrap
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -90,3 +93,10 @@ def assert_trees_close(actual, expected, *, rtol=0.0, atol=0.0):
 
 def assert_trees_equal(actual, expected):
     assert_trees_close(actual, expected)
+
+
+def blocks_of(section):
+    """The Python blocks of a section of CONTRIBUTING.md, without their indentation."""
+    text = (Path(__file__).resolve().parents[1] / "CONTRIBUTING.md").read_text()
+    body = text.partition(f"## {section}\n")[2].partition("\n## ")[0]
+    return [textwrap.dedent(block) for block in re.findall(r"^ *```python\n(.*?)^ *```", body, re.M | re.S)]

@@ -1,6 +1,9 @@
 """Whether a gradient is right: form, reference, comparison, explanation, report."""
 
+import contextlib
+import dataclasses
 import functools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +32,7 @@ from jaxgd.gradcheck.report import (
     not_comparable,
     report_of,
 )
-from jaxgd.gradcheck.rules import inside
+from jaxgd.gradcheck.rules import inside, torch_inside
 from jaxgd.gradcheck.second_order import accepts, second_order
 from jaxgd.gradcheck.slopes import Slopes
 
@@ -178,17 +181,19 @@ def _check_numbers(
 ) -> GradientReport:
     """The report of the leaves that can be compared."""
     loss, grad = programs
+    # One budget for all rules of the loss and for the gradient.
+    until = time.monotonic() + seconds
     if not pair.loss.derivative:
-        return untraced.by_values(pair, rng, grad, seconds)
+        return _with_torch_rules(pair, untraced.by_values(pair, rng, grad, seconds), until)
     both = pair.in_float64(pair.base)
     if not facts.repeats(pair, grad, both[0]):
         return not_comparable(pair.names, Kind.RANDOM, facts.STATEFUL)
-    seen = _inside(pair, both, along, seconds)
+    seen = _inside(pair, both, along, until)
     if seen is not None:
         if not any(seen.rest):
             return seen.report(None)
         rest = pair.holding(seen.rest)._replace(loss=seen.pair.loss)
-        return seen.report(_check_numbers(rest, rng, programs, _loss_slopes(rest, rng, loss.unit), seconds))
+        return seen.report(_check_numbers(rest, rng, programs, _loss_slopes(rest, rng, loss.unit), _left(until)))
     found = reference.measure(pair, rng, both, reference.unit_of(pair, loss, grad))
     outcome = compare(pair, found, loss, along)
     found = found._replace(reference=[leaf.reference for leaf in outcome.leaves])
@@ -206,12 +211,29 @@ def _check_numbers(
     noted = {finding.kind for finding in findings if not finding.wrong}
     measured = all_finite(found.hand) and not along[1].kinked and not noted & WITHOUT_ORDER
     order = along[1].order(dot(found.hand, along[0])) if measured else None
-    return report_of(findings, leaves, order, facts.reference_words(pair))
+    report = report_of(findings, leaves, order, facts.reference_words(pair))
+    return _with_torch_rules(pair, report, until) if pair.loss.derivative == "torch" else report
 
 
-def _inside(
-    pair: Pair, both: tuple[Arrays, Arrays], along: tuple[Arrays, Slopes], seconds: float
-) -> inside.Seen | None:
+def _left(until: float) -> float:
+    """Seconds that are left of a budget."""
+    return max(0.0, until - time.monotonic())
+
+
+def _check_until(until: float, *args: Any, **kwargs: Any) -> GradientReport:
+    """`check_gradient` with what is left of a budget."""
+    return check_gradient(*args, seconds=_left(until), **kwargs)
+
+
+def _with_torch_rules(pair: Pair, report: GradientReport, until: float) -> GradientReport:
+    """The report on a loss of PyTorch, with the wrong rules in it as the reason."""
+    with contextlib.suppress(Exception):  # an error in the search may cost the cause, never the result
+        found = torch_inside.explained(pair, report.findings, functools.partial(_check_until, until))
+        return dataclasses.replace(report, findings=found)
+    return report
+
+
+def _inside(pair: Pair, both: tuple[Arrays, Arrays], along: tuple[Arrays, Slopes], until: float) -> inside.Seen | None:
     """Wrong rules inside the loss, which are looked for if the gradient or the slopes contradict reverse mode."""
     hand, declared = both
     direction, slopes = along
@@ -222,7 +244,7 @@ def _inside(
     agree = all(gap(a, b) <= 1e-9 * size(b) for a, b in zip(hand, declared, strict=True))
     if (agree and not doubted) or not (pair.loss.way.wide and pair.loss.derivative == "reverse"):
         return None
-    return inside.see_through(pair, both, functools.partial(check_gradient, seconds=seconds), doubted=doubted)
+    return inside.see_through(pair, both, functools.partial(_check_until, until), doubted=doubted)
 
 
 def _values_of_leaf(pair: Pair, name: str) -> tuple[Any, Any] | None:

@@ -17,17 +17,23 @@ def _square_other(site: Site) -> bool:
     return site.other.ndim == 2 and site.other.shape[0] == site.other.shape[1] and len(site.other) > 1
 
 
-def _other_transposed(site: Site, ahead: Any, right: Any) -> Any:
-    del right
+def _with_other(site: Site, ahead: Any, other: Any) -> Any:
+    """The cotangent of one factor if the other one had another value."""
     values = site.values
-    values[1 - site.edge.position] = site.other.T
+    values[1 - site.edge.position] = other
     return site.back_with(values, ahead)
 
 
 DOT = (
-    Change(Kind.TRANSPOSED, "in the matrix product {f}, {other} is not transposed", _other_transposed, _square_other),
+    Change(Kind.TRANSPOSED, "in the matrix product {f}, {other} is not transposed",
+           lambda s, g, r: _with_other(s, g, s.other.T), _square_other),
     Change(Kind.TRANSPOSED, "the gradient of the matrix product {f} by {x} is transposed",
            lambda s, g, r: np.swapaxes(r, 1, 2), is_square),
+    Change(Kind.ORDER, "in the matrix product {f}, the entries of {other} stand in reversed order",
+           lambda s, g, r: _with_other(s, g, np.flip(s.other)), lambda s: s.other.ndim == 1 and s.other.size > 1),
+    Change(Kind.CONJUGATE, "in the matrix product {f}, {other} stands in place of its complex conjugate, or the other "
+           "way round",
+           lambda s, g, r: _with_other(s, g, np.conj(s.other)), lambda s: s.other.dtype.kind == "c"),
 )  # fmt: skip
 
 
@@ -76,23 +82,39 @@ REDUCE_MAX = (
 )  # fmt: skip
 
 
-def _new_axes(site: Site) -> list[int]:
-    kept = list(site.step.primitive.params["broadcast_dimensions"])
-    return [a for a in range(site.y.ndim) if a not in kept or site.x.shape[kept.index(a)] != site.y.shape[a]]
+def _spread(site: Site, ahead: Any) -> tuple[Any, list[int]]:
+    """What reaches every copy of a broadcast input, `[C, ...]` like the output, and the axes of the copies."""
+    if site.step.name == "broadcast_in_dim":
+        kept = list(site.step.primitive.params["broadcast_dimensions"])
+        axes = range(site.y.ndim)
+        return ahead, [a for a in axes if a not in kept or site.x.shape[kept.index(a)] != site.y.shape[a]]
+    values = site.values
+    values[site.edge.position] = np.broadcast_to(site.x, site.y.shape)
+    pairs = enumerate(zip(site.x.shape, site.y.shape, strict=True))
+    return site.back_with(values, ahead), [a for a, (own, whole) in pairs if own != whole]
 
 
 def _one_of_broadcast(which: int) -> Send:
     def send(site: Site, ahead: Any, right: Any) -> Any:
-        taken = ahead
-        for axis in _new_axes(site):
+        taken, axes = _spread(site, ahead)
+        for axis in axes:
             taken = np.take(taken, [which], axis + 1)
         return taken.reshape(right.shape)
 
     return send
 
 
+def _along_the_other_axis(site: Site, ahead: Any, right: Any) -> Any:
+    whole, (axis,) = _spread(site, ahead)
+    return whole.sum(2 - axis).reshape(right.shape)
+
+
 def _is_spread(site: Site) -> bool:
-    return site.x.shape != site.y.shape and site.x.size < site.y.size
+    return site.x.shape != site.y.shape and 0 < site.x.size < site.y.size
+
+
+def _in_a_square(site: Site) -> bool:
+    return site.y.ndim == 2 and site.y.shape[0] == site.y.shape[1] == site.x.size > 1
 
 
 BROADCAST = (
@@ -126,7 +148,9 @@ BROADCAST = (
         lambda s, g, r: np.broadcast_to(r.sum(tuple(range(1, r.ndim)), keepdims=True), r.shape),
         lambda s: _is_spread(s) and s.x.size > 1,
     ),
+    Change(Kind.NOT_SUMMED, "the broadcast of {x} is summed along the wrong axis", _along_the_other_axis, _in_a_square),
 )
+"""Changes of a broadcast, and of an input that an operation entry by entry broadcasts."""
 
 
 def _overwritten(first: bool) -> Send:
@@ -186,6 +210,32 @@ CONVOLUTION = (
            lambda s: s.edge.position == 1),
 )  # fmt: skip
 
+
+def _inner_bins(factor: float) -> Send:
+    """The gradient of a Fourier transform of real numbers with its inner bins, which stand for two each, scaled."""
+
+    def send(site: Site, ahead: Any, right: Any) -> Any:
+        bins = (site.y if site.y.dtype.kind == "c" else site.x).shape[-1]
+        weights = np.full(bins, factor)
+        weights[0] = 1.0
+        if site.step.primitive.params["fft_lengths"][-1] % 2 == 0:
+            weights[-1] = 1.0
+        return site.back(ahead * weights) if site.y.dtype.kind == "c" else right * weights
+
+    return send
+
+
+def _is_real_transform(site: Site) -> bool:
+    return site.x.dtype.kind != site.y.dtype.kind
+
+
+FOURIER = (
+    Change(D, "in the derivative of the Fourier transform {f}, the inner frequencies, which stand for two each, count "
+           "twice", _inner_bins(2.0), _is_real_transform),
+    Change(D, "in the derivative of the Fourier transform {f}, the inner frequencies, which stand for two each, count "
+           "half", _inner_bins(0.5), _is_real_transform),
+)  # fmt: skip
+
 CUMULATIVE = (
     Change(Kind.ORDER, "the gradient of the cumulative sum {f} is summed forwards, not backwards",
            lambda s, g, r: np.flip(np.cumsum(np.flip(g, s.step.primitive.params["axis"] + 1),
@@ -224,3 +274,15 @@ AFFINE_OUTPUT = (
     Change(M, "behind {f}, the mask of a ReLU is too much", lambda s, g, r: np.where(s.y > 0, g, 0)),
     Change(D, "behind {f}, its own value is a factor too much", lambda s, g, r: g * s.y),
 )  # fmt: skip
+
+
+def _varies(site: Site) -> bool:
+    """Whether a factor of the input is more than a sign."""
+    return site.x.dtype.kind == "f" and not bool(np.all(np.abs(site.x) == 1))
+
+
+SCALED = (
+    Change(D, "the derivative of {f} by {x} has a factor {x} too much", lambda s, g, r: r * s.x, _varies),
+    Change(D, "the derivative of {f} by {x} lacks a factor {x}", lambda s, g, r: r / s.x, _varies),
+)
+"""Changes of any edge that say less than those of the operation."""

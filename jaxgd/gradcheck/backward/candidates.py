@@ -4,24 +4,19 @@ A candidate is one change at one edge, or the same change at several: in every t
 operation of a kind. It holds edges and no values, so that it can be tried on the tape of another point.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 from jaxgd.gradcheck.backward.arithmetic import ELEMENTWISE, UNARY
 from jaxgd.gradcheck.backward.edits import EDITS, families
-from jaxgd.gradcheck.backward.groups import (
-    CUT,
-    bypassed,
-    carries,
-    conditions,
-    factors,
-    moved_factors,
-    other_arrays,
-    outputs,
-)
-from jaxgd.gradcheck.backward.reading import Candidate, Reading, operation, words_of
+from jaxgd.gradcheck.backward.groups import CUT, carries, factors, moved_factors, outputs
+from jaxgd.gradcheck.backward.others import constants, other_arrays, other_inputs, other_sums, other_turns
+from jaxgd.gradcheck.backward.reading import Candidate, Reading, operation, words_of, words_of_all
 from jaxgd.gradcheck.backward.site import Change, Site
 from jaxgd.gradcheck.backward.sweep import Edge, region
+from jaxgd.gradcheck.backward.wheres import bypassed, conditions
 from jaxgd.gradcheck.report import Kind
 
 MAX_SPAN = 24
@@ -44,59 +39,99 @@ def candidates(reading: Reading) -> list[Candidate]:
       Single changes, then those in every turn of a loop or in every operation of a kind.
     """
     singles = [*_edges(reading)]
-    grouped: dict[Any, list[tuple[Edge, Change]]] = {}
-    of_kind: dict[Any, list[tuple[Edge, Change]]] = {}
-    of_step: dict[Any, list[tuple[Edge, Change]]] = {}
-    found = []
-    for edge, change in singles:
-        step = reading.tape.steps[edge.step]
-        target = reading.keys[reading.producer[edge.target]] if edge.target in reading.producer else edge.target
-        what = (edge.position, target if edge.target != -1 else None, change.kind, change.words)
-        grouped.setdefault((reading.keys[edge.step], what), []).append((edge, change))
-        if edge.target == -1 and "{x}" not in change.words and "{other}" not in change.words:
-            of_step.setdefault((edge.step, change.words), []).append((edge, change))
-        if change.kind in OF_A_KIND and edge.target == -1:
-            of_kind.setdefault((step.name, edge.position, change.words), []).append((edge, change))
-    for members in grouped.values():
+    return [
+        *_alone(reading, singles),
+        *_of_one_operation(reading, singles),
+        *_in_every_turn(reading, singles),
+        *_of_a_kind(reading, singles),
+        *(candidate for more in MORE for candidate in more(reading)),
+    ]
+
+
+Spot = tuple[Edge, Change]
+
+
+def _by(spots: Sequence[Spot], key: Callable[[Edge, Change], Any]) -> list[list[Spot]]:
+    """Edges with their changes, those of one key together; a key of None is left out."""
+    found: dict[Any, list[Spot]] = {}
+    for edge, change in spots:
+        if (of := key(edge, change)) is not None:
+            found.setdefault(of, []).append((edge, change))
+    return list(found.values())
+
+
+def _turns(reading: Reading, singles: Sequence[Spot]) -> list[list[Spot]]:
+    """The same change in every turn of a loop, or in every call of a function, together."""
+
+    def key(edge: Edge, change: Change) -> Any:
+        made = reading.producer.get(edge.target)
+        target = edge.target if made is None else (reading.keys[made], reading.turns[edge.step] - reading.turns[made])
+        return reading.keys[edge.step], edge.position, target, change.kind, change.words
+
+    return _by(singles, key)
+
+
+def _alone(reading: Reading, singles: Sequence[Spot]) -> Iterator[Candidate]:
+    for members in _turns(reading, singles):
         # Of many turns, a mistake is made in all, in the first or in the last.
         for edge, change in members if len(members) < 4 else (members[0], members[-1]):
-            words = words_of(reading, edge, change)
-            cut = change.kind is Kind.PATH and change.words == CUT.words
-            found.append(
-                Candidate(
-                    change.kind, words, ((edge, change),), "path" if cut else "", named=_named(reading, edge, change)
-                )
-            )
-    for members in of_step.values():
+            share = "path" if change.kind is Kind.PATH and change.words == CUT.words else ""
+            named, words = _named(reading, edge, change), words_of(reading, edge, change)
+            yield Candidate(change.kind, words, ((edge, change),), share, named=named)
+
+
+def _of_one_operation(reading: Reading, singles: Sequence[Spot]) -> Iterator[Candidate]:
+    """The change of both inputs of an operation."""
+
+    def key(edge: Edge, change: Change) -> Any:
+        speaks_of_one = edge.target != -1 or "{x}" in change.words or "{other}" in change.words
+        return None if speaks_of_one else (edge.step, change.words)
+
+    for members in _by(singles, key):
+        if len(members) > 1:
+            change = members[0][1]
+            yield Candidate(change.kind, words_of_all(reading, members), tuple(members))
+
+
+def _in_every_turn(reading: Reading, singles: Sequence[Spot]) -> Iterator[Candidate]:
+    for members in _turns(reading, singles):
         if len(members) > 1:
             edge, change = members[0]
-            found.append(Candidate(change.kind, words_of(reading, edge, change), tuple(members)))
-    for members in grouped.values():
-        if len(members) > 1:
-            edge, change = members[0]
-            words = f"{words_of(reading, edge, change)}, in each of its {len(members)} occurrences"
-            found.append(Candidate(change.kind, words, tuple(members), named=_named(reading, edge, change)))
-    for members in of_kind.values():
-        keys = {reading.keys[edge.step] for edge, _ in members}
-        if len(members) > 1 and len(keys) > 1:
-            edge, change = members[0]
-            places = sorted({reading.tape.steps[e.step].source.quote() for e, _ in members} - {""})
-            general = change.words.format(
-                f=f"the {operation(reading, edge.step)}", x="its input", other="the other one"
-            )
-            words = f"{general}, in all {len(members)} operations of this kind" + (
-                f": {', '.join(places)}" if len(places) < 4 else ""
-            )
-            found.append(Candidate(change.kind, words, tuple(members)))
-    return [
-        *found,
-        *carries(reading),
-        *conditions(reading),
-        *moved_factors(reading),
-        *factors(reading),
-        *bypassed(reading),
-        *outputs(reading),
-    ]
+            words = f"{words_of_all(reading, members)}, in each of its {len(members)} occurrences"
+            yield Candidate(change.kind, words, tuple(members), named=_named(reading, edge, change))
+
+
+def _of_a_kind(reading: Reading, singles: Sequence[Spot]) -> Iterator[Candidate]:
+    """The change of all operations of a kind, and of those whose input has one shape."""
+    tape = reading.tape
+
+    def key(edge: Edge, change: Change) -> Any:
+        alike = change.kind in OF_A_KIND and edge.target == -1
+        return (tape.steps[edge.step].name, edge.position, change.words) if alike else None
+
+    def shape(edge: Edge, change: Change) -> Any:
+        del change
+        return np.shape(tape.values[tape.steps[edge.step].ins[max(edge.position, 0)]])
+
+    for whole in _by(singles, key):
+        parts = _by(whole, shape)
+        for members in (whole, *(parts if len(parts) > 1 else ())):
+            if len({reading.keys[edge.step] for edge, _ in members}) > 1:
+                edge, change = members[0]
+                name = operation(reading, edge.step)
+                general = change.words.format(f=f"the {name}", x="its input", other="the other one", last=name)
+                shaped = "" if members is whole else f" with an input of shape {shape(edge, change)}"
+                places = sorted({tape.steps[e.step].source.quote() for e, _ in members} - {""})
+                listed = f": {', '.join(places)}" if len(places) < 4 else ""
+                words = f"{general}, in all {len(members)} operations of this kind{shaped}{listed}"
+                yield Candidate(change.kind, words, tuple(members))
+
+
+MORE = (
+    *(carries, conditions, moved_factors, factors, bypassed, outputs),
+    *(constants, other_inputs, other_turns, other_sums),
+)
+"""Candidates that are more than changes of edges, or that change values."""
 
 
 def _edges(reading: Reading) -> Iterator[tuple[Edge, Change]]:
@@ -110,10 +145,13 @@ def _edges(reading: Reading) -> Iterator[tuple[Edge, Change]]:
             # A square that is written as a product is one function of one array.
             yield from _changes(Site(tape, Edge(index, -2, step.ins[0], (index,))), True)
             continue
-        for position in (-1, *(j for j, number in enumerate(step.ins) if tape.active[number])):
-            yield from _changes(Site(tape, Edge(index, position)))
+        for position in (*(j for j, number in enumerate(step.ins) if tape.active[number]), -1):
+            for edge, change in _changes(Site(tape, Edge(index, position))):
+                # Nobody mixes up the order of entries inside a function of a library.
+                if not (reading.inner[index] and change.kind is Kind.ORDER):
+                    yield edge, change
         yield from other_arrays(reading, index)
-    for edge, elementwise in _groups(reading):
+    for edge, elementwise in (*_groups(reading), *_layers(reading)):
         yield from _changes(Site(tape, edge), elementwise)
 
 
@@ -131,7 +169,7 @@ def _groups(reading: Reading) -> Iterator[tuple[Edge, bool]]:
         for out in call.outs:
             for number in call.ins:
                 if out in reading.producer and tape.active[number] and tape.active[out] and number != out:
-                    yield from _group(reading, number, out, MAX_CALL)
+                    yield from _group(reading, number, out, MAX_CALL, 0 if call.name == "solve" else 1)
     seen = {(number, out) for call in tape.calls for number in call.ins for out in call.outs}
     ancestors: dict[int, list[int]] = {}
     for index, step in enumerate(tape.steps):
@@ -146,14 +184,36 @@ def _groups(reading: Reading) -> Iterator[tuple[Edge, bool]]:
             continue
         for number in reversed(ancestors[out]):
             if tape.values[number].shape == shape and (number, out) not in seen:
-                yield from _group(reading, number, out, MAX_SPAN)
+                yield from _group(reading, number, out, MAX_SPAN, 1)
 
 
-def _group(reading: Reading, number: int, out: int, limit: int) -> Iterator[tuple[Edge, bool]]:
+def _layers(reading: Reading) -> Iterator[tuple[Edge, bool]]:
+    """From a function of one array back through a sum to the inputs of the matrix product in it, of other shapes."""
+    tape = reading.tape
+    for index, step in enumerate(tape.steps):
+        if len(step.ins) != 1 or step.name not in UNARY or not step.active:
+            continue
+        near = [i for i in range(max(0, index - MAX_SPAN), index) if tape.steps[i].name in PRODUCTS]
+        for product in near:
+            for number in tape.steps[product].ins:
+                through = region(tape, number, step.outs[0], product, index)
+                alike = np.shape(tape.values[number]) == np.shape(tape.values[step.outs[0]])
+                simple = all(i in (product, index) or tape.steps[i].name in SUMS for i in through)
+                if tape.active[number] and not alike and product in through and simple:
+                    yield Edge(index, -2, number, tuple(through)), False
+
+
+PRODUCTS = ("dot_general", "conv_general_dilated")
+SUMS = ("add", "broadcast_in_dim", "reshape", "transpose", "convert_element_type")
+"""Operations of an affine map."""
+
+
+def _group(reading: Reading, number: int, out: int, limit: int, above: int) -> Iterator[tuple[Edge, bool]]:
+    """The operations between two values, if they are more than `above` and at most `limit`."""
     tape = reading.tape
     last = reading.producer[out]
     through = region(tape, number, out, reading.producer.get(number, -1) + 1, last)
-    if 1 < len(through) <= limit and through[-1] == last:
+    if above < len(through) <= limit and through[-1] == last:
         steps = [tape.steps[index] for index in through]
         shape = tape.values[out].shape
         elementwise = all(
@@ -169,7 +229,8 @@ def _group(reading: Reading, number: int, out: int, limit: int) -> Iterator[tupl
 
 def _named(reading: Reading, edge: Edge, change: Change) -> bool:
     """Whether a change speaks of one operation of the user's code, or of a function that was recognised."""
-    source = reading.tape.steps[edge.step].source
-    if not source.place or (source.inner and edge.target == -1):
+    if not reading.tape.steps[edge.step].source.place or (reading.inner[edge.step] and edge.target == -1):
         return False
-    return edge.target == -1 or len(edge.through) == 1 or change not in (*EDITS["elementwise"], *EDITS["jacobian"])
+    if edge.target == -1:
+        return change not in EDITS["scaled"]
+    return len(edge.through) == 1 or change not in (*EDITS["elementwise"], *EDITS["jacobian"])

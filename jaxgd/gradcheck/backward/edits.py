@@ -6,14 +6,18 @@ To add an operation, add its entry; `families` says which entries apply to an ed
 
 from collections.abc import Iterator
 
-from jaxgd.gradcheck.backward import arrays, elementwise, jacobians, matrices
+from jaxgd.gradcheck.backward import arrays, elementwise, jacobians, matrices, norms
 from jaxgd.gradcheck.backward.arithmetic import UNARY
 from jaxgd.gradcheck.backward.site import Change, Site
 
 EDITS: dict[str, tuple[Change, ...]] = {
     "softmax": jacobians.SOFTMAX,
     "log_softmax": jacobians.LOG_SOFTMAX,
+    "standardised": norms.STANDARDISED,
+    "scaled to one": norms.SCALED_TO_ONE,
     "inverse": matrices.INVERSE,
+    "solve": matrices.SOLVE,
+    "svd": matrices.SINGULAR_VALUES,
     "matrix scalar": matrices.MATRIX_SCALAR,
     "elementwise": elementwise.ELEMENTWISE,
     "mask": elementwise.MASKS,
@@ -32,15 +36,23 @@ EDITS: dict[str, tuple[Change, ...]] = {
     "triangular_solve": matrices.TRIANGULAR_SOLVE,
     "cholesky": matrices.CHOLESKY,
     "cumsum": arrays.CUMULATIVE,
+    "fft": arrays.FOURIER,
     "complex": elementwise.COMPLEX,
+    "passed on": jacobians.PASSED_ON,
     "jacobian": jacobians.JACOBIAN,
     "any": arrays.ANY,
+    "scaled": arrays.SCALED,
     "output": arrays.OUTPUT,
     "affine output": arrays.AFFINE_OUTPUT,
 }
 """What is tried at an edge, by the family of the edge; the likelier first."""
 
+NORMS = {"standardised": norms.is_normalised("standardised"), "scaled to one": norms.is_normalised("scaled")}
+RECOGNISED = {**{name: jacobians.is_like(name) for name in ("softmax", "log_softmax")}, **NORMS}
+"""Functions of several operations that are recognised by their values."""
+
 MASKING = frozenset({"max", "min", "select_n", "abs", "clamp"})
+BROADCASTING = frozenset({"add", "sub", "mul", "div"})
 AFFINE = frozenset({"dot_general", "add", "conv_general_dilated"})
 PLAIN = frozenset({"neg", "copy", "copy_p", "stop_gradient", "sign", "floor", "ceil", "convert_element_type"})
 
@@ -62,10 +74,15 @@ def families(site: Site, elementwise: bool = False) -> Iterator[str]:
             yield "affine output"
         return
     if site.is_group:
-        for family in ("softmax", "log_softmax"):
-            if site.x.shape == site.y.shape and jacobians.is_like(family)(site):
+        for family, holds in RECOGNISED.items():
+            if site.x.shape == site.y.shape and holds(site):
                 yield family
-                return
+                if family not in NORMS:
+                    return
+        if matrices.is_solve(site):
+            yield "solve"
+        if not elementwise and len(site.step.ins) == 1 and name in UNARY and name not in PLAIN:
+            yield "passed on"
         if site.x.shape == site.y.shape:
             yield "inverse" if matrices.is_inverse(site) else "elementwise" if elementwise else "jacobian"
         else:
@@ -80,6 +97,9 @@ def families(site: Site, elementwise: bool = False) -> Iterator[str]:
         yield "numerator" if site.edge.position == 0 else "denominator"
     elif name in EDITS and name != "any":
         yield name
+    if name in BROADCASTING and not alike and site.x.ndim == site.y.ndim and site.x.dtype.kind == "f":
+        yield "broadcast_in_dim"
     if site.x.dtype.kind == "c":
         yield "complex"
     yield "any"
+    yield "scaled"

@@ -1,12 +1,13 @@
 """Changes of operations that work entry by entry: functions, masks, products, quotients."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
 
 from jaxgd.gradcheck.backward.pulls import like
-from jaxgd.gradcheck.backward.site import Change, Site
+from jaxgd.gradcheck.backward.site import Change, Send, Site
 from jaxgd.gradcheck.report import Kind
 
 D, M = Kind.DERIVATIVE, Kind.MASK
@@ -40,6 +41,41 @@ def _is_no_power(site: Site) -> bool:
     return not _is_power(site)
 
 
+class _Activation(NamedTuple):
+    """A function that neurons have.
+
+    Attributes:
+      value: of the argument.
+      slope: its derivative, of the argument.
+    """
+
+    value: Callable[[Any], Any]
+    slope: Callable[[Any], Any]
+
+
+ACTIVATIONS = {
+    "the sigmoid": _Activation(scipy.special.expit, lambda x: scipy.special.expit(x) * scipy.special.expit(-x)),
+    "tanh": _Activation(np.tanh, lambda x: 1 - np.tanh(x) ** 2),
+    "softplus": _Activation(lambda x: np.logaddexp(x, 0), scipy.special.expit),
+    "a ReLU": _Activation(lambda x: np.maximum(x, 0), lambda x: np.where(x > 0, 1.0, 0.0)),
+    "an ELU": _Activation(lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+                          lambda x: np.exp(np.minimum(x, 0))),
+    "swish": _Activation(lambda x: x * scipy.special.expit(x),
+                         lambda x: scipy.special.expit(x) * (1 + x * scipy.special.expit(-x))),
+}  # fmt: skip
+"""Functions of which one derivative is taken for another's."""
+
+
+def _is_activation(site: Site) -> bool:
+    if site.y.dtype.kind != "f" or site.x.dtype.kind != "f" or site.x.ndim == 0:
+        return False
+    return any(np.allclose(one.value(site.x), site.y, rtol=1e-9, atol=1e-12) for one in ACTIVATIONS.values())
+
+
+def _times(form: Callable[[Any], Any]) -> Send:
+    return lambda s, g, r: g * form(s.x)
+
+
 ELEMENTWISE = (
     Change(D, f"{the} is left out", lambda s, g, r: g),
     Change(D, f"{the} is replaced by the value of {{f}}", lambda s, g, r: g * s.y),
@@ -53,6 +89,15 @@ ELEMENTWISE = (
     Change(D, f"{the} is replaced by {{f}} of its own value", _value_at_value, _is_no_power),
     Change(D, f"{the} is replaced by its argument", lambda s, g, r: g * s.x),
     Change(D, f"{the}, at its argument x, is replaced by x (1 - x)", lambda s, g, r: g * s.x * (1 - s.x), _saturates),
+    Change(D, f"{the}, at its argument x, is replaced by 1 - x^2", lambda s, g, r: g * (1 - s.x * s.x), _saturates),
+    *(
+        Change(D, f"{the} is replaced by that of {name} at its argument", _times(one.slope), _is_activation)
+        for name, one in ACTIVATIONS.items()
+    ),
+    *(
+        Change(D, f"{the} is replaced by {name} of its argument", _times(ACTIVATIONS[name].value), _is_activation)
+        for name in ("the sigmoid", "tanh")
+    ),
     Change(D, f"{the} is taken twice", lambda s, g, r: r * s.slope()),
     Change(D, f"{the} is divided by instead of multiplied with", lambda s, g, r: g / s.slope()),
     Change(D, f"{the} lacks a factor x, its argument", lambda s, g, r: r / s.x, _is_power),
@@ -86,6 +131,18 @@ MUL = (
     ),
     Change(
         D, "in the product {f}, {other} is taken with its sign removed", lambda s, g, r: like(g * abs(s.other), s.x)
+    ),
+    Change(
+        Kind.ORDER,
+        "in the product {f}, the entries of {other} stand in reversed order",
+        lambda s, g, r: like(g * np.flip(s.other), s.x),
+        lambda s: s.other.size > 1,
+    ),
+    Change(
+        Kind.CONJUGATE,
+        "in the product {f}, {other} stands in place of its complex conjugate, or the other way round",
+        lambda s, g, r: like(g * np.conj(s.other), s.x),
+        lambda s: s.other.dtype.kind == "c",
     ),
 )
 

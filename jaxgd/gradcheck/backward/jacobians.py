@@ -7,6 +7,7 @@ import numpy as np
 import scipy.special
 
 from jaxgd.gradcheck.backward.site import Change, Send, Site
+from jaxgd.gradcheck.backward.sweep import between
 from jaxgd.gradcheck.report import Kind
 
 D = Kind.DERIVATIVE
@@ -22,6 +23,15 @@ def _diagonal(site: Site) -> Any:
 def _small(site: Site) -> bool:
     return 1 < site.y.size <= 64
 
+
+def _without_last(site: Site, ahead: Any, right: Any) -> Any:
+    """What reaches the input if the last operation is passed unchanged."""
+    del right
+    edge = site.edge
+    return between(site.tape, edge.target, site.step.ins[0], ahead, edge.through[:-1])
+
+
+PASSED_ON = (Change(D, "on the path from {f} back to {x}, the derivative of the {last} is left out", _without_last),)
 
 JACOBIAN = (
     Change(D, "the derivative of {f} by {x} is left out: the gradient passes it unchanged", lambda s, g, r: g),

@@ -123,3 +123,80 @@ MATRIX_SCALAR = (
     Change(Kind.FACTOR, "in the derivative of log det {f}, only the diagonal of the inverse is kept",
            _scalar_times(lambda inverse, x: np.diag(np.diag(inverse))), _logdet),
 )  # fmt: skip
+
+
+def _by_singular_vectors(form: Callable[[Any, Any, Any], Any]) -> Send:
+    def send(site: Site, ahead: Any, right: Any) -> Any:
+        del right
+        left, _, right_transposed = np.linalg.svd(site.x, full_matrices=False)
+        return np.stack([form(left, np.diag(g), right_transposed) for g in ahead])
+
+    return send
+
+
+SINGULAR_VALUES = (
+    Change(Kind.TRANSPOSED, "in the derivative U diag(g) V^T of the singular values {f}, V stands in place of V^T",
+           _by_singular_vectors(lambda u, g, vt: u @ g @ vt.T), lambda s: is_square(s) and s.y.ndim == 1),
+    Change(Kind.TRANSPOSED, "the derivative U diag(g) V^T of the singular values {f} is transposed",
+           _by_singular_vectors(lambda u, g, vt: (u @ g @ vt).T), lambda s: is_square(s) and s.y.ndim == 1),
+)  # fmt: skip
+
+
+def _solved(site: Site) -> tuple[Any, Any] | None:
+    """Matrix and right-hand side if the output of a group solves a system of linear equations, else None."""
+    for call in site.tape.calls:
+        if site.step.outs[0] in call.outs and site.edge.target in call.ins:
+            values = [site.tape.values[number] for number in call.ins]
+            for a in values:
+                for b in values:
+                    square = a.ndim == 2 and a.shape[0] == a.shape[1] == len(site.y) and a.dtype.kind == "f"
+                    if square and b is not a and b.shape == site.y.shape and np.allclose(a @ site.y, b, atol=1e-9):
+                        return a, b
+    return None
+
+
+def is_solve(site: Site) -> bool:
+    """Whether the output solves a system of linear equations with the input as its matrix or right-hand side."""
+    return site.is_group and site.y.ndim in (1, 2) and site.y.size > 1 and _solved(site) is not None
+
+
+def _system(form: Callable[[Any, Any, Any], Any]) -> Send:
+    """A change of a solve from `form(matrix, solution, cotangent)`, for each row of the cotangent."""
+
+    def send(site: Site, ahead: Any, right: Any) -> Any:
+        solved = _solved(site)
+        return right if solved is None else np.stack([form(solved[0], site.y, g) for g in ahead])
+
+    return send
+
+
+def _by_the_matrix(db: Any, x: Any) -> Any:
+    return -np.outer(db, x) if x.ndim == 1 else -db @ x.T
+
+
+def _is_matrix(site: Site) -> bool:
+    solved = _solved(site)
+    return solved is not None and site.x.shape == solved[0].shape and np.array_equal(site.x, solved[0])
+
+
+def _is_right_side(site: Site) -> bool:
+    solved = _solved(site)
+    return solved is not None and site.x.shape == solved[1].shape and np.array_equal(site.x, solved[1])
+
+
+SOLVE = (
+    Change(Kind.TRANSPOSED, "the backward solve of {f} = A^-1 b is with A, not with its transpose",
+           _system(lambda a, x, g: np.linalg.solve(a, g)), _is_right_side),
+    Change(D, "in the derivative of {f} = A^-1 b, the solve with the transpose of A is left out",
+           _system(lambda a, x, g: g), _is_right_side),
+    Change(D, "in the derivative of {f} = A^-1 b, a product with the transpose of A stands in place of the solve",
+           _system(lambda a, x, g: a.T @ g), _is_right_side),
+    Change(Kind.SIGN, "in the derivative -A^-T g x^T of {f} = A^-1 b = x by A, the sign is lost",
+           _system(lambda a, x, g: -_by_the_matrix(np.linalg.solve(a.T, g), x)), _is_matrix),
+    Change(Kind.TRANSPOSED, "the derivative -A^-T g x^T of {f} = A^-1 b = x by A is transposed",
+           _system(lambda a, x, g: _by_the_matrix(np.linalg.solve(a.T, g), x).T), _is_matrix),
+    Change(Kind.TRANSPOSED, "in the derivative -A^-T g x^T of {f} = A^-1 b = x by A, the solve is with A, not with its "
+           "transpose", _system(lambda a, x, g: _by_the_matrix(np.linalg.solve(a, g), x)), _is_matrix),
+    Change(D, "in the derivative -A^-T g x^T of {f} = A^-1 b = x by A, the solve is left out",
+           _system(lambda a, x, g: _by_the_matrix(g, x)), _is_matrix),
+)  # fmt: skip

@@ -98,8 +98,6 @@ class Source(NamedTuple):
 
 NOWHERE = Source("", "", ())
 OWN = str(Path(__file__).parents[1])
-
-OWN = str(Path(__file__).parents[1])
 """The folder of the checker, whose own operations have no place in the user's code."""
 
 
@@ -111,10 +109,8 @@ def _source(info: Any) -> Source:
     frames = [frame for frame in all_frames if not frame.file_name.startswith(OWN)]
     if not frames:
         return _source_of_line(info)
-    if frames[0].file_name.startswith(OWN):  # an operation that the check itself adds to a function
-        return NOWHERE
     frame = frames[0]
-    key = tuple((f.file_name, f.start_line, f.start_column) for f in frames)
+    key = tuple((f.file_name, f.start_line, f.start_column, f.end_line, f.end_column) for f in frames)
     text = _expression(frame)
     if "\n" in text:
         text = ""

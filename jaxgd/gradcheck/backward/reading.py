@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,8 +12,26 @@ import numpy as np
 from jaxgd.gradcheck.backward.program import name_of
 from jaxgd.gradcheck.backward.site import Change, Site
 from jaxgd.gradcheck.backward.sweep import Edge, Edit
-from jaxgd.gradcheck.backward.tape import Tape
+from jaxgd.gradcheck.backward.tape import Step, Tape
 from jaxgd.gradcheck.report import Kind
+
+MAX_TEXT = 90
+"""Letters of an expression that is quoted."""
+
+SHAPES = ("broadcast_in_dim", "reshape", "squeeze", "expand_dims", "convert_element_type", "stop_gradient")
+"""Operations that leave the numbers as they are."""
+
+ROWS = ("slice", "dynamic_slice", "gather", "squeeze")
+"""Operations that read a row of an array in a loop over its rows."""
+
+REACH = 12
+"""Operations after another one among which one that reads it is looked for."""
+
+MAX_LISTED = 3
+"""Labels that are listed where they differ from edge to edge."""
+
+TURNS = {0: " of the same turn", 1: " of the next turn", -1: " of the turn before"}
+"""Turns of a recurrence, by their distance."""
 
 
 class Candidate(NamedTuple):
@@ -56,6 +75,8 @@ class Reading(NamedTuple):
       producer: the operation that made a value, by the value's number.
       keys: for each operation, what it shares with the same operation in another turn of a loop.
       turns: for each operation, the turn of the recurrence in which it ran; -1 outside of one.
+      inner: for each operation, whether it is one of several of a function of a library.
+      carried: for each state of a recurrence, the numbers of the values that go into each turn.
     """
 
     tape: Tape
@@ -63,6 +84,8 @@ class Reading(NamedTuple):
     producer: dict[int, int]
     keys: tuple[Any, ...]
     turns: tuple[int, ...]
+    inner: tuple[bool, ...]
+    carried: tuple[tuple[int, ...], ...] = ()
 
 
 def read(tape: Tape, names: Sequence[str]) -> Reading:
@@ -76,18 +99,52 @@ def read(tape: Tape, names: Sequence[str]) -> Reading:
       The reading.
     """
     producer = {number: index for index, step in enumerate(tape.steps) for number in step.outs}
-    keys = tuple((step.source.key, step.name, step.primitive.params.get("y")) for step in tape.steps)
-    counts = collections.Counter(key for key in keys if key[0])
-    repeated = [count for count in counts.values() if count > 1]
+    plain = [(_source_key(step), step.name, step.primitive.params.get("y")) for step in tape.steps]
+    counts = collections.Counter(plain)
+    by_source: dict[Any, list[int]] = {}
+    for key, count in counts.items():
+        by_source.setdefault(key[0], []).append(count)
+    # In a loop every operation of an expression runs equally often; a library's function repeats only some.
+    times = {source: math.gcd(*repeats) if source else 1 for source, repeats in by_source.items()}
+    repeated = [count for count in times.values() if count > 1]
     num_turns = max(set(repeated), key=repeated.count) if repeated else 0
     seen: collections.Counter[Any] = collections.Counter()
-    turns = []
-    for key in keys:
-        count = counts.get(key, 0)
-        in_loop = num_turns > 1 and count > 1 and count % num_turns == 0
-        turns.append(seen[key] // (count // num_turns) if in_loop else -1)
+    turns, keys = [], []
+    for key in plain:
+        in_each = counts[key] // times[key[0]]
+        in_loop = num_turns > 1 and times[key[0]] > 1 and times[key[0]] % num_turns == 0
+        turns.append(seen[key] * num_turns // counts[key] if in_loop else -1)
+        keys.append((*key, seen[key] % in_each) if key[0] else (*key, seen[key]))
         seen[key] += 1
-    return Reading(tape, tuple(names), producer, keys, tuple(turns))
+    kinds = collections.Counter(source for source, name, _ in counts if name not in SHAPES)
+    inner = tuple(step.source.inner or kinds[step.source.key] > 2 for step in tape.steps)
+    reading = Reading(tape, tuple(names), producer, tuple(keys), tuple(turns), inner)
+    return reading._replace(carried=_carried(reading))
+
+
+def _source_key(step: Step) -> tuple[Any, ...]:
+    """Where an operation stands; the outputs of a scan are not put together in its turns."""
+    return (*step.source.key, "stack") if step.name == "stack" and step.source.key else step.source.key
+
+
+def _carried(reading: Reading) -> tuple[tuple[int, ...], ...]:
+    """What operations of a recurrence read that the turn before has made."""
+    read: dict[Any, dict[int, int]] = {}
+    seen: collections.Counter[Any] = collections.Counter()
+    for index, step in enumerate(reading.tape.steps):
+        turn = reading.turns[index]
+        if turn < 0:
+            continue
+        occurrence = seen[reading.keys[index], turn]
+        seen[reading.keys[index], turn] += 1
+        for position, number in enumerate(step.ins):
+            made = reading.turns[reading.producer[number]] if number in reading.producer else -1
+            if made == turn - 1 and (turn == 0 or made >= 0):
+                read.setdefault((reading.keys[index], occurrence, position), {})[turn] = number
+    count = max(reading.turns, default=-1) + 1
+    return tuple(
+        dict.fromkeys(tuple(states[t] for t in range(count)) for states in read.values() if len(states) == count > 1)
+    )
 
 
 def label(reading: Reading, number: int) -> str:
@@ -103,18 +160,48 @@ def label(reading: Reading, number: int) -> str:
     if number < len(reading.names):
         return reading.names[number]
     if number not in reading.producer:
-        value = reading.tape.values[number]
-        return (
-            f"{np.ravel(value)[0]:.6g}"
-            if np.size(value) == 1 and np.asarray(value).dtype.kind in "fiub"
-            else "a constant"
-        )
-    step = reading.tape.steps[reading.producer[number]]
+        return _constant(np.asarray(reading.tape.values[number]))
+    index = reading.producer[number]
+    step = reading.tape.steps[index]
     # What only changes the shape is not what a reader thinks of.
-    if step.name in ("broadcast_in_dim", "reshape", "squeeze", "expand_dims", "convert_element_type", "stop_gradient"):
+    if step.name in SHAPES:
         return label(reading, step.ins[0]) if step.ins else "a constant"
-    text = step.source.text
-    return f"`{text}`" if text and len(text) <= 60 else f"the {operation(reading, reading.producer[number])}"
+    if step.name == "complex" and not step.source.place:  # a complex leaf, put together of its two parts
+        return label(reading, step.ins[0]).removesuffix(".real")
+    text, place = step.source.text, step.source.place
+    if step.name == "index" or (step.name in ROWS and (not text or text.startswith("for "))):
+        return f"a row of {label(reading, step.ins[0])}"
+    if not text or len(text) > MAX_TEXT:
+        return f"the {operation(reading, index)}{f' ({place})' if place else ''}"
+    return f"the {operation(reading, index)} inside `{text}`" if _goes_on(reading, index) else f"`{text}`"
+
+
+def _goes_on(reading: Reading, index: int) -> bool:
+    """Whether an operation is inside a function of a library, whose value is another."""
+    steps = reading.tape.steps
+    key = steps[index].source.key
+    return reading.inner[index] and any(
+        step.source.key == key and step.name not in SHAPES and set(step.ins) & set(steps[index].outs)
+        for step in steps[index + 1 : index + 1 + REACH]
+    )
+
+
+def _constant(value: Any) -> str:
+    """A number, a few numbers, or the shape of more."""
+    if value.dtype.kind not in "fiubc":
+        return "a constant"
+    if value.size == 1:
+        return f"{np.ravel(value)[0]:.6g}"
+    few = value.ndim == 1 and value.size <= 4
+    return f"[{', '.join(f'{x:.6g}' for x in value)}]" if few else f"the constant of shape {value.shape}"
+
+
+def turn_of(reading: Reading, number: int, index: int) -> str:
+    """In which turn of a recurrence a value was computed, as seen from an operation; "" outside of one."""
+    made = reading.producer.get(number)
+    if made is None or reading.turns[made] == -1 or reading.turns[index] == -1:
+        return ""
+    return TURNS.get(reading.turns[made] - reading.turns[index], " of another turn")
 
 
 def operation(reading: Reading, index: int) -> str:
@@ -129,6 +216,9 @@ def _function(reading: Reading, edge: Edge, noun: bool) -> str:
     """The operation of an edge in words, with its place in the source; `noun` if the words say what it is."""
     step = reading.tape.steps[edge.step]
     quoted = step.source.quote()
+    quoted = f"{quoted[:-1]}{_which(reading, edge.step)})" if quoted.endswith(")") else quoted
+    if edge.target == -1 and quoted and reading.inner[edge.step]:
+        return f"inside {quoted}" if noun else f"the {operation(reading, edge.step)} inside {quoted}"
     for call in reading.tape.calls:
         if call.name and edge.target in call.ins and step.outs[0] in call.outs:
             quoted = call.source.quote() or call.name
@@ -138,16 +228,86 @@ def _function(reading: Reading, edge: Edge, noun: bool) -> str:
     return f"the {operation(reading, edge.step)} {quoted}".strip()
 
 
+def _which(reading: Reading, index: int) -> str:
+    """Which of several equal expressions of a line it is, in words; nothing if it is the only one."""
+    source = reading.tape.steps[index].source
+    alike = (step.source for step in reading.tape.steps if step.active)
+    keys = sorted({other.key[:1] for other in alike if (other.text, other.place) == (source.text, source.place)})
+    if len(keys) < 2 or source.caller:
+        return ""
+    number = keys.index(source.key[:1])
+    return f", {ORDINALS[number]} of {len(keys)} alike" if number < len(ORDINALS) else ""
+
+
+ORDINALS = ("the first", "the second", "the third", "the fourth")
+
 NOUNS = re.compile(
-    r"(product|quotient|power|softmax|inverse|determinant|det|sum|solve|factor|indexing|remainder|convolution) \{f\}"
+    r"(product|quotient|power|softmax|inverse|determinant|det|sum|solve|factor|indexing|remainder|convolution|transform"
+    r"|singular values|normalisation) \{f\}"
 )
 """Words that say what the operation is."""
 
 
 def words_of(reading: Reading, edge: Edge, change: Change) -> str:
     """What was done, with the operation and its inputs by their names."""
+    return _written(change, [_labels(reading, edge, change)])
+
+
+def words_of_all(reading: Reading, spots: Sequence[tuple[Edge, Change]]) -> str:
+    """What was done at several edges, with what they have in common by its name."""
+    change = spots[-1][1]
+    return _written(change, [_labels(reading, edge, change) for edge, _ in spots])
+
+
+class _Labels(NamedTuple):
+    """What the words of a change can speak of: operation, input, the other input, name of the last operation."""
+
+    f: str
+    x: str
+    other: str
+    last: str
+
+
+def _labels(reading: Reading, edge: Edge, change: Change) -> _Labels:
     step = reading.tape.steps[edge.step]
     number = edge.target if edge.target != -1 else step.ins[max(edge.position, 0)]
     other = step.ins[1 - edge.position] if len(step.ins) == 2 and edge.position in (0, 1) else number
-    function = _function(reading, edge, NOUNS.search(change.words) is not None)
-    return change.words.format(f=function, x=label(reading, number), other=label(reading, other))
+    noun = NOUNS.search(change.words) is not None
+    function = _function(reading, edge, noun)
+    x = name_in_turn(reading, number, edge.step)
+    if x in function and x.startswith("`"):
+        x = f"the {operation(reading, reading.producer[number])} in {x}"
+    if edge.target != -1 and not noun and "{x}" not in change.words and not _is_whole_call(reading, edge):
+        function = f"{function} by {x}"
+    return _Labels(function, x, name_in_turn(reading, other, edge.step), operation(reading, edge.step))
+
+
+def name_in_turn(reading: Reading, number: int, index: int) -> str:
+    """A value as a reader of the loss knows it, and of which turn it is if an operation of another turn reads it."""
+    turn = turn_of(reading, number, index)
+    return label(reading, number) + (turn if turn != TURNS[0] else "")
+
+
+def _written(change: Change, labels: Sequence[_Labels]) -> str:
+    """The words of a change; where a label differs from edge to edge, all of them."""
+    columns = zip(*labels, strict=True)
+    joined = [_listed(list(dict.fromkeys(column))) for column in columns]
+    return change.words.format(**dict(zip(_Labels._fields, joined, strict=True)))
+
+
+def _listed(names: list[str]) -> str:
+    """Several labels as one; numbers only if all are, because a state starts at one."""
+    names = [name for name in names if name[0] in "`[" and not name[1:2].isdigit()] or names
+    more = len(names) - MAX_LISTED
+    if more > 0:
+        return f"{', '.join(names[:MAX_LISTED])} and {more} more"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _is_whole_call(reading: Reading, edge: Edge) -> bool:
+    """Whether the operations of an edge are a named function of one array that is differentiated by."""
+    tape, out = reading.tape, reading.tape.steps[edge.step].outs[0]
+    return any(
+        call.name and out in call.outs and [n for n in call.ins if tape.active[n]] == [edge.target]
+        for call in tape.calls
+    )

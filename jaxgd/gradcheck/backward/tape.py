@@ -4,7 +4,7 @@ Calls, conditionals and loops are taken apart, so that the tape is one list of o
 mode then walks the list backwards; see `sweep`.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -92,13 +92,13 @@ class Tape(NamedTuple):
         return pull(step.primitive, values, outs, ahead, position)
 
 
-def rerun(tape: Tape, changed: Mapping[int, Any], only: Container[str] | None = None) -> Tape:
+def rerun(tape: Tape, changed: Mapping[int, Any], only: Callable[[Step], bool] | None = None) -> Tape:
     """The tape with other values, and everything that follows from them.
 
     Args:
       tape: the tape.
       changed: other values, by their number.
-      only: names of the operations that are run again; None for all.
+      only: whether an operation is run again; None for all.
 
     Returns:
       The tape.
@@ -106,7 +106,7 @@ def rerun(tape: Tape, changed: Mapping[int, Any], only: Container[str] | None = 
     values = {**changed}
     with precision(np.float64):
         for step in tape.steps:
-            if any(i in values for i in step.ins) and (only is None or step.name in only):
+            if any(i in values for i in step.ins) and (only is None or only(step)):
                 outs = evaluate(step.primitive, [values.get(i, tape.values[i]) for i in step.ins])
                 values.update((i, out) for i, out in zip(step.outs, outs, strict=True) if i not in changed)
     return tape._replace(values=tuple(values.get(i, value) for i, value in enumerate(tape.values)))

@@ -1,30 +1,77 @@
 """The gradient of other inputs: an argument left out, or a parameter that has already been updated."""
 
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxgd.gradcheck.inputs import Arrays, Point
 from jaxgd.gradcheck.mistakes.factors import is_known, times
-from jaxgd.gradcheck.mistakes.study import Explanation, Place, Study, size
+from jaxgd.gradcheck.mistakes.study import Explanation, Place, Study, best_constant, size
 from jaxgd.gradcheck.report import Kind
 
-CHANGES: tuple[tuple[str, Callable[[Any], Any]], ...] = (
-    ("were 0: it is left out", np.zeros_like),
-    ("were 1: it is left out", np.ones_like),
-    ("had the other sign", np.negative),
-    ("were replaced by 1 minus it", lambda value: 1 - value),
+
+def _is_square(value: Any) -> bool:
+    return np.ndim(value) == 2 and value.shape[0] == value.shape[1] > 1
+
+
+def _is_long(value: Any) -> bool:
+    return np.ndim(value) > 0 and len(value) > 1
+
+
+def _is_positive(value: Any) -> bool:
+    return bool(np.size(value)) and bool(np.all(np.asarray(value) > 0))
+
+
+def _always(value: Any) -> bool:
+    del value
+    return True
+
+
+class Replacement(NamedTuple):
+    """What is done to one input.
+
+    Attributes:
+      words: what follows the name of the input.
+      change: the other value.
+      applies: whether it is tried on a value.
+      of_params: whether it is tried on parameters, too. A parameter of the other sign is a coincidence of even and odd
+        functions, and the transpose of a parameter one of the transpose of its gradient.
+    """
+
+    words: str
+    change: Callable[[Any], Any]
+    applies: Callable[[Any], bool] = _always
+    of_params: bool = False
+
+
+REPLACEMENTS: tuple[Replacement, ...] = (
+    Replacement("were 0: it is left out", np.zeros_like, of_params=True),
+    Replacement("were 1: it is left out", np.ones_like, of_params=True),
+    Replacement("had the other sign", np.negative),
+    Replacement("were replaced by 1 minus it", lambda value: 1 - value),
+    Replacement("were transposed", np.transpose, _is_square),
+    Replacement("were replaced by its inverse", np.linalg.inv, _is_square),
+    Replacement("were shifted by one along its first axis", lambda value: np.roll(value, 1, 0), _is_long),
+    Replacement("were shifted by one, backwards, along its first axis", lambda value: np.roll(value, -1, 0), _is_long),
+    Replacement("were reversed along its first axis", lambda value: np.flip(value, 0), _is_long),
+    Replacement("were replaced by its square", np.square, of_params=True),
+    Replacement("were replaced by its square root", np.sqrt, _is_positive, of_params=True),
+    Replacement("were replaced by its reciprocal", np.reciprocal, of_params=True),
+    Replacement("were replaced by its absolute value", np.abs),
+    Replacement("were replaced by exp of it", np.exp, of_params=True),
+    Replacement("were replaced by log of it", np.log, _is_positive, of_params=True),
 )
-"""What is done to one input."""
+"""What is done to one input, the likelier first."""
 
 MAX_ARGUMENTS, MAX_LEAVES = 12, 24
 """With more, every input would be too many evaluations."""
 
 
 def replaced(study: Study, leaves: list[int]) -> dict[int, Explanation]:
-    """The gradient with one argument or one parameter replaced.
+    """The gradient with one argument replaced, or two exchanged.
 
     Args:
       study: the case.
@@ -33,43 +80,116 @@ def replaced(study: Study, leaves: list[int]) -> dict[int, Explanation]:
     Returns:
       An explanation for each leaf that a replacement reproduces.
     """
-    found: dict[int, Explanation] = {}
-    inexact: dict[int, Explanation] = {}
-    for words, gradients in _replacements(study):
-        for leaf in leaves:
-            c = study.constant(leaf, lambda p, g=gradients, i=leaf: g(p)[i])  # type: ignore[misc]
-            if c is None or not is_known(study, c):
-                continue
-            into = found if abs(c - 1) < 1e-9 else inexact
-            into.setdefault(leaf, Explanation(Kind.ARGUMENT, f"is {times(c)}the gradient as if {words}."))
-    return {**inexact, **found}
+    variants = [*_of_inputs("floats", study.case.labels), *_exchanges(study)]
+    return _reproduced(study, leaves, variants, lambda c: abs(c - 1) < 1e-9)
 
 
-def _replacements(study: Study) -> Iterator[tuple[str, Callable[[Place], Arrays]]]:
-    case = study.case
+def parameter_replaced(study: Study, leaves: list[int]) -> dict[int, Explanation]:
+    """The gradient with one parameter replaced.
+
+    Args:
+      study: the case.
+      leaves: numbers of the leaves to explain.
+
+    Returns:
+      An explanation for each leaf that a replacement reproduces.
+    """
+    return _reproduced(study, leaves, _of_inputs("params", study.case.names), lambda c: abs(c - 1) < 1e-9)
+
+
+def replaced_and_scaled(study: Study, leaves: list[int]) -> dict[int, Explanation]:
+    """A multiple of the gradient with one argument replaced.
+
+    Args:
+      study: the case.
+      leaves: numbers of the leaves to explain.
+
+    Returns:
+      An explanation for each leaf that a replacement reproduces up to a known factor.
+    """
+    return _reproduced(study, leaves, _of_inputs("floats", study.case.labels), lambda c: is_known(study, c))
+
+
+Variant = tuple[str, Callable[[Point], Point | None]]
+"""Words, and the inputs at which the right gradient is taken in their place; None where they cannot be."""
+
+
+def _reproduced(
+    study: Study, leaves: list[int], variants: Iterable[Variant], allowed: Callable[[float], bool]
+) -> dict[int, Explanation]:
+    """The first of some variants that reproduces each leaf up to an allowed factor."""
+    case, found = study.case, dict[int, Explanation]()
     if len(case.labels) > MAX_ARGUMENTS or len(case.names) > MAX_LEAVES:
-        return
-    for field, names in (("floats", case.labels), ("params", case.names)):
-        for number, name in enumerate(names):
-            # A parameter of the other sign is a coincidence of even and odd functions.
-            for words, change in CHANGES if field == "floats" else CHANGES[:2]:
-                if study.late:
-                    return
-                gradients = [_right_at(study, place.point, field, number, change) for place in study.places]
-                if all(gradient is not None for gradient in gradients):
-                    by_place = dict(zip(map(id, study.places), gradients, strict=True))
-                    yield f"{name or 'params'} {words}", functools.partial(_looked_up, by_place)
+        return {}
+    for words, moved in variants:
+        rest = [leaf for leaf in leaves if leaf not in found]
+        if study.late or not rest:
+            break
+        gradients: dict[int, Arrays] = {}
+        for number, place in enumerate(study.places):
+            gradient = _right_at(study, moved, place.point)
+            # Only what fits at the first place is worth an evaluation at the others.
+            if gradient is None or (number == 0 and not _near(place, gradient, rest, case.exact)):
+                break
+            gradients[id(place)] = gradient
+        if len(gradients) < len(study.places):
+            continue
+        for leaf in rest:
+            c = study.constant(leaf, lambda p, i=leaf, g=gradients: g[id(p)][i])  # type: ignore[misc]
+            if c is not None and allowed(c):
+                said = words if abs(c - 1) < 1e-9 else words.partition(":")[0]
+                found[leaf] = Explanation(Kind.ARGUMENT, f"is {times(c)}the gradient as if {said}.")
+    return found
 
 
-def _looked_up(by_place: dict[int, Any], place: Place) -> Arrays:
-    return list(by_place[id(place)])
+def _of_inputs(field: str, names: Sequence[str]) -> Iterator[Variant]:
+    """Each input with each replacement."""
+    for number, name in enumerate(names):
+        for replacement in REPLACEMENTS:
+            if field == "floats" or replacement.of_params:
+                words = f"{name or 'params'} {replacement.words}"
+                yield words, functools.partial(_replaced, field=field, number=number, replacement=replacement)
 
 
-def _right_at(study: Study, point: Point, field: str, number: int, change: Callable[[Any], Any]) -> Arrays | None:
+def _replaced(point: Point, field: str, number: int, replacement: Replacement) -> Point | None:
     leaves = list(getattr(point, field))
-    leaves[number] = change(leaves[number])
+    if not replacement.applies(leaves[number]):
+        return None
+    leaves[number] = np.asarray(replacement.change(leaves[number]))
+    return point._replace(**{field: leaves})
+
+
+def _exchanges(study: Study) -> Iterator[Variant]:
+    """Two arguments of the same shape and dtype, exchanged."""
+    point = study.case.point
+    numbered = {"floats": study.case.labels, "arrays": [f"array argument {i}" for i in range(len(point.arrays))]}
+    for field, names in numbered.items():
+        for i, j in itertools.combinations(range(len(names)), 2):
+            left, right = (getattr(point, field)[k] for k in (i, j))
+            alike = np.shape(left) == np.shape(right) and getattr(left, "dtype", 0) == getattr(right, "dtype", 1)
+            if alike and not np.array_equal(left, right):
+                yield f"{names[i]} and {names[j]} were exchanged", functools.partial(_exchanged, field=field, i=i, j=j)
+
+
+def _exchanged(point: Point, field: str, i: int, j: int) -> Point:
+    leaves = list(getattr(point, field))
+    leaves[i], leaves[j] = leaves[j], leaves[i]
+    return point._replace(**{field: leaves})
+
+
+def _near(place: Place, gradient: Arrays, leaves: list[int], exact: float) -> bool:
+    """Whether a gradient reproduces a leaf at a place up to a constant."""
+    return any(
+        np.shape(gradient[leaf]) == np.shape(place.hand[leaf])
+        and best_constant(place.hand[leaf], gradient[leaf], exact) is not None
+        for leaf in leaves
+    )
+
+
+def _right_at(study: Study, moved: Callable[[Point], Point | None], point: Point) -> Arrays | None:
     try:
-        return study.case.right(point._replace(**{field: leaves}))
+        there = moved(point)
+        return None if there is None else study.case.right(there)
     except Exception:  # the loss was asked about other points only
         return None
 

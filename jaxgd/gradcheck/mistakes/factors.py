@@ -69,16 +69,23 @@ def cause(study: Study, c: float, exact: float = 1e-9) -> str:
     for value, words in ((0.5, "a factor 2 is missing"), (2.0, "a factor 2 too much, or a factor 1/2 missing")):
         if equal(value):
             return words
-    for length, whose in lengths(study).items():
-        for factor, also in ((1.0, ""), (2.0, ", and a factor 2 is too much"), (0.5, ", and a factor 2 is missing")):
+    found = lengths(study)
+    # A length on its own explains more than one with a factor 2, whichever axis comes first.
+    for factor, also in ((1.0, ""), (2.0, ", and a factor 2 is too much"), (0.5, ", and a factor 2 is missing")):
+        for length, whose in found.items():
             if equal(length * factor):
                 return f"the sum stands for the mean, or a factor 1/{length} is missing ({length} is {whose}){also}"
             if equal(factor / length):
                 return f"the mean stands for the sum, or a factor 1/{length} is too much ({length} is {whose}){also}"
+    for length, whose in found.items():
         if equal(1 / length**2):
             return f"a factor 1/{length}^2 is too much ({length} is {whose})"
         if length > 2 and (equal((length - 1) / length) or equal(length / (length - 1))):
             return f"{length - 1} stands for {length}, or {length} for {length - 1} ({length} is {whose})"
+    for length, whose in found.items():
+        count = round(abs(c) * length)
+        if 1 <= count < 4 * length and equal(count / length) and length > 2:
+            return f"a factor {count}/{length} is too much, as if {count} stood for {length} ({length} is {whose})"
     scalars = [
         (label, float(np.ravel(leaf)[0]))
         for label, leaf in study.labels()[: len(study.case.labels)]

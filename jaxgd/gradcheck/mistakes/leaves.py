@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgd.gradcheck.mistakes.factors import cause, the_only, times
+from jaxgd.gradcheck.mistakes.factors import cause, is_known, the_only, times
 from jaxgd.gradcheck.mistakes.study import Explanation, Place, Study, size
 from jaxgd.gradcheck.report import Kind
 from jaxgd.gradcheck.where import where
@@ -28,15 +28,17 @@ def stale(study: Study, leaf: int) -> Explanation | None:
 
 def fixed(study: Study, leaf: int) -> Explanation | None:
     """The same numbers for all parameters, though the gradient changes."""
-    first, second = study.places[:2]
-    if not np.array_equal(first.hand[leaf], second.hand[leaf]):
+    first, *others = study.places
+    if not np.array_equal(first.hand[leaf], others[0].hand[leaf]):
         return None
     if any(
         not np.array_equal(first.hand[leaf], other.hand[leaf]) or np.array_equal(first.right[leaf], other.right[leaf])
         for other in study.same_arguments()[1:]
     ):
         return None
-    return Explanation(Kind.STALE, "does not change with the parameters, as the gradient does: values of another call.")
+    kept = all(np.array_equal(first.hand[leaf], other.hand[leaf]) for other in others)
+    why = "values of another call" if kept else "it is computed of the arguments only"
+    return Explanation(Kind.STALE, f"does not change with the parameters, as the gradient does: {why}.")
 
 
 def factor(study: Study, leaf: int) -> Explanation | None:
@@ -60,6 +62,15 @@ def factor(study: Study, leaf: int) -> Explanation | None:
 
 def other_leaf(study: Study, leaf: int) -> Explanation | None:
     """The gradient of another leaf, or its sum over an axis."""
+    return _of_another(study, leaf, lambda c: abs(c - 1) < 1e-9)
+
+
+def multiple_of_other(study: Study, leaf: int) -> Explanation | None:
+    """A multiple of the gradient of another leaf."""
+    return _of_another(study, leaf, lambda c: is_known(study, c))
+
+
+def _of_another(study: Study, leaf: int, allowed: Callable[[float], bool]) -> Explanation | None:
     target = study.case.hand[leaf]
     for other, reference in enumerate(study.case.reference):
         if other == leaf or target.size < 2:
@@ -67,8 +78,9 @@ def other_leaf(study: Study, leaf: int) -> Explanation | None:
         name = study.name(other)
         if reference.size == target.size:
             c = study.constant(leaf, lambda place, k=other: place.right[k].reshape(target.shape))  # type: ignore[misc]
-            if c is not None:
-                return Explanation(Kind.SWAPPED, f"is {times(c)}the gradient of {name}: leaves are swapped.")
+            if c is not None and allowed(c):
+                swapped = ": leaves are swapped" if _is_of(study, other, leaf) else ""
+                return Explanation(Kind.SWAPPED, f"is {times(c)}the gradient of {name}{swapped}.")
             continue
         for axis in range(reference.ndim):
             if reference.size // reference.shape[axis] == target.size:
@@ -76,13 +88,38 @@ def other_leaf(study: Study, leaf: int) -> Explanation | None:
                     leaf,
                     lambda place, k=other, a=axis: place.right[k].sum(a).reshape(target.shape),  # type: ignore[misc]
                 )
-                if c is not None:
+                if c is not None and allowed(c):
                     return Explanation(
                         Kind.SWAPPED,
                         f"is {times(c)}the gradient of {name} summed over axis {axis}: it is multiplied with what only "
                         f"{name} is multiplied with.",
                     )
     return None
+
+
+def _is_of(study: Study, leaf: int, other: int) -> bool:
+    """Whether a leaf is the gradient of another one."""
+    return study.fits(leaf, lambda place: place.right[other].reshape(np.shape(place.hand[leaf])))
+
+
+def axes_exchanged(study: Study, leaf: int) -> Explanation | None:
+    """The transpose of the gradient at the transposed parameter."""
+    shape = np.shape(study.case.hand[leaf])
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
+        return None
+
+    def exchanged(place: Place) -> Any:
+        params = list(place.point.params)
+        params[leaf] = params[leaf].T
+        return study.case.right(place.point._replace(params=params))[leaf].T
+
+    if not study.fits(leaf, exchanged):
+        return None
+    return Explanation(
+        Kind.TRANSPOSED,
+        f"is the gradient with the axes of {study.name(leaf)} exchanged: what the loss does along one axis, the "
+        "gradient does along the other.",
+    )
 
 
 def other_order(study: Study, leaf: int) -> Explanation | None:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgd.gradcheck.backward.reading import label, read
+from jaxgd.gradcheck.backward.reading import label, operation, read
 from jaxgd.gradcheck.backward.sweep import backward
 from jaxgd.gradcheck.backward.tape import TooLongError, record
 from jaxgd.gradcheck.inputs import Point
@@ -42,7 +42,10 @@ def origin(program: Any, point: Point, names: list[str]) -> str:
                 right = tape.pull(step, ahead, position)[0]
             bad = ~np.isfinite(right)
             if bad.any():
-                return _sentence(step, label(reading, number), ahead[0][0], right, bad)
+                name = label(reading, number)
+                if f"{name} " in f"{step.source.quote()} ":
+                    name = f"the {operation(reading, reading.producer[number])} in it"
+                return _sentence(step, name, ahead[0][0], right, bad)
     return ""
 
 

@@ -9,40 +9,52 @@ from jaxgd.gradcheck.mistakes.study import Explanation, Study, multiple, size
 from jaxgd.gradcheck.report import Kind
 from jaxgd.gradcheck.where import where
 
-TERMS: tuple[tuple[Kind, str, Callable[[Any], Any]], ...] = (
-    (Kind.PENALTY, "{p}", lambda p: p),
-    (Kind.PENALTY, "the sign of {p}", np.sign),
-    (Kind.PENALTY, "the absolute value of {p}", np.abs),
-    (Kind.DERIVATIVE, "exp({p})", np.exp),
-    (Kind.DERIVATIVE, "1 / {p}", lambda p: 1 / p),
-    (Kind.DERIVATIVE, "{p}^2", np.square),
+PENALTIES: tuple[tuple[str, Callable[[Any], Any]], ...] = (
+    ("{p}", lambda p: p),
+    ("the sign of {p}", np.sign),
+    ("the absolute value of {p}", np.abs),
 )
-"""Functions of the parameter of which a multiple can be too much or too little."""
+"""Functions of the parameter that penalties have as their gradients."""
+
+TERMS: tuple[tuple[str, Callable[[Any], Any]], ...] = (
+    ("exp({p})", np.exp),
+    ("1 / {p}", lambda p: 1 / p),
+    ("{p}^2", np.square),
+)
+"""Other functions of the parameter of which a multiple can be too much or too little."""
 
 
 def added(study: Study, leaf: int) -> Explanation | None:
-    """A multiple of the parameter, or of a function of it, too much or too little."""
+    """A multiple of the parameter, of its sign or of its size, too much or too little."""
     name = study.name(leaf)
-    for kind, words, form in TERMS:
-        found = _multiple(study, leaf, form)
-        if found is None:
-            continue
-        c, shown = found
-        much = "too much" if c > 0 else "too little"
-        what = f"has {shown} times {words.format(p=name)} {much}"
-        if kind is not Kind.PENALTY:
-            return Explanation(kind, f"{what}: {_of_softmax(study, leaf, words, c)}.")
-        has = "does not have" if c > 0 else "has more of"
-        return Explanation(kind, f"{what}: a penalty on {name} that the loss {has}.")
+    p = study.case.point.params[leaf]
+    # Where all signs are the same, the sign is a constant, and the size is the parameter.
+    mixed = np.size(p) > 0 and np.ptp(np.sign(p)) > 0
+    for words, form in PENALTIES if mixed else PENALTIES[:1]:
+        if (found := _multiple(study, leaf, form)) is not None:
+            c, shown = found
+            much, has = ("too much", "does not have") if c > 0 else ("too little", "has more of")
+            what = f"has {shown} times {words.format(p=name)} {much}"
+            return Explanation(Kind.PENALTY, f"{what}: a penalty on {name} that the loss {has}.")
     return None
 
 
-def _of_softmax(study: Study, leaf: int, words: str, c: float) -> str:
-    """What a function of the parameter that is added can come from."""
-    p = study.case.point.params[leaf]
-    if words.startswith("exp") and c > 0 and np.ndim(p) and np.allclose(np.exp(p).sum(-1), 1, rtol=1e-5):
-        return "as if the log-probabilities were normalised once more, by a log-softmax that the loss does not have"
-    return f"a term {words.format(p=study.name(leaf))} that the loss does not have" if c > 0 else "a term is left out"
+def term(study: Study, leaf: int) -> Explanation | None:
+    """A multiple of another function of the parameter too much or too little."""
+    name = study.name(leaf)
+    for words, form in TERMS:
+        if (found := _multiple(study, leaf, form)) is not None:
+            c, shown = found
+            p = study.case.point.params[leaf]
+            function = words.format(p=name)
+            if words.startswith("exp") and c > 0 and np.ndim(p) and np.allclose(np.exp(p).sum(-1), 1, rtol=1e-5):
+                why = "as if the log-probabilities were normalised once more, by a log-softmax that the loss lacks"
+            else:
+                signs = ("", "-") if c > 0 else ("-", "")
+                much, little = (f"a term {sign}{shown} {function}" for sign in signs)
+                why = f"either {much} is too much, or {little} is missing"
+            return Explanation(Kind.DERIVATIVE, f"has {'-' if c < 0 else ''}{shown} times {function} too much: {why}.")
+    return None
 
 
 def _multiple(study: Study, leaf: int, form: Callable[[Any], Any]) -> tuple[float, str] | None:

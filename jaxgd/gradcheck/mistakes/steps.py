@@ -32,10 +32,10 @@ RANK = {
     Kind.TRANSPOSED: 0,
     Kind.NOT_SUMMED: 0,
     Kind.OPERAND: 0,
-    Kind.PATH: 1,
-    Kind.SIGN: 1,
+    Kind.PATH: -1,
+    Kind.SIGN: -0.5,
 }
-"""Which kind is preferred where several candidates fit; others come last."""
+"""Which kind is preferred where several candidates fit: a path that is cut looks like many edits whose result is 0."""
 
 
 WHOLE = Candidate(Kind.FACTOR, "", ())
@@ -50,12 +50,14 @@ class Passes(NamedTuple):
       reading: of the first.
       candidates: what is tried.
       rules: whether functions with a custom_jvp are one operation.
+      scalars: powers of the scalars of the loss, and their values at every place.
     """
 
     tapes: list[Tape]
     reading: Reading
     candidates: list[Candidate]
     rules: bool
+    scalars: tuple[list[tuple[int, int]], Any]
 
 
 def passes(case: Case, places: Sequence[Place]) -> Passes | None:
@@ -80,7 +82,7 @@ def passes(case: Case, places: Sequence[Place]) -> Passes | None:
         if good and len({tuple(step.name for step in tape.steps) for tape in tapes}) == 1:
             reading = read(tapes[0], _names(case))
             tapes = [tape._replace(grads=tuple(place.hand)) for tape, place in zip(tapes, places, strict=True)]
-            return Passes(tapes, reading, [WHOLE, *candidates(reading)], rules)
+            return Passes(tapes, reading, [WHOLE, *candidates(reading)], rules, _scalars(tapes))
     return None
 
 
@@ -137,7 +139,7 @@ def two_changes(study: Study, leaves: list[int]) -> dict[int, Explanation]:
     misfit = np.where(np.isfinite(alone.scaled[:, leaves]), alone.scaled[:, leaves], np.inf).max(axis=1, initial=0.0)
     nearest = sorted(np.argsort(misfit, kind="stable")[:PAIR_CANDIDATES].tolist())
     pairs = [(simple[i], simple[j]) for i, j in itertools.combinations(nearest, 2)]
-    return _search(study, made, leaves, pairs)
+    return _search(study, made, leaves, pairs, exactly=True)
 
 
 def one_term(study: Study, leaves: list[int]) -> dict[int, Explanation]:
@@ -169,14 +171,32 @@ def one_term(study: Study, leaves: list[int]) -> dict[int, Explanation]:
         tapes = [_tape(case, program, part.point, made.rules) for part in parts]
         if [step.name for step in tapes[0].steps] != [step.name for step in made.tapes[0].steps]:
             continue
-        term = made._replace(tapes=tapes)
+        term = made._replace(tapes=tapes, scalars=_scalars(tapes))
         for leaf, explanation in _search(
-            study._replace(places=parts), term, rest, [(c,) for c in made.candidates]
+            study._replace(places=parts), term, rest, [(c,) for c in made.candidates], exactly=True
         ).items():
             part = f"is the gradient, in the part without {name}, "
             words = explanation.words.replace("is the gradient", part, 1).replace(",  ", ", ").replace(", ,", ",")
             found[leaf] = Explanation(explanation.kind, words)
     return found
+
+
+class _Tried(NamedTuple):
+    """Variants beside the gradient at every place.
+
+    Attributes:
+      variants: the changes of each.
+      trials: one for each place.
+      hits: `[places, 3, variants, leaves]`, whether one fits as it is, up to a factor, and with a share of its change.
+    """
+
+    variants: list[tuple[Candidate, ...]]
+    trials: list[Trial]
+    hits: Any
+
+    def effect(self, row: int, leaf: int) -> float:
+        """How far a variant moves a leaf."""
+        return max(float(result.effect[row, leaf]) for result in self.trials)
 
 
 class _Fit(NamedTuple):
@@ -185,88 +205,83 @@ class _Fit(NamedTuple):
     Attributes:
       order: what decides between variants, the smallest first.
       changes: the candidates.
-      words: for each leaf, what goes before or after them.
+      leaves: for each leaf, what goes before or after the words of the changes.
+      untouched: right leaves, which the changes would make wrong.
     """
 
     order: tuple[Any, ...]
     changes: tuple[Candidate, ...]
     leaves: dict[int, tuple[str, str]]
+    untouched: list[int]
+
+
+def _near(case: Case, result: Trial, place: Place) -> Any:
+    """Which variants fit at a place, far nearer than the right gradient is: `[3, variants, leaves]`."""
+    gaps = np.array([size(h - right) / (size(h) or 1.0) for h, right in zip(place.hand, place.right, strict=True)])
+    # Where the right gradient is exact too, the place decides nothing.
+    bound = np.where(gaps > 0, np.minimum(case.exact, 1e-3 * gaps), case.exact)
+    fields = (result.misfit, result.scaled, result.shared)
+    with np.errstate(all="ignore"):
+        return np.stack([np.isfinite(field) & (field <= bound) for field in fields])
 
 
 def _search(
-    study: Study, made: Passes, leaves: list[int], variants: Sequence[tuple[Candidate, ...]]
+    study: Study, made: Passes, leaves: list[int], variants: Sequence[tuple[Candidate, ...]], *, exactly: bool = False
 ) -> dict[int, Explanation]:
-    """The variants that reproduce leaves at every place; those that explain most leaves first."""
-    first = trial(made.tapes[0], variants, study.places[0].hand, study.deadline)
-
-    def near(result: Trial, place: Place) -> Any:
-        gaps = np.array(
-            [size(hand - right) / (size(hand) or 1.0) for hand, right in zip(place.hand, place.right, strict=True)]
-        )
-        # Far nearer than the right gradient is; where that is exact too, the place decides nothing.
-        bound = np.where(gaps > 0, np.minimum(study.case.exact, 1e-3 * gaps), study.case.exact)
-        with np.errstate(all="ignore"):
-            return np.stack(
-                [np.isfinite(field) & (field <= bound) for field in (result.misfit, result.scaled, result.shared)]
-            )
-
-    likely = np.flatnonzero(near(first, study.places[0])[:, :, leaves].any(axis=(0, 2)))
+    """The variants that reproduce leaves at every place, the best first; without a factor if `exactly`."""
+    case, places = study.case, study.places
+    first = trial(made.tapes[0], variants, places[0].hand, study.deadline)
+    hit = _near(case, first, places[0])[: 1 if exactly else 3]
+    likely = np.flatnonzero(hit[:, :, leaves].any(axis=(0, 2)))
     if not len(likely):
         return {}
     chosen = [variants[i] for i in likely.tolist()]
-    trials = [Trial(*(field[likely] for field in first))] + [
-        trial(tape, chosen, place.hand) for tape, place in zip(made.tapes[1:], study.places[1:], strict=True)
-    ]
-    hits = np.stack([near(result, place) for result, place in zip(trials, study.places, strict=True)])
-    right = [i for i in range(len(study.case.names)) if i not in study.case.wrong]
-    fits = [_fit(study, made, leaves, right, changes, trials, hits, i) for i, changes in enumerate(chosen)]
+    others = [trial(tape, chosen, p.hand, study.deadline) for tape, p in zip(made.tapes[1:], places[1:], strict=True)]
+    trials = [Trial(*(field[likely] for field in first)), *others]
+    hits = np.stack([_near(case, result, place) for result, place in zip(trials, places, strict=True)])
+    hits[:, 1:] &= not exactly
+    tried = _Tried(chosen, trials, hits)
+    fits = [_fit(study, made, tried, leaves, row) for row in range(len(chosen)) if not study.late]
     found: dict[int, Explanation] = {}
     for fit in sorted((fit for fit in fits if fit.leaves), key=lambda fit: fit.order):
         for leaf, (instead, times) in fit.leaves.items():
             if leaf not in found:
-                found[leaf] = _in_words(fit.changes, instead, times)
+                found[leaf] = _in_words(fit.changes, instead, times, [study.name(i) for i in fit.untouched])
     return found
 
 
-def _fit(
-    study: Study,
-    made: Passes,
-    leaves: list[int],
-    right: list[int],
-    changes: tuple[Candidate, ...],
-    trials: list[Trial],
-    hits: Any,
-    row: int,
-) -> _Fit:
+def _fit(study: Study, made: Passes, tried: _Tried, leaves: list[int], row: int) -> _Fit:
     """Which leaves a variant reproduces: exactly, a multiple of its path, or up to a factor."""
-    plain, scaled, shared = hits[:, :, row].all(axis=0)
+    plain, scaled, shared = tried.hits[:, :, row].all(axis=0)
+    changes = tried.variants[row]
     found: dict[int, tuple[str, str]] = {}
     grade = 0
     for leaf in leaves:
         # A change that moves nothing explains nothing; only the empty one stands for a factor of the whole.
-        if changes != (WHOLE,) and max(float(result.effect[row, leaf]) for result in trials) < 1e-9:
+        if changes != (WHOLE,) and tried.effect(row, leaf) < 1e-9:
             continue
         if plain[leaf]:
             found[leaf] = ("", "")
             continue
         if len(changes) == 1 and changes[0].share and shared[leaf]:
-            share = common([float(result.share[row, leaf]) for result in trials], study.case.exact)
+            share = common([float(result.share[row, leaf]) for result in tried.trials], study.case.exact)
             words = None if share is None else SHARES[changes[0].share](study, share)
             if words:
                 found[leaf] = (words, "")
                 grade = max(grade, 0 if words == WRONG_SIGN else 1)
                 continue
-        if scaled[leaf]:
-            times = _of_factor(study, made, [float(result.constant[row, leaf]) for result in trials])
+        if scaled[leaf] and all(change.named for change in changes):
+            times = _of_factor(study, made, [float(result.constant[row, leaf]) for result in tried.trials])
             if times:
                 found[leaf] = ("", times)
                 grade = max(grade, 3 if "minus" in times else 2)
     exactly = sum(not instead and not times for instead, times in found.values())
-    disturbed = not all(plain[leaf] for leaf in right)
+    right = [i for i in range(len(study.case.names)) if i not in study.case.wrong]
+    untouched = [leaf for leaf in right if found and tried.effect(row, leaf) > 1e-9]
     # A function that a reader does not know by name says less than one operation.
     rank = max(RANK.get(change.kind, 2) + (0 if change.named else 1.5) for change in changes)
     spots = sum(len(change.spots) for change in changes)
-    return _Fit((-len(found), -exactly, disturbed, grade, rank, spots > 1, row), changes, found)
+    return _Fit((-len(found), -exactly, bool(untouched), grade, rank, spots > 1, row), changes, found, untouched)
 
 
 def _of_rate(study: Study, share: float) -> str:
@@ -303,24 +318,36 @@ def _of_factor(study: Study, made: Passes, constants: list[float]) -> str:
             return ""
         sign = "the sign is wrong, and " if c < 0 and abs(c + 1) > 1e-9 else ""
         return f", and times {c:.6g} ({sign}{'the sign is wrong' if abs(c + 1) < 1e-9 else cause(study, c)})"
-    for number, value in enumerate(made.tapes[0].values):
-        if np.size(value) != 1 or value.dtype.kind != "f":
-            continue
-        for power in (1, 2, -1, -2):
-            with np.errstate(all="ignore"):
-                expected = [float(np.power(tape.values[number].flat[0], float(power))) for tape in made.tapes]
-            if np.allclose(np.abs(constants), np.abs(expected), rtol=1e-8, atol=0) and len(set(expected)) > 1:
-                name = label(made.reading, number)
-                signs = {bool(c * v > 0) for c, v in zip(constants, expected, strict=True)}
-                if len(signs) == 1:
-                    minus = "" if signs == {True} else "minus "
-                    verb = "divided by" if power < 0 else "multiplied with"
-                    squared = "^2" if abs(power) == 2 else ""
-                    return f", and the whole is {verb} {minus}{name}{squared}"
+    powers, expected = made.scalars
+    with np.errstate(all="ignore"):
+        equal = np.abs(np.abs(expected) - np.abs(constants)) <= 1e-8 * np.abs(expected)
+    for row in np.flatnonzero(equal.all(axis=1)).tolist():
+        number, power = powers[row]
+        signs = {bool(c * v > 0) for c, v in zip(constants, expected[row], strict=True)}
+        if len(signs) == 1:
+            minus = "" if signs == {True} else "minus "
+            verb = "divided by" if power < 0 else "multiplied with"
+            squared = "^2" if abs(power) == 2 else ""
+            return f", and the whole is {verb} {minus}{label(made.reading, number)}{squared}"
     return ""
 
 
-def _in_words(changes: tuple[Candidate, ...], instead: str, times: str) -> Explanation:
+def _scalars(tapes: Sequence[Tape]) -> tuple[list[tuple[int, int]], Any]:
+    """Powers of the scalars of a loss that change from place to place: which they are, and `[powers, places]`."""
+    first, powers, rows = tapes[0].values, [], [np.empty((0, len(tapes)))]
+    for number, value in enumerate(first):
+        if np.size(value) != 1 or value.dtype.kind != "f":
+            continue
+        scalar = np.array([float(np.ravel(tape.values[number])[0]) for tape in tapes])
+        with np.errstate(all="ignore"):
+            of_power = {power: scalar ** float(power) for power in (1, 2, -1, -2)}
+        if len(set(scalar.tolist())) > 1 and np.isfinite(of_power[-2]).all():
+            powers += [(number, power) for power in of_power]
+            rows += [row[None] for row in of_power.values()]
+    return powers, np.concatenate(rows)
+
+
+def _in_words(changes: tuple[Candidate, ...], instead: str, times: str, untouched: list[str]) -> Explanation:
     texts = [change.words for change in changes]
     if changes == (WHOLE,):
         return Explanation(Kind.FACTOR, f"is the gradient{times.replace(', and', ', but', 1)}.")
@@ -333,4 +360,5 @@ def _in_words(changes: tuple[Candidate, ...], instead: str, times: str) -> Expla
     if changes[0].share == "path" and instead:
         kind = Kind.SIGN if instead == WRONG_SIGN else Kind.FACTOR
     listed = "\n".join(texts)
-    return Explanation(kind, f"is the gradient with {number} in its backward pass{times}:\n{listed}.")
+    only = f"\nThe gradient of {', '.join(untouched)} does not have this mistake." if untouched else ""
+    return Explanation(kind, f"is the gradient with {number} in its backward pass{times}:\n{listed}.{only}")

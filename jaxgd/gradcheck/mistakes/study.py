@@ -13,6 +13,10 @@ EXACT = 1e-10
 """A misfit, over the largest entry of the leaf, that is rounding."""
 
 
+WILD = 1e8
+"""How much larger the right gradient may be at another point before that is taken to be outside of the domain."""
+
+
 class Case(NamedTuple):
     """A wrong gradient.
 
@@ -167,8 +171,10 @@ def _place(case: Case, distance: float, arguments: bool) -> Place | None:
     except Exception:  # the functions were asked about one point only
         return None
     finite = all(np.isfinite(leaf).all() for leaf in (*hand, *right))
+    # Outside of the domain of a loss, a solver stops anywhere and its derivative is huge.
+    wild = any(size(leaf) > WILD * size(given) > 0 for leaf, given in zip(right, case.reference, strict=True))
     shapes = all(np.shape(a) == np.shape(b) for a, b in zip(hand, right, strict=True))
-    return Place(point, hand, right) if finite and shapes else None
+    return Place(point, hand, right) if finite and shapes and not wild else None
 
 
 def fits(place: Place, leaf: int, predicted: Any, exact: float = EXACT) -> bool:

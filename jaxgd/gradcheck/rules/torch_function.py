@@ -1,8 +1,9 @@
 """torch.autograd.Function as a rule of NumPy arrays."""
 
 import functools
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -58,13 +59,69 @@ def of_torch(f: Any, args: Sequence[Any]) -> Rule | None:
         ]
         wanted = [x for x in inputs if isinstance(x, torch.Tensor) and x.requires_grad]
         found = iter(torch.autograd.grad([o for o, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True))
-        return tuple(as_numpy(next(found)) if isinstance(x, torch.Tensor) and x.requires_grad else None for x in inputs)
+        entries = [as_numpy(next(found)) if isinstance(x, torch.Tensor) and x.requires_grad else None for x in inputs]
+        return tuple(entry for i, entry in enumerate(entries) if i not in held)
 
+    # Numbers and the like are options, for which a backward pass must return None.
+    held = frozenset(i for i, arg in enumerate(args) if not isinstance(arg, np.ndarray | jax.Array | np.generic))
     forward = function.forward
     skip = 0 if "setup_context" in function.__dict__ else 1  # without setup_context the first parameter is ctx
     names = argument_names(functools.partial(forward, None) if skip else forward, args)
     pull, derivative = (functools.partial(differentiate, run) for run in (function.apply, plainly))
-    return Rule(function.__name__, place_of(forward), names, frozenset(), body, pull, derivative=derivative)
+    return Rule(function.__name__, place_of(forward), names, held, body, pull, derivative=derivative)
+
+
+def calls(run: Callable[[], Any]) -> list[tuple[Any, list[Any]]]:
+    """The torch.autograd.Functions of the user that a function calls, with the arguments of their first calls.
+
+    Nothing of the user's is replaced: the interpreter tells which functions are entered.
+
+    Args:
+      run: takes nothing.
+
+    Returns:
+      Classes and arguments, at most `MAX_CALLS` for each class, in the order of the calls.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return []
+    by_code: dict[Any, Any] = {}
+    pending = list(torch.autograd.Function.__subclasses__())
+    while pending:
+        cls = pending.pop()
+        pending += cls.__subclasses__()
+        code = getattr(cls.forward, "__code__", None)
+        if code is not None and not cls.__module__.startswith("torch."):
+            by_code[code] = cls
+    met: list[tuple[Any, list[Any]]] = []
+
+    def entered(frame: Any, event: str, arg: Any) -> None:
+        del arg
+        cls = by_code.get(frame.f_code) if event == "call" else None
+        if cls is not None and sum(other is cls for other, _ in met) < MAX_CALLS:
+            code = frame.f_code
+            given = [frame.f_locals[name] for name in code.co_varnames[: code.co_argcount]]
+            rest = (
+                frame.f_locals[code.co_varnames[code.co_argcount + code.co_kwonlyargcount]] if _has_rest(code) else ()
+            )
+            met.append((cls, [*given[0 if "setup_context" in cls.__dict__ else 1 :], *rest]))
+
+    before = sys.getprofile()
+    sys.setprofile(entered)
+    try:
+        run()
+    finally:
+        sys.setprofile(before)
+    return met
+
+
+MAX_CALLS = 3
+"""Calls of one class whose arguments are kept."""
+
+
+def _has_rest(code: Any) -> bool:
+    """Whether a function takes `*args`."""
+    return bool(code.co_flags & inspect.CO_VARARGS)
 
 
 class _Context:

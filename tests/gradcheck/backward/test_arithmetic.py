@@ -19,7 +19,9 @@ one = jax.lax
 FUNCTIONS = {
     **{name: (lambda a, name=name: getattr(one, name)(a), (x,)) for name in (
         "neg", "exp", "exp2", "expm1", "log", "log1p", "sqrt", "rsqrt", "square", "sin", "cos", "tan", "sinh", "cosh",
-        "tanh", "atan", "logistic", "erf", "erfc", "lgamma", "abs", "sign", "floor", "ceil")},
+        "tanh", "atan", "logistic", "erf", "erfc", "lgamma", "abs", "sign", "floor", "ceil",
+        "asin", "acos", "asinh", "atanh", "cbrt", "digamma")},
+    "acosh": (lambda a: one.acosh(a + 1), (x,)),
     "negative abs": (lambda a: one.abs(a - 0.5), (x,)),
     "cube": (lambda a: a**3, (x,)),
     "inverse square": (lambda a: a**-2, (x,)),

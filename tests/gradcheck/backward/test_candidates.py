@@ -232,3 +232,113 @@ def test_the_operation_that_makes_nan():
     assert said.startswith("It arises where the derivative of `jnp.sqrt(a)` (test_candidates.py:")
     assert "by a is not finite, and is multiplied with a gradient of 0, which gives nan" in said
     assert origin(jax.make_jaxpr(loss)(zero + 1), Point([zero + 1], [], []), ["a"]) == ""
+
+
+def carried_back(other_rows=None):
+    """The gradient by `U` of the recurrence with other rows in the backward pass."""
+    states = [np.zeros(3)]
+    for row in rows:
+        states.append(np.tanh(W @ states[-1] + U @ row + b))
+    later, gradient = np.zeros(3), np.zeros((3, 2))
+    for h, row in zip(reversed(states[1:]), reversed(rows if other_rows is None else other_rows), strict=True):
+        dz = (2 * (h - target) + later) * (1 - h**2)
+        gradient, later = gradient + np.outer(dz, row), W.T @ dz
+    return gradient
+
+
+@pytest.mark.parametrize("recurrence", [unrolled, scanned])
+@pytest.mark.parametrize(
+    ("words", "numbers"),
+    [
+        ("for the first turn", [0, 0, 0, 0]),
+        ("for the last turn", [3, 3, 3, 3]),
+        ("for the next turn", [1, 2, 3, 3]),
+        ("for the turn before", [0, 0, 1, 2]),
+    ],
+)
+def test_the_row_of_another_turn(recurrence, words, numbers):
+    reading = reading_of(recurrence, W, U, b, rows, target, params=3)
+    (found,) = tried(reading, f"the row of args[3] {words} stands in each turn", number=1)
+    np.testing.assert_allclose(found, carried_back(rows[numbers]), rtol=1e-10)
+    np.testing.assert_allclose(backward(reading.tape)[1][0], carried_back(), rtol=1e-10)
+
+
+def test_the_state_of_the_turn_before_in_a_slope():
+    """Also in the first turn, into which the initial state goes."""
+    reading = reading_of(unrolled, W, U, b, rows, target, params=3)
+    assert len(reading.carried[0]) == 4
+    states = [np.zeros(3)]
+    for row in rows:
+        states.append(np.tanh(W @ states[-1] + U @ row + b))
+    later, expected = np.zeros(3), np.zeros(3)
+    for h, before in zip(reversed(states[1:]), reversed(states[:-1]), strict=True):
+        dz = (2 * (h - target) + later) * (1 - before**2)
+        expected, later = expected + dz, W.T @ dz
+    found = tried(reading, "of the turn before in place of its value, in each of its 4 occurrences", number=2)
+    assert any(np.allclose(one, expected) for one in found)
+
+
+def test_the_slope_at_another_array():
+    reading = reading_of(lambda a, c: jnp.sum(w * jnp.sin(a) * c), x, y)
+    assert any(
+        np.allclose(one, w * np.cos(y) * y) for one in tried(reading, "is taken at args[1], not at its argument")
+    )
+    reading = reading_of(lambda a, c: jnp.sum(w * jax.nn.sigmoid(a) * c), x, y)
+    assert any(
+        np.allclose(one, w * y * y * (1 - y)) for one in tried(reading, "is taken of args[1] in place of its value")
+    )
+    reading = reading_of(lambda a, c: jnp.sum(w * jnp.exp(a) * c), x, y)
+    assert any(np.allclose(one, w * y * y) for one in tried(reading, "is taken of args[1] in place of its value"))
+
+
+def test_a_constant_that_is_forgotten():
+    reading = reading_of(lambda a: jnp.sum(w * a) / jnp.sqrt(jnp.sum(a * a) + 0.25), x)
+    n = np.sqrt(np.sum(x * x))
+    (found,) = tried(reading, "the constant 0.25 of `jnp.sum(a * a) + 0.25`", "is left out in the backward pass")
+    np.testing.assert_allclose(found, w / n - np.sum(w * x) * x / n**3, rtol=1e-12)
+
+
+def test_another_input_in_a_difference():
+    reading = reading_of(lambda a, c, e: jnp.sum((a - c) ** 2 - (a - e) ** 2), x, y, w, params=3)
+    (found,) = tried(reading, "in `a - e`", "args[1] stands in place of args[0]", number=2)
+    np.testing.assert_allclose(found, 2 * (y - w))
+
+
+@pytest.mark.parametrize(
+    ("words", "value"), [("is left out", x), ("is taken twice", x - 2 * y), ("the other sign", x + y)]
+)
+def test_an_input_of_a_difference_that_counts_differently(words, value):
+    reading = reading_of(lambda a, c: jnp.sum(w * jnp.sin(a - c)), x, y)
+    (found,) = tried(reading, "in the value of `a - c`", "args[1]", words)
+    np.testing.assert_allclose(found, w * np.cos(value))
+
+
+def test_equal_expressions_of_a_line_are_told_apart():
+    reading = reading_of(lambda a, c: jnp.sum(jnp.sin(a + c) * jnp.cos(a + c)), x, y)
+    cuts = {c.words for c in candidates(reading) if "the path from the sum `a + c`" in c.words}
+    assert {part for words in cuts for part in ("the first of 2 alike", "the second of 2 alike") if part in words} == {
+        "the first of 2 alike",
+        "the second of 2 alike",
+    }
+
+
+def test_constants_and_operations_of_a_library_have_names():
+    def loss(a):
+        return jnp.sum(jnp.array([3.0, 1.0, 2.0]) * a[:3]) + jnp.sum(jax.scipy.special.logsumexp(a))
+
+    words = " ".join(candidate.words for candidate in candidates(reading_of(loss, x)))
+    assert "the other factor [3, 1, 2] is left out" in words
+    assert "the exp inside `jax.scipy.special.logsumexp(a)`" in words
+    assert "turn" not in words
+
+
+def test_a_layer_of_another_width():
+    """Only what is passed on lacks the slope; the gradient by the weights has it."""
+
+    def loss(h, m):
+        return jnp.sum(W[0, :2] * jnp.tanh(m @ h))
+
+    m = RNG.normal(size=(2, 5))
+    reading = reading_of(loss, x, m, params=2)
+    (found,) = tried(reading, "back to args[0]", "the derivative of the tanh is left out")
+    np.testing.assert_allclose(found, m.T @ W[0, :2])

@@ -1,10 +1,14 @@
 """Every entry of EDITS on a tiny function: the edited gradient against the formula that the words describe."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import blocks_of
 
+from jaxgd.gradcheck.backward import elementwise
 from jaxgd.gradcheck.backward.candidates import candidates
 from jaxgd.gradcheck.backward.edits import EDITS
 from jaxgd.gradcheck.backward.reading import read
@@ -34,6 +38,29 @@ SPD = A @ A.T
 chol = np.linalg.cholesky(SPD)
 z = x * (1 + 2j)
 back_z = w * np.conj(z) / np.abs(z)
+
+
+sigma, unit, x4 = 1 / (1 + np.exp(-x)), np.exp(0.7j), RNG.normal(size=4)
+coefficients = RNG.normal(size=4) + 1j * RNG.normal(size=4)
+X3, db3 = np.linalg.solve(A, x3), np.linalg.solve(A.T, v3)
+left, _, right = np.linalg.svd(A)
+rows = RNG.normal(size=(3, 4))
+scale, length = 1 / np.sqrt(rows.var(1, keepdims=True) + 0.01), np.linalg.norm(rows, axis=1, keepdims=True)
+y_rows, unit_rows = (rows - rows.mean(1, keepdims=True)) * scale, rows / length
+
+
+def mean(a):
+    return a.mean(1, keepdims=True)
+
+
+def standardised(a):
+    centred = a - a.mean(1, keepdims=True)
+    return centred / jnp.sqrt(jnp.mean(centred**2, 1, keepdims=True) + 0.01)
+
+
+def back_in_time(spectrum):
+    """What a gradient by the four frequencies of six numbers makes by the numbers."""
+    return np.array([sum((spectrum[k] * np.exp(-2j * np.pi * k * n / 6)).real for k in range(4)) for n in range(6)])
 
 
 def hits(axis_hit):
@@ -106,6 +133,15 @@ EXAMPLES = [
         "of its own value": w * np.tanh(t),
         "replaced by its argument": w * x,
         "replaced by x (1 - x)": w * x * (1 - x),
+        "replaced by 1 - x^2": w * (1 - x * x),
+        "by that of the sigmoid": w * sigma * (1 - sigma),
+        "by that of tanh": w * d,
+        "by that of softplus": w * sigma,
+        "by that of a ReLU": w * (x > 0),
+        "by that of an ELU": w * np.where(x > 0, 1, np.exp(x)),
+        "by that of swish": w * (sigma + x * sigma * (1 - sigma)),
+        "by the sigmoid of its argument": w * sigma,
+        "by tanh of its argument": w * t,
         "taken twice": w * d * d,
         "divided by instead": w / d,
     }),
@@ -133,7 +169,9 @@ EXAMPLES = [
         "is taken twice": np.cos(x * c) * c * c,
         "1 - {other} stands": np.cos(x * c) * (1 - c),
         "sign removed": np.cos(x * c) * np.abs(c),
+        "reversed order": np.cos(x * c) * c[::-1],
     }),
+    ("mul", "mul", lambda x: jnp.sum(w * jnp.real(unit * x)), (x,), {"complex conjugate": w * np.real(unit)}),
     ("numerator", "div", lambda x, c: jnp.sum(jnp.sin(x / c)), (x, c), {
         "is left out": np.cos(x / c),
         "is multiplied with": np.cos(x / c) * c,
@@ -148,6 +186,12 @@ EXAMPLES = [
     ("dot_general", "dot_general", lambda b, a: jnp.sum(W * (a @ b)), (B, A), {
         "is not transposed": A @ W,
         "is transposed": (A.T @ W).T,
+    }),
+    ("dot_general", "dot_general", lambda a, b: jnp.sin(a @ b), (v4, x4), {
+        "reversed order": np.cos(v4 @ x4) * x4[::-1],
+    }),
+    ("dot_general", "dot_general", lambda a, b: jnp.real((a + 0j) @ b), (x, w * unit), {
+        "complex conjugate": np.real(w * unit),
     }),
     ("reduce_sum", "reduce_sum", lambda b: jnp.sum(jnp.sin(b.sum(1))), (B,), {
         "along the wrong axis": np.broadcast_to(np.cos(B.sum(1)), (3, 3)),
@@ -172,6 +216,13 @@ EXAMPLES = [
         "averaged over its copies": W34.mean(1, keepdims=True),
         "summed over all rows, not over each": np.full((3, 1), W34.sum() / 3),
         "once for each": np.full((3, 1), W34.sum()),
+    }),
+    ("broadcast_in_dim", "broadcast_in_dim", lambda a: jnp.sum(W * jnp.broadcast_to(a, (3, 3))), (v3,), {
+        "along the wrong axis": W.sum(1),
+    }),
+    ("broadcast_in_dim", "mul", lambda a: jnp.sum(W * jax.lax.mul(a, B)), (v3[None],), {
+        "only its first part": (W * B)[:1],
+        "along the wrong axis": (W * B).sum(1)[None],
     }),
     ("gather", "gather", lambda a: jnp.sum(v4 * a[ids]), (x3,), {
         "only the last one": np.array([v4[2], v4[1], v4[3]]),
@@ -212,6 +263,53 @@ EXAMPLES = [
     ("complex", "abs", lambda a: jnp.sum(w * jnp.abs(a * (1 + 2j))), (x,), {
         "conjugate is missing": np.real(np.conj(back_z) * (1 + 2j)),
         "only the real part": np.real(back_z),
+    }),
+    ("fft", "fft", lambda a: jnp.sum(jnp.real(coefficients * jnp.fft.rfft(a))), (v6,), {
+        "count twice": back_in_time(coefficients * np.array([1, 2, 2, 1])),
+        "count half": back_in_time(coefficients * np.array([1, 0.5, 0.5, 1])),
+    }),
+    ("solve", None, lambda b, a: jnp.sum(v3 * jnp.linalg.solve(a, b)), (x3, A), {
+        "is with A, not with its transpose": np.linalg.solve(A, v3),
+        "with the transpose of A is left out": v3,
+        "stands in place of the solve": A.T @ v3,
+    }),
+    ("solve", None, lambda a, b: jnp.sum(v3 * jnp.linalg.solve(a, b)), (A, x3), {
+        "the sign is lost": np.outer(db3, X3),
+        "= x by A is transposed": -np.outer(X3, db3),
+        "the solve is with A": -np.outer(np.linalg.solve(A, v3), X3),
+        "the solve is left out": -np.outer(v3, X3),
+    }),
+    ("svd", "svd", lambda a: jnp.sum(v3 * jnp.linalg.svd(a, compute_uv=False)), (A,), {
+        "V stands in place of V^T": left @ np.diag(v3) @ right.T,
+        "singular values {f} is transposed": (left @ np.diag(v3) @ right).T,
+    }),
+    ("standardised", None, lambda a: jnp.sum(W34 * standardised(a)), (rows,), {
+        "= y, mean(g) is left out": scale * (W34 - y_rows * mean(W34 * y_rows)),
+        "= y, y mean(g y) is left out": scale * (W34 - mean(W34)),
+        "mean(g) and y mean(g y) are left out": scale * W34,
+        "the factor s is left out": W34 - mean(W34) - y_rows * mean(W34 * y_rows),
+        "y mean(g y) is added": scale * (W34 - mean(W34) + y_rows * mean(W34 * y_rows)),
+        "= y, mean(g) is added": scale * (W34 + mean(W34) - y_rows * mean(W34 * y_rows)),
+        "sums stand for the means": scale * (W34 - 4 * mean(W34) - 4 * y_rows * mean(W34 * y_rows)),
+        "x stands for y": scale * (W34 - mean(W34) - y_rows * mean(W34 * rows)),
+        "y g stands for y mean(g y)": scale * (W34 - mean(W34) - y_rows * y_rows * W34),
+        "over all rows": scale * (W34 - W34.sum() / 4 - y_rows * np.sum(W34 * y_rows) / 4),
+    }),
+    ("scaled to one", None, lambda a: jnp.sum(W34 * (a / jnp.linalg.norm(a, axis=1, keepdims=True))), (rows,), {
+        "k y sum(g y) is left out": W34 / length,
+        "the factor s is left out": W34 - unit_rows * 4 * mean(W34 * unit_rows),
+        "is added, not subtracted": (W34 + unit_rows * 4 * mean(W34 * unit_rows)) / length,
+        "x stands for y": (W34 - unit_rows * 4 * mean(W34 * rows)) / length,
+        "y g stands for sum(g y)": (W34 - unit_rows**2 * W34) / length,
+        "wrong factor k": (W34 - unit_rows * mean(W34 * unit_rows)) / length,
+        "over all rows": (W34 - unit_rows * np.sum(W34 * unit_rows)) / length,
+    }),
+    ("passed on", "tanh", lambda h, m: jnp.sum(v3 * jnp.tanh(m @ h + 1)), (v4, W34), {
+        "the derivative of the {last} is left out": W34.T @ v3,
+    }),
+    ("scaled", "sub", lambda a, b: jnp.sum(w * (a - b)), (x, c), {
+        "a factor {x} too much": w * x,
+        "lacks a factor {x}": w / x,
     }),
     ("jacobian", "div", lambda a: jnp.sum(w * (a / jnp.sqrt(jnp.sum(a**2)))), (x,), {
         "is left out": w,
@@ -274,3 +372,16 @@ def test_every_edit_has_an_example(family):
     shown = {id(change_of(f, part)) for f, _, _, _, edited in EXAMPLES for part in edited if f == family}
     missing = [change.words for change in EDITS[family] if id(change) not in shown]
     assert not missing
+
+
+def test_the_example_of_contributing(monkeypatch):
+    """An edit is added as CONTRIBUTING shows it: change, entry and example."""
+    change, entry, shown = blocks_of("Adding an edit of the backward pass")
+    inside = dict(vars(elementwise))
+    exec(change, inside)
+    added = types.SimpleNamespace(COSINE=inside["COSINE"])
+    for name, changes in eval(f"{{{entry}}}", {"elementwise": added}).items():
+        monkeypatch.setitem(EDITS, name, changes)
+    ((family, operation, loss, args, edited),) = eval(shown, {"jnp": jnp, "np": np, "w": w, "x": x})
+    ((part, expected),) = edited.items()
+    test_an_edit_sends_back_what_its_words_say(family, operation, loss, args, part, expected)

@@ -1,13 +1,16 @@
 """Each row of MISTAKES on NumPy arrays: what it explains, and what it leaves alone."""
 
+import types
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from common import blocks_of
 
 from jaxgd.gradcheck.inputs import Point
+from jaxgd.gradcheck.mistakes import shapes
 from jaxgd.gradcheck.mistakes.study import Case, Place, Study
-from jaxgd.gradcheck.mistakes.table import MISTAKES
+from jaxgd.gradcheck.mistakes.table import MISTAKES, Mistake, each
 from jaxgd.gradcheck.report import Kind
 
 LAMBDA = 0.3
@@ -70,6 +73,26 @@ def moved(point, distance, arguments):
 FIRST = next(points())
 
 
+def with_rows(change):
+    """The gradient of the bias with the data replaced."""
+
+    def changed(gradient, point):
+        del gradient
+        return right(point._replace(floats=[point.floats[0], change(point.floats[1])]))[1]
+
+    return changed
+
+
+def with_lam(change):
+    """The gradient of the weights with the scalar argument replaced."""
+
+    def changed(gradient, point):
+        del gradient
+        return right(point._replace(floats=[change(point.floats[0]), point.floats[1]]))[0]
+
+    return changed
+
+
 class Example(NamedTuple):
     """A mistake: the row that names it, what was done, kind and part of the words."""
 
@@ -95,10 +118,34 @@ EXAMPLES = [
     Example("factor", lambda g, p: -1.001 * g, Kind.FACTOR, "the sign is wrong, and a constant factor 1.001"),
     Example(
         "other leaf",
+        lambda g, p: right(p)[0].sum(0),
+        Kind.SWAPPED,
+        "is the gradient of ['w'] summed over axis 0: it is multiplied with what only ['w'] is",
+        1,
+    ),
+    Example(
+        "other leaf's multiple",
         lambda g, p: 3 * right(p)[0].sum(0),
         Kind.SWAPPED,
         "3 times the gradient of ['w'] summed over axis 0",
         1,
+    ),
+    Example(
+        "argument", with_rows(lambda x: np.roll(x, 1, 0)), Kind.ARGUMENT, "as if rows were shifted by one along", 1
+    ),
+    Example("argument", with_rows(lambda x: np.roll(x, -1, 0)), Kind.ARGUMENT, "shifted by one, backwards, along", 1),
+    Example("argument", with_rows(lambda x: x[::-1]), Kind.ARGUMENT, "as if rows were reversed along its first", 1),
+    Example("argument", with_rows(np.square), Kind.ARGUMENT, "as if rows were replaced by its square.", 1),
+    Example("argument", with_rows(np.reciprocal), Kind.ARGUMENT, "as if rows were replaced by its reciprocal", 1),
+    Example("argument", with_rows(np.abs), Kind.ARGUMENT, "as if rows were replaced by its absolute value", 1),
+    Example("argument", with_rows(np.exp), Kind.ARGUMENT, "as if rows were replaced by exp of it", 1),
+    Example("argument", with_lam(np.sqrt), Kind.ARGUMENT, "as if lam were replaced by its square root"),
+    Example("argument", with_lam(np.log), Kind.ARGUMENT, "as if lam were replaced by log of it"),
+    Example(
+        "argument's multiple",
+        lambda g, p: 2 * with_lam(np.log)(g, p),
+        Kind.ARGUMENT,
+        "is 2 times the gradient as if lam",
     ),
     Example("other order", lambda g, p: g[::-1], Kind.ORDER, "the gradient reversed along axis 0"),
     Example("other order", lambda g, p: g[:, ::-1], Kind.ORDER, "the gradient reversed along axis 1"),
@@ -134,7 +181,7 @@ EXAMPLES = [
         "as if lam were replaced by 1 minus it",
     ),
     Example(
-        "argument",
+        "parameter",
         lambda g, p: right(p._replace(params=[p.params[0], 0 * p.params[1]]))[0],
         Kind.ARGUMENT,
         "as if ['b'] were 0",
@@ -158,9 +205,14 @@ EXAMPLES = [
         Kind.PENALTY,
         "2 times the absolute value of ['w'] too much",
     ),
-    Example("penalty", lambda g, p: g + np.exp(p.params[0]), Kind.DERIVATIVE, "exp(['w']) too much"),
-    Example("penalty", lambda g, p: g - 1 / p.params[0], Kind.DERIVATIVE, "1 / ['w'] too little: a term is left out"),
-    Example("penalty", lambda g, p: g + p.params[0] ** 2, Kind.DERIVATIVE, "['w']^2 too much"),
+    Example("term", lambda g, p: g + np.exp(p.params[0]), Kind.DERIVATIVE, "has 1 times exp(['w']) too much"),
+    Example(
+        "term",
+        lambda g, p: g - 1 / p.params[0],
+        Kind.DERIVATIVE,
+        "has -1 times 1 / ['w'] too much: either a term -1 1 / ['w'] is too much, or a term 1 1 / ['w'] is missing",
+    ),
+    Example("term", lambda g, p: g + p.params[0] ** 2, Kind.DERIVATIVE, "['w']^2 too much"),
     Example(
         "penalty index",
         lambda g, p: g + 0.5 * np.array([[0, 1, -1], [0, 0, 0]]) * p.params[0],
@@ -224,8 +276,8 @@ EXAMPLES = [
     ),
 ]
 
-BY_PASSES = {"one change", "one term", "two changes", "rows"}
-"""Rows that need the loss itself; see test_steps.py."""
+BY_PASSES = {"one change", "one term", "two changes", "rows", "axes exchanged"}
+"""Rows that need the loss itself, see test_steps.py, or a square leaf."""
 
 
 def row(name):
@@ -289,17 +341,78 @@ def test_leaves_that_are_swapped():
 
     places = list(points())
     names = ["['a']", "['b']"]
-    two = [Place(p, [right(p)[1], right(p)[1]], [2 * right(p)[1] + 1, right(p)[1]]) for p in places]
-    made = study_of(other, 1)
-    made = made._replace(case=made.case._replace(names=names, hand=two[0].hand, reference=two[0].right), places=two)
-    found = row("other leaf").explain(made, [0])
-    assert found[0].kind is Kind.SWAPPED
-    assert found[0].words == "is the gradient of ['b']: leaves are swapped."
+    for hand_of_b, words in ((lambda p: 2 * right(p)[1] + 1, ": leaves are swapped."), (lambda p: right(p)[1], ".")):
+        two = [Place(p, [right(p)[1], hand_of_b(p)], [2 * right(p)[1] + 1, right(p)[1]]) for p in places]
+        made = study_of(other, 1)
+        made = made._replace(case=made.case._replace(names=names, hand=two[0].hand, reference=two[0].right), places=two)
+        found = row("other leaf").explain(made, [0])
+        assert found[0].kind is Kind.SWAPPED
+        assert found[0].words == f"is the gradient of ['b']{words}"
 
 
-def test_a_square_leaf_that_is_transposed():
-    made = study_of(lambda g, p: g)
-    square = [Place(p, [right(p)[0][:, :2].T], [right(p)[0][:, :2]]) for p in points()]
-    case = made.case._replace(names=["m"], hand=square[0].hand, reference=square[0].right)
-    found = row("other order").explain(made._replace(case=case, places=square), [0])
-    assert found[0].words == "is the transpose of the gradient."
+def square_gradient(params, floats):
+    """Of a square parameter and two square arguments."""
+    (m,), (a, b) = params, floats
+    return np.sin(m) * a + m @ b + np.arange(9.0).reshape(3, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("other order", lambda m, f: square_gradient(m, f).T, "is the transpose of the gradient."),
+        ("axes exchanged", lambda m, f: square_gradient([m[0].T], f).T, "is the gradient with the axes of m exchanged"),
+        ("argument", lambda m, f: square_gradient(m, [f[0].T, f[1]]), "is the gradient as if a were transposed."),
+        (
+            "argument",
+            lambda m, f: square_gradient(m, [f[0], np.linalg.inv(f[1])]),
+            "as if b were replaced by its inverse.",
+        ),
+        ("argument", lambda m, f: square_gradient(m, f[::-1]), "is the gradient as if a and b were exchanged."),
+    ],
+)
+def test_square_leaves_and_arguments(name, change, words):
+    rng = np.random.default_rng(0)
+    several = [Point([rng.normal(size=(3, 3))], list(rng.normal(size=(2, 3, 3))), []) for _ in range(3)]
+    places = [Place(p, [change(p.params, p.floats)], [square_gradient(p.params, p.floats)]) for p in several]
+    case = study_of(lambda g, p: g).case._replace(
+        names=["m"],
+        labels=["a", "b"],
+        point=several[0],
+        hand=places[0].hand,
+        reference=places[0].right,
+        wrong=[0],
+        right=lambda p: [square_gradient(p.params, p.floats)],
+    )
+    found = {mistake.name: mistake.explain(Study(case, places, lambda: None), [0]) for mistake in MISTAKES}
+    assert words in found[name][0].words
+
+
+def test_two_integer_arguments_that_are_exchanged():
+    """The index arrays of a message along an edge."""
+
+    def by_edges(point):
+        source, sink = point.arrays
+        return [np.bincount(source, np.tanh(point.params[0][sink]) ** 2, 4)]
+
+    rng = np.random.default_rng(1)
+    several = [Point([rng.normal(size=4)], [], [np.array([0, 1, 2]), np.array([3, 0, 1])]) for _ in range(3)]
+    places = [Place(p, by_edges(p._replace(arrays=p.arrays[::-1])), by_edges(p)) for p in several]
+    case = study_of(lambda g, p: g).case._replace(names=["x"], labels=[], point=several[0], right=by_edges)
+    case = case._replace(hand=places[0].hand, reference=places[0].right)
+    found = row("argument").explain(Study(case, places, lambda: None), [0])
+    assert found[0].words == "is the gradient as if array argument 0 and array argument 1 were exchanged."
+
+
+def test_the_example_of_contributing():
+    """A mistake is added as CONTRIBUTING shows it: function, row and example."""
+    function, listed, shown = blocks_of("Adding a mistake to the gradient checker")
+    inside = dict(vars(shapes))
+    exec(function, inside)
+    added = types.SimpleNamespace(**{name: inside[name] for name in set(inside) - set(vars(shapes))})
+    (mistake,) = eval(listed, {"Mistake": Mistake, "each": each, "shapes": added})
+    (example,) = eval(shown, {"Example": Example, "Kind": Kind, "np": np})
+    assert mistake.name == example.row
+    found = mistake.explain(study_of(example.change, example.leaf), [example.leaf])[example.leaf]
+    assert found.kind is example.kind
+    assert example.words in found.words
+    assert not mistake.explain(study_of(lambda g, p: g + 1), [0])
