@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from common import quick
 
@@ -234,3 +235,38 @@ def test_real_rules(name: str, function: str, words: str, monkeypatch: pytest.Mo
     assert {leaf.leaf for leaf in report.leaves if not leaf.ok} == set(case.wrong_leaves)
     assert re.search(rf"the rule of `{function}` \(cases.py:\d+\): {words}", str(report)), report
     assert corrected.ok, corrected
+
+
+@pytest.mark.parametrize("tracked", [True, False], ids=["tensors", "arrays bridged by hand"])
+def test_a_wrong_function_of_torch_inside_a_torch_loss(tracked):
+    """The function and its argument are named; what is found inside of it does not look for functions again."""
+    torch = pytest.importorskip("torch", reason="needs torch")
+
+    class Scaled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, factor, *more):
+            ctx.factor = factor
+            return factor * torch.sin(x)
+
+        @staticmethod
+        def backward(ctx, g):
+            return ctx.factor * torch.cos(ctx.x), None, None
+
+    scaled = Scaled.apply
+
+    def loss(w):
+        return torch.sum(scaled(w if tracked else torch.tensor(np.array(w), requires_grad=True), 2.0, 1) ** 2)
+
+    def grad(w):
+        w = w if tracked else torch.tensor(np.array(w), requires_grad=True)
+        return torch.autograd.grad(torch.sum(scaled(w, 2.0, 1) ** 2), w)[0].numpy()
+
+    start = np.array([0.3, -0.4, 0.9])
+    report = gradcheck.check_gradient(loss, grad, torch.tensor(start, requires_grad=True) if tracked else start)
+    assert not report.ok
+    (found,) = (finding for finding in report.findings if finding.wrong)
+    assert found.kind is Kind.REFERENCE
+    assert found.message.startswith("params is wrong, and the loss calls a function whose own rule is wrong:\n")
+    assert "the rule of `Scaled` (test_rules_inside.py:" in found.message
+    assert "x is the same whatever the incoming gradient is" in found.message
+    assert "factor" not in found.message.partition("whatever")[2]

@@ -77,11 +77,11 @@ def cause(study: Study, c: float, exact: float = 1e-9) -> str:
                 return f"the sum stands for the mean, or a factor 1/{length} is missing ({length} is {whose}){also}"
             if equal(factor / length):
                 return f"the mean stands for the sum, or a factor 1/{length} is too much ({length} is {whose}){also}"
-    for length, whose in found.items():
-        if equal(1 / length**2):
-            return f"a factor 1/{length}^2 is too much ({length} is {whose})"
-        if length > 2 and (equal((length - 1) / length) or equal(length / (length - 1))):
-            return f"{length - 1} stands for {length}, or {length} for {length - 1} ({length} is {whose})"
+        for length, whose in found.items() if factor == 1 else ():
+            if equal(1 / length**2):
+                return f"a factor 1/{length}^2 is too much ({length} is {whose})"
+            if length > 2 and (equal((length - 1) / length) or equal(length / (length - 1))):
+                return f"{length - 1} stands for {length}, or {length} for {length - 1} ({length} is {whose})"
     for length, whose in found.items():
         count = round(abs(c) * length)
         if 1 <= count < 4 * length and equal(count / length) and length > 2:

@@ -23,7 +23,8 @@ def stale(study: Study, leaf: int) -> Explanation | None:
     """Right at the point of the check, and the same numbers at the others."""
     first = study.places[0]
     kept = np.allclose(first.hand[leaf], first.right[leaf], rtol=1e-3, atol=0)
-    return fixed(study, leaf) if kept else None
+    found = fixed(study, leaf) if kept else None
+    return found and found._replace(words=found.words.partition(", or")[0].rstrip(".") + ".")
 
 
 def fixed(study: Study, leaf: int) -> Explanation | None:
@@ -37,7 +38,7 @@ def fixed(study: Study, leaf: int) -> Explanation | None:
     ):
         return None
     kept = all(np.array_equal(first.hand[leaf], other.hand[leaf]) for other in others)
-    why = "values of another call" if kept else "it is computed of the arguments only"
+    why = "values of another call, or a constant" if kept else "it is computed of the arguments only"
     return Explanation(Kind.STALE, f"does not change with the parameters, as the gradient does: {why}.")
 
 

@@ -105,7 +105,7 @@ class Example(NamedTuple):
 
 EXAMPLES = [
     Example("zero", lambda g, p: 0 * g, Kind.ZERO, "zero everywhere"),
-    Example("stale", lambda g, p: right(FIRST)[0], Kind.STALE, "values of another call"),
+    Example("stale", lambda g, p: right(FIRST)[0], Kind.STALE, "as the gradient does: values of another call."),
     Example("factor", lambda g, p: -g, Kind.SIGN, "-1 times the gradient in all 6 entries: the sign is wrong"),
     Example("factor", lambda g, p: 2 * g, Kind.FACTOR, "a factor 2 too much, or a factor 1/2 missing"),
     Example(
@@ -267,7 +267,8 @@ EXAMPLES = [
         1,
     ),
     Example("argument term", lambda g, p: g + p.floats[1][:2] ** 3, Kind.CONSTANT, "a term of the arguments"),
-    Example("fixed", lambda g, p: p.floats[1][:2] ** 3, Kind.STALE, "does not change with the parameters"),
+    Example("fixed", lambda g, p: p.floats[1][:2] ** 3, Kind.STALE, "it is computed of the arguments only."),
+    Example("fixed", lambda g, p: 1 + FIRST.params[0], Kind.STALE, "values of another call, or a constant."),
     Example(
         "varying penalty",
         lambda g, p: g + np.sin(p.params[1][0]) * p.params[0],
