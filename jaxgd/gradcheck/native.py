@@ -131,7 +131,7 @@ def _lost_in_narrow(pair: Pair, leaf: int, unit: float, rounding: _Rounding) -> 
     dtype = jnp.asarray(pair.native.params[leaf]).dtype
     worst = np.argmax(np.where(bad, hand, 0.0))
     casts = list(dict.fromkeys(_casts(pair, unit)))
-    lost = "all digits" if hand.flat[worst] > 0.5 * largest else "digits"
+    lost = "all digits" if hand.flat[worst] > 0.9 * largest else "digits"
     where_cast = f" It rounds to {dtype} in {casts[0]}, before it is done." if casts else ""
     message = (
         f"{path or 'params'} loses {lost} in {dtype} in {where(bad)}: it is off by a relative "

@@ -246,11 +246,12 @@ def test_a_wrong_function_of_torch_inside_a_torch_loss(tracked):
         @staticmethod
         def forward(ctx, x, factor, *more):
             ctx.factor = factor
+            ctx.save_for_backward(x)
             return factor * torch.sin(x)
 
         @staticmethod
         def backward(ctx, g):
-            return ctx.factor * torch.cos(ctx.x), None, None
+            return ctx.factor * torch.cos(ctx.saved_tensors[0]), None, None
 
     scaled = Scaled.apply
 
