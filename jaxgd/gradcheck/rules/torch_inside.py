@@ -61,6 +61,8 @@ def explained(pair: Pair, findings: tuple[Finding, ...], check: Check) -> tuple[
     number = "a function whose own rule is wrong" if len(wrong) == 1 else "functions whose own rules are wrong"
 
     def better(finding: Finding) -> Finding:
+        if finding.kind is Kind.REFERENCE:  # the functions are named; this says what is wrong with them
+            return finding._replace(message=f"{finding.message}\n{said}")
         name = finding.leaf or "params"
         return Finding(finding.leaf, Kind.REFERENCE, f"{name} is wrong, and the loss calls {number}:\n{said}")
 
