@@ -127,6 +127,11 @@ def test_new_rows_that_do_not_fit_get_one_line(folder, tmp_path, capsys):
     assert run("fit", *words, "--one-hot", "city", "--out", tmp_path / "run", "--num-steps", "5") == 0
     files = {
         "lost.csv": ("height\n1\n2\n", "the model needs the columns city, weight, which are missing"),
+        "renamed.csv": (
+            "City,weight (kg),zip\nBonn,1,2\n",
+            "the model needs the columns city, weight, which are missing; the columns are City, weight (kg), zip. "
+            "Rename 'City' to 'city', 'weight (kg)' to 'weight'?",
+        ),
         "strange.csv": (
             "city,weight\nBonn,1\nParis,2\n", "line 3, column 'city': the model knows Bonn, Oslo, Rome, got 'Paris'.",
         ),
@@ -142,3 +147,34 @@ def test_new_rows_that_do_not_fit_get_one_line(folder, tmp_path, capsys):
     (tmp_path / "run" / "params.npz").write_bytes(b"PK damaged")
     assert run("predict", tmp_path / "run", "--data", "iris") == 2
     assert "run: the model cannot be read (" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("num_classes", [0, 2, 3], ids=["regression", "two classes", "three classes"])
+def test_predictions_are_those_of_scikit_learn_with_the_same_coefficients(folder, tmp_path, rng, num_classes):
+    """Any coefficients, not those of a fit: `predict` is the model's formula, on columns in any order."""
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    problem = {
+        0: problems.linear_regression(), 2: problems.logistic_regression(), 3: problems.softmax_regression(3),
+    }[num_classes]  # fmt: skip
+    outputs = (3,) if num_classes == 3 else ()
+    params = jaxgd.LinearParams(jnp.array(rng.normal(size=(2, *outputs))), jnp.array(rng.normal(size=outputs)))
+    scaling = jaxgd.data.Standardization(np.array([70.0, 170.0]), np.array([12.0, 10.0]))
+    result = jaxgd.Result(params, params, *map(jnp.array, (0.0, 1, 1)), jaxgd.History())
+    names = ("a", "b", "c")[:num_classes]
+    fitted = jaxgd.Fitted(problem, result, scaling, ("weight", "height"), ("y",), names)
+    jaxgd.save(tmp_path / "run", fitted)
+    assert run("predict", tmp_path / "run", "--data", folder / "people.csv", "--out", tmp_path / "p.csv") == 0
+    found, table = columns(tmp_path / "p.csv"), columns(folder / "people.csv")
+    inputs = np.stack([np.array(table[name], float) for name in ("weight", "height")], axis=1)
+    raw = scaling.in_data_units(params)
+    model = linear_model.LogisticRegression() if num_classes else linear_model.LinearRegression()
+    model.coef_, model.intercept_ = raw.weights.T, raw.bias
+    if num_classes == 2:
+        model.coef_, model.intercept_ = raw.weights[None], raw.bias[None]
+    if num_classes:
+        model.classes_ = np.array(names)
+        probabilities = np.stack([np.array(found[f"p({name})"], float) for name in names], axis=1)
+        np.testing.assert_allclose(probabilities, model.predict_proba(inputs), rtol=1e-9)
+        assert found["y"] == model.predict(inputs).tolist()
+    else:
+        np.testing.assert_allclose(np.array(found["y"], float), model.predict(inputs), rtol=1e-12)

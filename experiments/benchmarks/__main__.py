@@ -26,6 +26,10 @@ from jaxgd.reporting import environment
 COLUMNS = ("work", "size", "jaxgd", "over the limit", "peers, times jaxgd", "to reach", "where the time goes")
 
 
+UNTIMED = ("memory", "growth, log-log", "fit of a file, peak memory")
+"""Kinds of work whose figures are not times."""
+
+
 def cells(rows: Sequence[Row]) -> tuple[str, ...]:
     """The rows of one kind of work as one line, with a slash between sizes."""
 
@@ -42,7 +46,7 @@ def cells(rows: Sequence[Row]) -> tuple[str, ...]:
         ]
     else:
         reach = [f"{text}: {'yes' if met else 'no'}" for row in rows for text, met in row.reach]
-    times = "" if first.work in ("memory", "growth, log-log") else f"{joined(map(_time, rows))} a {first.per}"
+    times = "" if first.work in UNTIMED else f"{joined(map(_time, rows))} a {first.per}"
     if first.amount is not None and first.limit is not None:
         limit += f" ({joined(_rate(row, 'jaxgd') for row in rows)} of {_rate(first, first.limit)} G{first.amount[1]}/s)"
     slowest = max((row for row in rows if row.limit), key=Row.over_limit, default=first)

@@ -17,6 +17,7 @@ import jaxgd
 from experiments.benchmarks import peers
 from experiments.benchmarks.first import first_call
 from experiments.benchmarks.measure import OURS, Row, interleaved, measured, on_one_core
+from experiments.benchmarks.reading import reading
 from jaxgd.descent.fast import choose
 from jaxgd.types import Batch, LinearParams
 
@@ -556,5 +557,6 @@ WORK = {
     "memory": memory,
     "check": check,
     "smooth": smooth,
+    "reading": reading,
 }
 """Every kind by its name."""

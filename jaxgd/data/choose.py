@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxgd.data.dataset import Array, DataError, Dataset
-from jaxgd.data.table import HOLES, Table, as_number, is_text, missing, why_no_number
+from jaxgd.data.table import HOLES, Table, as_number, is_text, missing, near, why_no_number
 
 NEGATIVE = ("no", "false", "n", "f", "negative", "neg", "absent", "benign", "-1", "0")
 """The word of a pair that stands for class 0, whatever its place in the alphabet."""
@@ -209,9 +209,13 @@ def inputs_of(table: Table, names: Sequence[str], one_hot: Sequence[tuple[str, t
     needed = list(dict.fromkeys(coded[name][0] if name in coded else name for name in names))
     lost = [name for name in needed if name not in table.columns]
     if lost:
+        spare = [name for name in table.columns if name not in needed]
+        similar = {name: near(name, spare) for name in lost}
+        pairs = ", ".join(f"{found!r} to {name!r}" for name, found in similar.items() if found)
+        renaming = f" Rename {pairs}?" if pairs else ""
         raise DataError(
             f"{table.name}: the model needs the column{'s' if len(lost) > 1 else ''} {', '.join(lost)}, which "
-            f"{'are' if len(lost) > 1 else 'is'} missing; the columns are {', '.join(table.columns)}."
+            f"{'are' if len(lost) > 1 else 'is'} missing; the columns are {', '.join(table.columns)}.{renaming}"
         )
     for name in needed:
         if name not in levels:

@@ -68,9 +68,16 @@ def did_you_mean(word: str, known: Iterable[str], likeness: float = 0.65) -> str
     names = [name.strip() for name in word.split(",")]
     if len(names) > 1 and set(names) <= set(others):
         return f" Separate names by spaces: {' '.join(names)}."
-    beginning = [other for other in others if len(word) > 2 and other.startswith(word)]
-    nearest = beginning if len(beginning) == 1 else difflib.get_close_matches(word, others, n=1, cutoff=likeness)
-    return f" Did you mean {nearest[0]!r}?" if nearest else ""
+    nearest = near(word, others, likeness)
+    return f" Did you mean {nearest!r}?" if nearest else ""
+
+
+def near(word: str, known: Iterable[str], likeness: float = 0.65) -> str | None:
+    """The known word that begins with a word, or the one most like it, whatever their case; None if there is none."""
+    by_lower = {other.lower(): other for other in known}
+    beginning = [other for other in by_lower if len(word) > 2 and other.startswith(word.lower())]
+    found = beginning if len(beginning) == 1 else difflib.get_close_matches(word.lower(), by_lower, 1, likeness)
+    return by_lower[found[0]] if found else None
 
 
 def why_no_number(cell: str) -> str | None:
