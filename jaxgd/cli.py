@@ -18,7 +18,7 @@ except ModuleNotFoundError as error:
     sys.exit(f"jaxgd: the command needs {error.name}, which is not installed: pip install 'jaxgd[cli]'")
 
 from jaxgd import interrupt
-from jaxgd.commands.job import PrintedError, UserError
+from jaxgd.commands.errors import PrintedError, UserError
 from jaxgd.commands.words import check_command, checked, in_flags
 from jaxgd.data import DataError
 from jaxgd.descent.host import terminate

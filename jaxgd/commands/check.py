@@ -17,7 +17,7 @@ import tyro
 
 from jaxgd import problems, reporting
 from jaxgd.commands import tables
-from jaxgd.commands.job import UserError
+from jaxgd.commands.errors import UserError
 from jaxgd.gradcheck import GradientReport, check_gradient, check_rule
 from jaxgd.gradcheck.rules.forms import is_rule
 

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd import data, reporting
+from jaxgd.commands import errors, folders, outcome, tables
 from jaxgd.commands import job as jobs
-from jaxgd.commands import outcome, tables
 from jaxgd.commands.clock import seconds_compiling
-from jaxgd.commands.job import Job, UserError
+from jaxgd.commands.errors import UserError
+from jaxgd.commands.job import Job
 from jaxgd.commands.optimizers import find_optimizer, find_schedule
 from jaxgd.descent import Result, fit
 from jaxgd.descent.checkpoint import settings_in
@@ -125,7 +126,7 @@ def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
     started = time.perf_counter()
     try:
         left = functools.partial(_left_in, options.checkpoint)
-        with jobs.writing("checkpoint", options.checkpoint, left=left), seconds_compiling() as compiling:
+        with folders.writing("checkpoint", options.checkpoint, left=left), seconds_compiling() as compiling:
             result = fit(
                 job.problem,
                 job.params,
@@ -157,7 +158,7 @@ def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
     process = jax.process_index()
     if process and options.out is None:
         return code
-    folder = options.out or jobs.new_folder(f"{summary['data']}-{job.name}")
+    folder = options.out or folders.new_folder(f"{summary['data']}-{job.name}")
     if process:  # the folder of the first process may be the same
         folder = folder.with_name(f"{folder.name}-process-{process}")
     config = {**dataclasses.asdict(options), "problem": job.problem.name, "num_steps": plan.num_steps}
@@ -167,7 +168,7 @@ def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
     elif not process:
         outcome.print_summary(summary, folder)
     fitted = _fitted(job, result, best=options.patience is not None)
-    with jobs.writing("out", folder, left=jobs.PRINTED):
+    with folders.writing("out", folder, left=folders.PRINTED):
         reporting.write_run(folder, config=config, summary=summary, fitted=fitted, record_every=plan.record_every)
     if not (process or options.json):
         tables.console().print(f"written to {folder}", style="dim", soft_wrap=True)
@@ -251,13 +252,13 @@ def _join(words: str) -> None:
 
 def _check(options: FitOptions) -> None:
     """Ranges that the library does not check on traced values."""
-    jobs.check_positive("learning-rate", options.learning_rate)
+    errors.check_positive("learning-rate", options.learning_rate)
     if options.divergence_factor != np.inf:
-        jobs.check_positive("divergence-factor", options.divergence_factor)
-    jobs.check_at_least_one("num-steps", options.num_steps)
-    jobs.check_at_least_one("batch-size", options.batch_size)
+        errors.check_positive("divergence-factor", options.divergence_factor)
+    errors.check_at_least_one("num-steps", options.num_steps)
+    errors.check_at_least_one("batch-size", options.batch_size)
     for name in ("record_every", "patience", "chunk_steps"):
-        jobs.check_at_least_one(name.replace("_", "-"), getattr(options, name))
+        errors.check_at_least_one(name.replace("_", "-"), getattr(options, name))
     jobs.check_evaluation(options.evaluation)
     for name in ("grad_tol", "param_tol"):
         if np.isnan(getattr(options, name)):
@@ -265,7 +266,7 @@ def _check(options: FitOptions) -> None:
     find_schedule(options.schedule, 1.0, options.num_steps or 2**31 - 1)
     if find_optimizer(options.optimizer) and options.learning_rate is None:
         raise UserError(f"--optimizer {options.optimizer} needs --learning-rate; 0.01 is a common start.")
-    jobs.check_new_folder(options.out)
+    folders.check_new_folder(options.out)
 
 
 def _choose_rate(job: Job, options: FitOptions) -> float:

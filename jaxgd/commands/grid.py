@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgd.commands.job import UserError
+from jaxgd.commands.errors import UserError
 from jaxgd.data import did_you_mean
 from jaxgd.descent.axes import arguments_of
 

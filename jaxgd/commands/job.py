@@ -3,12 +3,8 @@
 import contextlib
 import dataclasses
 import functools
-import inspect
-import itertools
 import os
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -16,26 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxgd import data, problems
+from jaxgd import data
+from jaxgd.commands.errors import UserError
+from jaxgd.commands.systems import PROBLEMS, build_problem, choose_problem, prepare_targets
 from jaxgd.descent.fast.choose import EVALUATIONS, SHARDED_FROM, fastest
 from jaxgd.theory.closed_form import linearly_separable
 from jaxgd.theory.rates import RateFacts, rate_facts
 from jaxgd.types import Batch, Problem
 
-PROBLEMS = (
-    "linear_regression",
-    "line",
-    "linear_map",
-    "sigmoid_neuron",
-    "logistic_regression",
-    "softmax_regression",
-    "mlp",
-)
-"""The systems that fit data."""
-
 EXACT_BYTES = 2**28
 """Up to this many bytes of float64 inputs, rates are judged in float64 whatever the precision of the run."""
-
 
 LINEAR_CLASSIFIERS = ("logistic_regression", "softmax_regression")
 """Systems whose loss has no minimum on classes that hyperplanes separate."""
@@ -47,34 +33,6 @@ SEPARABLE = (
 
 PROGRAMME_ENTRIES = 2**18
 """Up to this many entries of its matrix, the programme that proves it for several classes takes less than a second."""
-
-LOSSES_BY_OTHER_NAMES = {
-    "mse": "mean_squared_error",
-    "squared_error": "mean_squared_error",
-    "l2": "mean_squared_error",
-    "sse": "sum_squared_error",
-    "rss": "sum_squared_error",
-    "cross_entropy": "mean_softmax_cross_entropy",
-    "log_loss": "mean_sigmoid_cross_entropy",
-    "bce": "mean_sigmoid_cross_entropy",
-}
-"""What other libraries call our losses."""
-
-
-class UserError(Exception):
-    """A mistake in the command line: one line, exit code 2."""
-
-    exit_code = 2
-
-
-class WritingError(UserError):
-    """Numbers that cannot be written, such as to a full disk, and are not lost: one line, exit code 3."""
-
-    exit_code = 3
-
-
-class PrintedError(WritingError):
-    """The result is on the screen, where --json must not be followed by anything else."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +168,7 @@ def prepare(options: DataOptions) -> Job:
         jax.config.update("jax_enable_x64", True)
     _check(options)
     name, dataset, test_set = _load(options)
-    problem = _build_problem(name, options, dataset)
+    problem = build_problem(name, options, dataset)
     scaling = data.standardization(dataset) if options.standardize else None
     if problem.linear_form is None and dataset.inputs.nbytes >= SHARDED_FROM:
         _use_all_cores()
@@ -249,8 +207,8 @@ def _load(options: DataOptions) -> tuple[str, data.Dataset, data.Dataset]:
         if both is not None:
             return "linear_regression", *both
     dataset = data.load(options.data, **chosen)
-    name = options.problem or _choose_problem(dataset)
-    dataset = _prepare_targets(name, dataset)
+    name = options.problem or choose_problem(dataset)
+    dataset = prepare_targets(name, dataset)
     held_out = options.held_out if options.held_out is not None else 0.25 * (name == "mlp")
     return name, *data.split(dataset, held_out, options.seed)
 
@@ -395,34 +353,6 @@ def describe_limits(summary: dict[str, Any]) -> dict[str, str]:
     return {label: f"{summary[key]:.4g} {text}" for key, (label, text) in lines.items() if key in summary}
 
 
-def check_positive(name: str, value: float | None) -> None:
-    """Refuse a flag that is not a positive number.
-
-    Args:
-      name: the flag.
-      value: what came; None passes.
-
-    Raises:
-      UserError: it is not one of those.
-    """
-    if value is not None and not (np.isfinite(value) and value > 0):
-        raise UserError(f"--{name} must be a positive number, got {value}.")
-
-
-def check_at_least_one(name: str, value: int | None) -> None:
-    """Refuse a flag that is below 1.
-
-    Args:
-      name: the flag.
-      value: what came; None passes.
-
-    Raises:
-      UserError: it is below 1.
-    """
-    if value is not None and value < 1:
-        raise UserError(f"--{name} must be at least 1, got {value}.")
-
-
 def check_evaluation(evaluation: str) -> None:
     """Refuse an unknown --evaluation.
 
@@ -454,68 +384,6 @@ def choose_evaluation(evaluation: str, job: Job, num_steps: int, batch_size: int
     return fastest(job.problem, job.batch, num_steps=num_steps, batch_size=batch_size, num_lanes=num_lanes)
 
 
-def check_new_folder(out: Path | None) -> None:
-    """Refuse an --out that already exists, before anything runs.
-
-    Args:
-      out: what came; None passes.
-
-    Raises:
-      UserError: it exists, or cannot be made where it is wanted.
-    """
-    if out is None:
-        return
-    if out.exists():
-        raise UserError(f"--out {out} exists already; name a new folder.")
-    above = next(folder for folder in (*out.absolute().parents,) if folder.exists())
-    if not above.is_dir():
-        raise UserError(f"--out {out}: cannot be written ({above.name} is a file).")
-    if not os.access(above, os.W_OK):
-        raise UserError(f"--out {out}: cannot be written (no permission to write in {above}).")
-
-
-def new_folder(name: str) -> Path:
-    """A folder under runs/ that does not exist yet.
-
-    Args:
-      name: what follows the time in the name of the folder.
-
-    Returns:
-      Its path.
-    """
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
-    folders = (Path("runs") / (f"{name}-{i}" if i else name) for i in itertools.count())
-    return next(folder for folder in folders if not folder.exists())
-
-
-PRINTED = "the result was printed above"
-"""Where the numbers are, for `writing`."""
-
-
-@contextlib.contextmanager
-def writing(flag: str, folder: Path | None, *, left: str | Callable[[], str] = "") -> Iterator[None]:
-    """Turn an error of writing to a folder into a line that names its flag.
-
-    Args:
-      flag: that named the folder.
-      folder: where the block writes.
-      left: where the numbers are when that fails, or a function that finds out; "" if there are none.
-
-    Returns:
-      A context to write in.
-
-    Raises:
-      UserError: the folder cannot be written; a `WritingError` if there are numbers that are not lost.
-    """
-    try:
-        yield
-    except OSError as error:
-        place = left() if callable(left) else left
-        kind = PrintedError if place == PRINTED else WritingError if place else UserError
-        more = f"; {place}" if place else ""
-        raise kind(f"--{flag} {folder}: cannot be written ({error.strerror or error}){more}.") from None
-
-
 def _check(options: DataOptions) -> None:
     if not (np.isfinite(options.l2) and options.l2 >= 0):
         raise UserError(f"--l2 must be finite and not negative, got {options.l2}.")
@@ -525,59 +393,3 @@ def _check(options: DataOptions) -> None:
         raise UserError(f"--seed must not be negative, got {options.seed}.")
     if options.problem is not None and options.problem not in PROBLEMS:
         raise UserError(f"--problem must be one of {', '.join(PROBLEMS)}, got {options.problem!r}.")
-
-
-def _choose_problem(dataset: data.Dataset) -> str:
-    values = np.unique(dataset.targets)
-    whole = np.issubdtype(dataset.targets.dtype, np.integer) and dataset.targets.ndim == 1
-    if np.array_equal(values, [0, 1]):
-        return "logistic_regression"
-    if whole and np.array_equal(values, np.arange(len(values))):
-        return "softmax_regression"
-    return "linear_regression"
-
-
-def _prepare_targets(name: str, dataset: data.Dataset) -> data.Dataset:
-    """Labels for classifiers, real numbers for regressions; a network takes either."""
-    if name == "logistic_regression":
-        return dataset if data.are_probabilities(dataset) else data.as_labels(dataset, 2)
-    if name == "softmax_regression" or (name == "mlp" and _choose_problem(dataset) != "linear_regression"):
-        return data.as_labels(dataset)
-    targets = np.asarray(dataset.targets, np.float64)
-    if name in ("line", "sigmoid_neuron") and targets.ndim != 1:
-        raise UserError(f"--problem {name} has one target, {dataset.name} has {targets.shape[1]}.")
-    if name == "linear_map" and targets.ndim == 1:
-        targets = targets[:, None]
-    if name == "line" and dataset.inputs.shape[1] != 1:
-        raise UserError(
-            f"--problem line has one input, {dataset.name} has {dataset.inputs.shape[1]}; name one by --features."
-        )
-    return dataset._replace(targets=targets)
-
-
-def _build_problem(name: str, options: DataOptions, dataset: data.Dataset) -> Problem:
-    arguments: dict[str, Any] = {}
-    if name == "mlp":
-        arguments["hidden_sizes"] = options.hidden_sizes
-    labels = np.issubdtype(dataset.targets.dtype, np.integer)
-    if name == "softmax_regression" or (name == "mlp" and labels):
-        num_classes = int(dataset.targets.max()) + 1
-        if num_classes < 2:
-            raise data.DataError(f"{dataset.name}: at least 2 classes are needed, got 1.")
-        arguments["num_classes"] = num_classes
-    if name == "mlp" and labels:
-        arguments["loss"] = "mean_softmax_cross_entropy"
-    if options.loss is not None:
-        arguments["loss"] = options.loss
-    if options.l2:
-        arguments["l2"] = options.l2
-    build: Callable[..., Problem] = getattr(problems, name)
-    unknown = set(arguments) - set(inspect.signature(build).parameters)
-    if unknown:
-        raise UserError(f"--{min(unknown)} does not belong to {name}.")
-    try:
-        return build(**arguments)
-    except (ValueError, TypeError) as error:
-        meant = LOSSES_BY_OTHER_NAMES.get(str(options.loss).lower().replace("-", "_"))
-        known = meant is not None and meant in str(error)
-        raise UserError(f"{error}{f' Did you mean {meant!r}?' if known else ''}") from None

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import optax
 
-from jaxgd.commands.job import UserError
+from jaxgd.commands.errors import UserError
 from jaxgd.data import did_you_mean
 
 

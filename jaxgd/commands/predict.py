@@ -10,8 +10,7 @@ import numpy as np
 import tyro
 
 from jaxgd import data, reporting
-from jaxgd.commands import job as jobs
-from jaxgd.commands import tables
+from jaxgd.commands import folders, tables
 
 ROWS_SHOWN = 10
 
@@ -50,7 +49,7 @@ def run(options: PredictOptions) -> int:
     inputs = data.new_inputs(options.data, fitted.input_names, fitted.one_hot)
     columns = named_predictions(fitted, fitted.predict(inputs))
     if options.out is not None:
-        with jobs.writing("out", options.out), open(options.out, "w", newline="", encoding="utf-8") as file:
+        with folders.writing("out", options.out), open(options.out, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
             writer.writerows(zip(*columns.values(), strict=True))

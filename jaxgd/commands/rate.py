@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from jaxgd import reporting
+from jaxgd.commands import errors, tables
 from jaxgd.commands import job as jobs
-from jaxgd.commands import tables
-from jaxgd.commands.job import Job, UserError
+from jaxgd.commands.errors import UserError
+from jaxgd.commands.job import Job
 from jaxgd.data import short_name
 from jaxgd.theory import curvature
 from jaxgd.theory.rates import RateFacts, comparison_points, guaranteed_loss, judge
@@ -59,7 +60,7 @@ def run(options: RateOptions) -> int:
       DataError: a mistake in the data.
     """
     for rate in options.learning_rate:
-        jobs.check_positive("learning-rate", rate)
+        errors.check_positive("learning-rate", rate)
     job = jobs.prepare(options)
     if not np.isfinite(job.facts.limit):
         raise UserError("no direction curves upwards here: every rate is as stable as any other.")

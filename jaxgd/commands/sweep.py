@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd import data, plot, reporting
+from jaxgd.commands import errors, folders, tables
 from jaxgd.commands import job as jobs
-from jaxgd.commands import tables
 from jaxgd.commands.clock import seconds_compiling
+from jaxgd.commands.errors import UserError
 from jaxgd.commands.grid import parse_axes, parse_rates
-from jaxgd.commands.job import Job, UserError
+from jaxgd.commands.job import Job
 from jaxgd.commands.optimizers import find_optimizer
 from jaxgd.descent import Result, StopReason, sweep
 
@@ -79,10 +80,10 @@ def run(options: SweepOptions) -> int:
       DataError: a mistake in the data.
     """
     for name in ("seeds", "num_steps", "batch_size", "lanes_per_chunk"):
-        jobs.check_at_least_one(name.replace("_", "-"), getattr(options, name))
+        errors.check_at_least_one(name.replace("_", "-"), getattr(options, name))
     jobs.check_evaluation(options.evaluation)
     optimizer = find_optimizer(options.optimizer)
-    jobs.check_new_folder(options.out)
+    folders.check_new_folder(options.out)
     more = parse_axes(options.over, optimizer)
     if "batch_size" in more and options.batch_size is not None:
         raise UserError("--over batch_size and --batch-size cannot be given together.")
@@ -127,13 +128,13 @@ def run(options: SweepOptions) -> int:
     times = {"seconds": time.perf_counter() - started, "compile_seconds": compiling()}
     rows = _rows(job, result, lanes, grid[1], options.seed)
     found = _summarise(job, rows, options.num_steps) | times | {"evaluation": evaluation}
-    folder = options.out or jobs.new_folder(f"{found['data']}-{job.name}-sweep")
+    folder = options.out or folders.new_folder(f"{found['data']}-{job.name}-sweep")
     # Printed first: if the disk is full, the numbers are on the screen.
     if options.json:
         print(reporting.to_json({**found, "folder": str(folder)}))
     else:
         _print(found)
-    with jobs.writing("out", folder, left=jobs.PRINTED):
+    with folders.writing("out", folder, left=folders.PRINTED):
         figure = plot.sweep(
             result,
             {"learning_rate": rates[grid[0]]},

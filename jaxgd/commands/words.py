@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
-from jaxgd.commands.job import UserError
+from jaxgd.commands.errors import UserError
 from jaxgd.data.table import did_you_mean
 
 SYNONYMS = {
