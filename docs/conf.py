@@ -30,6 +30,8 @@ extensions = [
 exclude_patterns = ["_build", "generated"]
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"(?!jaxgd).*")]  # types of other libraries, for which there are no pages
 smartquotes = False  # they would make a dash of the two hyphens of an option
 
 # Tutorials are run when the site is built; one that raises fails the build.
@@ -104,9 +106,11 @@ def escaped(line: str) -> str:
 
 
 def skip(app: Any, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:
-    """Leave out what every NamedTuple and enumeration inherits."""
+    """Leave out what every NamedTuple and enumeration inherits, and the constants of modules."""
     inherited = hasattr(tuple, name) or hasattr(int, name) or hasattr(enum.Enum, name)
-    return True if inherited or (name.startswith("_") and name != "__init__") else None
+    constant = what == "module" and not callable(obj)
+    private = name.startswith("_") and name != "__init__"
+    return True if inherited or constant or private else None
 
 
 def setup(app: Any) -> None:

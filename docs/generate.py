@@ -13,6 +13,7 @@ from pathlib import Path
 from experiments.benchmarks.measure import Row
 from experiments.checkers import tables
 from jaxgd import StopReason, cli
+from jaxgd.descent.fast import ACCELERATIONS
 from jaxgd.gradcheck import Kind
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,7 +24,7 @@ def write(folder: Path) -> None:
     """Write all pages into a folder that is made if it is not there."""
     folder.mkdir(exist_ok=True)
     pages = {"kinds": kinds(), "stop_reasons": stop_reasons(), "command": command(), "benchmarks": benchmarks()}
-    pages |= {"checkers": checkers()}
+    pages |= {"checkers": checkers(), "accelerations": accelerations()}
     for name, text in pages.items():
         (folder / f"{name}.md").write_text(text)
 
@@ -56,6 +57,12 @@ def stop_reasons() -> str:
     )
 
 
+def accelerations() -> str:
+    """The table of accelerations."""
+    rows = [(f"`{row.file}.py`", row.does, row.equal, row.taken) for row in ACCELERATIONS]
+    return table(("file", "what it does instead", "in what sense its runs are equal", "when it is taken"), rows)
+
+
 def command() -> str:
     """The help of the command and of each of its subcommands, as it prints them."""
     environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
@@ -86,8 +93,6 @@ def benchmarks() -> str:
 
 def checkers() -> str:
     """The committed runs of checkers of gradients on mistakes."""
-    if not all((tables.FOLDER / f"{name}.json").exists() for name in ("checkers", "realworld")):
-        return "This measurement is not committed yet.\n"
     machine = tables.committed("checkers")["environment"]
     return (
         f"{tables.headlines()}\n{tables.causes()}\n\nMeasured on {machine['started'][:10]} with Python "
