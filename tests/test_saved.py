@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from common import assert_trees_equal
 
 import jaxgd
-from jaxgd import cli, problems
+from jaxgd import cli, data, problems
 from jaxgd.data import DataError
 
 MODELS = {
@@ -82,6 +83,29 @@ def folder(tmp_path_factory):
         writer.writerow(["height", "weight", "city", "kind", "age"])
         writer.writerows(zip(height.round(3), weight.round(3), city, kind, age.round(4), strict=True))
     return folder
+
+
+class Trap:
+    """Makes a folder where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_nothing_in_an_npz_is_executed(tmp_path):
+    params = jaxgd.LineParams(intercept=jnp.float64(1.0), slope=jnp.float64(2.0))
+    result = jaxgd.Result(params, params, jnp.float32(1.5), jnp.int32(7), jnp.int32(1), jaxgd.History(jnp.ones(3)))
+    jaxgd.save(tmp_path / "run", jaxgd.Fitted(problems.line(), result))
+    trap = np.array([Trap(tmp_path / "sprung")], object)
+    np.savez(tmp_path / "run" / "params.npz", slope=trap)
+    np.savez(tmp_path / "rows.npz", inputs=trap, targets=np.ones(1))
+    for load, path in ((jaxgd.load, tmp_path / "run"), (data.load, tmp_path / "rows.npz")):
+        with pytest.raises(DataError, match="Object arrays cannot be loaded"):
+            load(str(path))
+    assert not (tmp_path / "sprung").exists()
 
 
 def columns(path):

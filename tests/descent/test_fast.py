@@ -49,7 +49,7 @@ TICKING = own(
 )
 SINGLE_PRECISION = (REGRESSION[0], *cast(REGRESSION[1:], jnp.float32))
 IN_ORDER, SHUFFLED = {"batch_size": 1}, {"batch_size": 1, "key": jax.random.key(3)}
-LIMIT = float(jaxgd.largest_stable_learning_rate(*REGRESSION))
+LIMIT = 120 / np.linalg.norm(np.column_stack([rows().inputs, np.ones(120)]), 2) ** 2  # 2 / lambda_max
 
 RUNS = {
     "at rest": (QUADRATIC, {"learning_rate": 0.3}, StopReason.GRADIENT_SMALL),
