@@ -339,7 +339,7 @@ def test_history_describes_the_parameters_before_each_update():
 
 
 @pytest.mark.parametrize("batch_size", [None, 5])
-@pytest.mark.parametrize("evaluation", ["plain", "tiled"])
+@pytest.mark.parametrize("evaluation", ["plain", pytest.param("tiled", marks=slow)])
 def test_the_second_order_prediction_is_better_than_the_first(batch_size, evaluation):
     if batch_size and evaluation == "tiled":
         pytest.skip("tiles are of the full batch")
@@ -358,7 +358,7 @@ def test_the_second_order_prediction_is_better_than_the_first(batch_size, evalua
 
 
 @pytest.mark.parametrize("batch_size", [None, 3])
-@pytest.mark.parametrize("every", [3, pytest.param(40, marks=slow), 100])
+@pytest.mark.parametrize("every", [3, pytest.param(40, marks=slow), pytest.param(100, marks=slow)])
 def test_record_every_keeps_every_so_many(every, batch_size):
     problem, batch = problems.linear_regression(), data()
     params = problem.init(jax.random.key(0), batch)
@@ -438,7 +438,7 @@ def test_gradient_by_the_learning_rate():
     assert float(jax.grad(final_loss)(0.1)) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("batch_size", [None, 4])
+@pytest.mark.parametrize("batch_size", [pytest.param(None, marks=slow), 4])
 def test_gradient_by_the_start_through_a_stop(batch_size):
     problem, batch = problems.linear_regression(), data()
     params = problem.init(jax.random.key(0), batch)
