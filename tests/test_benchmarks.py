@@ -21,13 +21,13 @@ def run(folder, *words):
 
 WORK = [
     *("full_batch", "least_squares", "stochastic", "lanes", "loops", "tiny", "chunks", "gradients", "start"),
-    *("first_call", "growth", "memory", "check", "smooth", "reading"),
+    *("first_call", "scaling", "growth", "memory", "check", "smooth", "reading"),
 ]
 
 
 @pytest.mark.parametrize(
     ("chosen", "num_rows"),
-    [pytest.param(["stochastic", "tiny"], 2, id="two kinds"), pytest.param([], 19, id="all kinds", marks=slow)],
+    [pytest.param(["stochastic", "tiny"], 2, id="two kinds"), pytest.param([], 20, id="all kinds", marks=slow)],
 )
 def test_the_smoke_run_measures_every_kind_of_work(tmp_path, chosen, num_rows):
     done = run(tmp_path, "--smoke", *chosen)

@@ -18,6 +18,7 @@ from experiments.benchmarks import peers
 from experiments.benchmarks.first import first_call
 from experiments.benchmarks.measure import OURS, Row, interleaved, measured, on_one_core
 from experiments.benchmarks.reading import reading
+from experiments.benchmarks.scaling import scaling
 from jaxgd.descent.fast import choose
 from jaxgd.types import Batch, LinearParams
 
@@ -553,6 +554,7 @@ WORK = {
     "gradients": gradients,
     "start": start,
     "first_call": first_call,
+    "scaling": scaling,
     "growth": growth,
     "memory": memory,
     "check": check,
