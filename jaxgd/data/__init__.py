@@ -4,7 +4,7 @@ Everything here is NumPy in float64; what reaches the device is cast once, at th
 data is a `DataError` of one line that names the file, the line and the column.
 """
 
-from jaxgd.data.choose import codes_note
+from jaxgd.data.classes import codes_note
 from jaxgd.data.dataset import Array as Array
 from jaxgd.data.dataset import DataError, Dataset, are_probabilities, as_labels, short_name, split, to_batch
 from jaxgd.data.readers import BUNDLED, load, new_inputs

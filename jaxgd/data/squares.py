@@ -5,17 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxgd.data.choose import (
-    MOST_CODES,
-    Choice,
-    check_columns,
-    classes,
-    codes_note,
-    input_columns,
-    one_hot_notes,
-    wanted_columns,
-    words_of,
-)
+from jaxgd.data.choose import Choice, check_columns, input_columns, one_hot_notes, wanted_columns, words_of
+from jaxgd.data.classes import MOST_CODES, classes, codes_note
 from jaxgd.data.dataset import Array, DataError, Dataset
 from jaxgd.data.parts import Reader, large
 from jaxgd.data.statistics import Statistics

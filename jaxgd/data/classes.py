@@ -1,0 +1,61 @@
+"""Targets that are classes: words as numbers, and numbers that may be codes."""
+
+import numpy as np
+
+from jaxgd.data.dataset import Array, DataError
+from jaxgd.data.table import HOLES, Table, as_number, is_text, why_no_number
+
+NEGATIVE = ("no", "false", "n", "f", "negative", "neg", "absent", "benign", "-1", "0")
+"""The word of a pair that stands for class 0, whatever its place in the alphabet."""
+
+
+MOST_CODES = 10
+"""Different whole numbers up to which a target may be codes of classes."""
+
+
+def codes_note(column: str, values: Array) -> list[str]:
+    """A note where a regression is fitted to numbers that may be codes of classes or counts.
+
+    Args:
+      column: the target.
+      values: the different ones that it has, sorted.
+
+    Returns:
+      One note or none.
+    """
+    if len(values) > MOST_CODES or not np.array_equal(values, np.floor(values)):
+        return []
+    shown = ", ".join(f"{value:g}" for value in values)
+    classifier = "logistic_regression" if len(values) == 2 else "softmax_regression"
+    return [f"{column}: the values {shown} were taken as numbers. If they are classes, give --problem {classifier}."]
+
+
+def classes(table: Table, target: str) -> tuple[Array, tuple[str, ...]]:
+    """The targets as numbers, and the class names if they are words.
+
+    Of two words that say no and yes, no is class 0; other words are numbered in alphabetical order.
+
+    Raises:
+      DataError: words and numbers are mixed, or nearly every row has a word of its own.
+    """
+    column = table.columns[target]
+    if not is_text(column):
+        return column, ()
+    words = list(dict.fromkeys(column))
+    numbers = sum(as_number(cell) is not None for cell in column)
+    row = next(row for row, cell in enumerate(column) if as_number(cell) is None)
+    why = why_no_number(column[row])
+    if numbers or (why is not None and column[row].lower() not in HOLES):
+        place = f"{table.name}, {table.place(row)}, column {target!r}"
+        raise DataError(f"{place}: {why or f'expected a number, got {column[row]!r}'}.")
+    if len(words) > max(20, 0.5 * len(column)):
+        raise DataError(
+            f"{table.name}, column {target!r}: {len(words)} different words in {len(column)} rows cannot be classes."
+        )
+    if len(words) == 1:
+        raise DataError(f"{table.name}, column {target!r}: at least 2 classes are needed, got only {words[0]!r}.")
+    names = sorted(words)
+    if len(names) == 2 and names[1].lower() in NEGATIVE and names[0].lower() not in NEGATIVE:
+        names.reverse()
+    number_of = {word: number for number, word in enumerate(names)}
+    return np.array([number_of[word] for word in column], np.int64), tuple(names)
