@@ -445,7 +445,8 @@ MISTAKES = [
     ((*FIT, "people.csv", "--target", "size"), "jaxgd: people.csv: no column 'size'; the columns are height, weight."),
     (
         (*FIT, "people.csv", "--target", "weight", "--problem", "logistic_regression"),
-        "jaxgd: people.csv, line 2, column 'weight': labels must be integers in [0, 2), got 50.",
+        "jaxgd: people.csv, line 2, column 'weight': labels must be integers in [0, 2), got 50; "
+        "--problem softmax_regression takes more than two classes.",
     ),
     (
         (*FIT, "people.csv", "--target", "weight", "--problem", "sigmoid_neuron"),
