@@ -220,7 +220,7 @@ def _reads_in_parts(options: DataOptions) -> bool:
         and options.loss in (None, "mean_squared_error", "half_mean_squared_error")
         and getattr(options, "batch_size", None) is None
         and not any(words.startswith("batch") for words in getattr(options, "over", ()))
-        and getattr(options, "evaluation", "auto") == "auto"
+        and getattr(options, "evaluation", "auto") in ("auto", "compressed")
     )
 
 
