@@ -24,8 +24,9 @@ HEIGHTS = "height,weight\n" + "\n".join(f"{150 + i},{50 + i + i % 3}" for i in r
 
 @pytest.fixture(autouse=True)
 def clean(tmp_path, monkeypatch):
-    """A folder of its own; x64 as it was; optax without strict promotion."""
+    """A folder of its own; x64 as it was; optax without strict promotion; no progress, however slow the machine."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("jaxgd.descent.host.LEAST_SECONDS", float("inf"))
     was = jax.config.read("jax_enable_x64")
     jax.config.update("jax_enable_x64", False)
     with jax.numpy_dtype_promotion("standard"):
