@@ -60,6 +60,14 @@ def test_a_kernel_with_a_wrong_rule():
     assert Kind.RAISED not in {finding.kind for finding in report.findings}
 
 
+def test_a_mistake_in_the_body_of_a_kernel_is_named():
+    """The body of the kernel is taken apart, so that the search sees its operations."""
+    loss = tanh_with_rule(lambda y: 1 - y)
+    report = check_gradient(loss, jax.grad(loss), X, C, seconds=60)
+    assert "the derivative of the tanh `jnp.tanh(x_ref[...])` (test_pallas.py:" in str(report)
+    assert "at its value f, is replaced by 1 - f" in str(report)
+
+
 def test_a_kernel_without_a_rule():
     def loss(x, c):
         return jnp.sum(c * tanh_call(x))

@@ -169,8 +169,10 @@ def label(reading: Reading, number: int) -> str:
     if step.name == "complex" and not step.source.place:  # a complex leaf, put together of its two parts
         return label(reading, step.ins[0]).removesuffix(".real")
     text, place = step.source.text, step.source.place
-    if step.name == "index" or (step.name in ROWS and (not text or text.startswith("for "))):
+    if step.name == "index" or (step.name in ROWS and text.startswith("for ")):
         return f"a row of {label(reading, step.ins[0])}"
+    if step.name in ROWS and not 0 < len(text) <= MAX_TEXT:
+        return f"a part of {label(reading, step.ins[0])}"
     if not text or len(text) > MAX_TEXT:
         return f"the {operation(reading, index)}{f' ({place})' if place else ''}"
     return f"the {operation(reading, index)} inside `{text}`" if _goes_on(reading, index) else f"`{text}`"

@@ -4,6 +4,8 @@ Calls, conditionals and loops are taken apart, so that the tape is one list of o
 mode then walks the list backwards; see `sweep`.
 """
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -222,6 +224,8 @@ def record(
                 branches = eqn.params["branches"]
                 chosen = int(np.clip(int(values[ins[0]]), 0, len(branches) - 1))
                 outs = inner(branches[chosen], ins[1:], _source_in(eqn, caller, order))
+            elif name == "pallas_call" and (program := discharged(eqn)) is not None:
+                outs = inner(program, ins, _source_in(eqn, caller, order))
             else:
                 outs = apply(Primitive(name, eqn.params, eqn), ins, _source_in(eqn, caller, order))
             env.update(zip(eqn.outvars, outs, strict=True))
@@ -231,6 +235,26 @@ def record(
         numbers = [new(value, moves) for value, moves in zip(inputs, active, strict=True)]
         outs = run(closed.jaxpr, closed.consts, numbers, NOWHERE)
     return Tape(tuple(values), tuple(is_active), tuple(steps), tuple(calls), tuple(outs))
+
+
+@functools.lru_cache(maxsize=64)
+def discharged(eqn: Any) -> Any:
+    """The program of a Pallas kernel on whole arrays, as the interpreter runs it.
+
+    Args:
+      eqn: of a `pallas_call`.
+
+    Returns:
+      A closed jaxpr; None if this version of JAX has no such interpreter, or if it cannot run the kernel.
+    """
+    try:  # not part of JAX's public interface
+        from jax._src.pallas.hlo_interpreter import pallas_call_hlo_interpret as interpret
+
+        params = {name: eqn.params[name] for name in inspect.signature(interpret).parameters if name in eqn.params}
+        shapes = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in eqn.invars]
+        return jax.make_jaxpr(lambda *args: interpret(*args, **params))(*shapes)
+    except Exception:  # a kernel of other hardware, or another signature
+        return None
 
 
 def _source_in(eqn: Any, caller: Source, order: int) -> Source:

@@ -77,6 +77,9 @@ def cause(study: Study, c: float, exact: float = 1e-9) -> str:
                 return f"the sum stands for the mean, or a factor 1/{length} is missing ({length} is {whose}){also}"
             if equal(factor / length):
                 return f"the mean stands for the sum, or a factor 1/{length} is too much ({length} is {whose}){also}"
+        for number in (3, 4) if factor == 1 else ():
+            if equal(number) or equal(1 / number):
+                return f"a factor {number} is {'too much' if equal(number) else 'missing'}"
         for length, whose in found.items() if factor == 1 else ():
             if equal(1 / length**2):
                 return f"a factor 1/{length}^2 is too much ({length} is {whose})"

@@ -80,7 +80,7 @@ def _of_another(study: Study, leaf: int, allowed: Callable[[float], bool]) -> Ex
         if reference.size == target.size:
             c = study.constant(leaf, lambda place, k=other: place.right[k].reshape(target.shape))  # type: ignore[misc]
             if c is not None and allowed(c):
-                swapped = ": leaves are swapped" if _is_of(study, other, leaf) else ""
+                swapped = ": the two are swapped" if _is_of(study, other, leaf) else ""
                 return Explanation(Kind.SWAPPED, f"is {times(c)}the gradient of {name}{swapped}.")
             continue
         for axis in range(reference.ndim):

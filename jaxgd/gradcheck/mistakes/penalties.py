@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgd.gradcheck.mistakes.study import Explanation, Study, multiple, size
+from jaxgd.gradcheck.mistakes.study import Explanation, Study, best_constant, fits, multiple, size
 from jaxgd.gradcheck.report import Kind
 from jaxgd.gradcheck.where import where
 
@@ -137,8 +137,29 @@ def varying(study: Study, leaf: int) -> Explanation | None:
     shown = ", ".join(f"{c:.4g}" for c in constants)
     return Explanation(
         Kind.PENALTY,
-        f"has a multiple of {study.name(leaf)} too much that changes from point to point ({shown}): the penalty is "
-        "multiplied with something that only the data term is multiplied with.",
+        f"differs from the gradient by a multiple of {study.name(leaf)} that changes from point to point ({shown}): a "
+        "penalty is multiplied with what only the data term is multiplied with, or a part along the parameter is "
+        "missing or too much.",
+    )
+
+
+def new_parameters(study: Study, leaf: int) -> Explanation | None:
+    """The parameters after a step in place of the gradient."""
+    constants = []
+    for place in study.places:
+        step = place.hand[leaf] - place.point.params[leaf]
+        c = best_constant(step, place.right[leaf], 1e-6)
+        if c is None or not fits(place, leaf, place.point.params[leaf] + c * place.right[leaf], study.case.exact):
+            return None
+        constants.append(c)
+    c = constants[0]
+    if not c or np.ptp(constants) > 1e-6 * abs(c):
+        return None
+    verb = "minus" if c < 0 else "plus"
+    name = study.name(leaf)
+    return Explanation(
+        Kind.PENALTY,
+        f"is {name} {verb} {abs(c):.6g} times the gradient: the parameters after a step, not the gradient.",
     )
 
 

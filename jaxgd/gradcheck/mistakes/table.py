@@ -53,6 +53,7 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake("other order", "no arithmetic is wrong, only the places of entries", each(leaves.other_order)),
     Mistake("axes exchanged", "as the row before, of the transposed parameter", each(leaves.axes_exchanged)),
     Mistake("argument", "an input that is left out is simpler than a derivative that is", arguments.replaced),
+    Mistake("new parameters", "looks like a penalty of weight 1", each(penalties.new_parameters)),
     Mistake("penalty", "a multiple of the parameter: a path of the loss, but a penalty in the reader's words",
             each(penalties.added)),
     Mistake("penalty index", "as the row before, in some entries", each(penalties.wrong_entries)),
@@ -115,7 +116,7 @@ def _finding(study: Study, leaf: int, explanation: Explanation | None, stopped: 
     if explanation is None:
         spot = f" (it differs in {where(case.bad[leaf])})" if case.bad[leaf].any() else ""
         searched = (
-            f"the search for the cause was stopped after {case.seconds:g} seconds (`seconds` sets the limit)"
+            "the search for the cause was stopped because its time was over (`seconds` sets the limit)"
             if stopped
             else "no single mistake that is known explains this"
         )

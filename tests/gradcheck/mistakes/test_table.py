@@ -219,6 +219,12 @@ EXAMPLES = [
         Kind.PENALTY,
         "0.5 times ['w'] too much in entry [0, 1], which the loss does not penalise, and too little in entry [0, 2]",
     ),
+    Example(
+        "new parameters",
+        lambda g, p: p.params[0] - 0.1 * g,
+        Kind.PENALTY,
+        "is ['w'] minus 0.1 times the gradient: the parameters after a step, not the gradient.",
+    ),
     Example("constant", lambda g, p: g + 0.1, Kind.CONSTANT, "has 0.1 too much in all 6 entries"),
     Example(
         "constant", lambda g, p: g - p.floats[0] * np.array([1, 0, 0]), Kind.CONSTANT, "has lam too little in column 0"
@@ -342,7 +348,7 @@ def test_leaves_that_are_swapped():
 
     places = list(points())
     names = ["['a']", "['b']"]
-    for hand_of_b, words in ((lambda p: 2 * right(p)[1] + 1, ": leaves are swapped."), (lambda p: right(p)[1], ".")):
+    for hand_of_b, words in ((lambda p: 2 * right(p)[1] + 1, ": the two are swapped."), (lambda p: right(p)[1], ".")):
         two = [Place(p, [right(p)[1], hand_of_b(p)], [2 * right(p)[1] + 1, right(p)[1]]) for p in places]
         made = study_of(other, 1)
         made = made._replace(case=made.case._replace(names=names, hand=two[0].hand, reference=two[0].right), places=two)
