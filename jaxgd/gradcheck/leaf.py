@@ -119,7 +119,7 @@ def parts_of(value: Any, *, number: bool) -> tuple[str, str, Arrays | None]:
     elif isinstance(value, jax.Array):
         family = "jax"
     elif type(value) in (np.ndarray, np.memmap) or isinstance(value, np.generic):
-        # Tables, sparse matrices and masked arrays have a dtype and a shape, too, and are no arrays of numbers.
+        # Tables, sparse matrices and masked arrays have a dtype and a shape, too, and are not arrays of numbers.
         family = "numpy"
         if value.dtype in (np.longdouble, np.clongdouble):  # which JAX does not have
             value = value.astype(np.complex128 if np.iscomplexobj(value) else np.float64)

@@ -74,7 +74,7 @@ class Site(NamedTuple):
         return pull(self.step.primitive, values, outs, [ahead], self.edge.position)
 
     def rerun(self, x: Any) -> tuple[Any, Any]:
-        """An elementwise function of the input alone at another argument: its value and its slope."""
+        """An elementwise function of one input, at another argument: its value and its slope."""
         if not self.is_group:
             (y,) = evaluate(self.step.primitive, [x])
             return y, UNARY[self.step.name].slope(x, y, self.step.primitive.params)
