@@ -32,7 +32,6 @@ myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!jaxgd).*")]  # types of other libraries, for which there are no pages
-smartquotes = False  # they would make a dash of the two hyphens of an option
 
 # Tutorials are run when the site is built; one that raises fails the build.
 nb_execution_mode = "force"

@@ -108,7 +108,7 @@ def work_table(rows: list[Row]) -> str:
     columns.append("figures to reach")
     lines = []
     for row in rows:
-        cells = [row.size]
+        cells = [f"`{row.size}`" if "--" in row.size or "'" in row.size else row.size]
         if limit:
             cells.append(f"{row.over_limit():.2f}" if row.limit else "")
         cells += [f"{row.times(peer):.3g}" if peer in row.peers() else "" for peer in peers]
