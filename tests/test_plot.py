@@ -59,12 +59,13 @@ def test_loss_without_a_minimum_leaves_out_its_lowest_point(run):
 
 
 def test_loss_of_held_out_rows_is_drawn_beside(run):
-    held_out = jaxgd.HeldOut(jnp.array([0, 20, 40]), jnp.array([3.0, 1.0, 1.5]))
+    held_out = jaxgd.HeldOut(jnp.array([0, 20, 40]), jnp.array([0.3, 0.1, 0.15]))
     left, right = jaxgd.plot.loss(run._replace(held_out=held_out)).axes
     assert len(left.lines[0].get_xdata()) == 39
     np.testing.assert_array_equal(right.lines[0].get_xdata(), [0, 20, 40])
-    np.testing.assert_allclose(right.lines[0].get_ydata(), [2.0, np.nan, 0.5])
-    assert right.get_legend().get_texts()[0].get_text() == "lowest, 1 at step 20"
+    np.testing.assert_allclose(right.lines[0].get_ydata(), [0.2, np.nan, 0.05], rtol=1e-12)
+    assert right.get_yscale() == "log"
+    assert right.get_legend().get_texts()[0].get_text() == "lowest, 0.1 at step 20"
 
 
 def test_loss_stops_where_the_run_stopped():
