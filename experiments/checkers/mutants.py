@@ -166,8 +166,8 @@ def _of_all_leaves(problem: Problem, params: Any, batch: Any) -> Iterator[tuple[
         return problem.grad(jax.tree.unflatten(treedef, [*leaves[:-1], jnp.zeros_like(leaves[-1])]), b)
 
     if count > 1 and batch is not None:
-        # A mistake of the forward pass, which of a linear squared error equals one of a penalty or without inputs.
-        yield "last bias left out", other_bias, {Kind.FORWARD, Kind.ARGUMENT, Kind.PENALTY}
+        # An operand of the predictions; in a linear squared error this equals a penalty, or inputs that are left out.
+        yield "last bias left out", other_bias, {Kind.OPERAND, Kind.ARGUMENT, Kind.PENALTY}
     kept = problem.grad(params, batch)
     yield "stale", lambda g, p, b: jax.tree.map(lambda k, q: k.astype(q.dtype), kept, p), {Kind.STALE}
 

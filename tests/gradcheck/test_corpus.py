@@ -54,7 +54,7 @@ def test_planted_mistakes_are_caught_and_named(problem, make_batch, many):
                 assert {finding.leaf for finding in findings} == mutant.leaves, f"{mutant.name}\n{report}"
                 kinds = {finding.kind for finding in findings}
                 if not kinds <= mutant.kinds | {Kind.UNKNOWN}:
-                    wrong_names.append(f"{mutant.name}\n{report}")
+                    wrong_names.append(f"{mutant.name}: {kinds} for {mutant.kinds}\n{report}")
     assert not wrong_names, "\n".join(wrong_names)
 
 
