@@ -258,7 +258,7 @@ print(kills, writing, finish(folder) == expected)
 
 
 @slow
-@pytest.mark.parametrize("num_kills", ["15"])
+@pytest.mark.parametrize("num_kills", ["50"])
 def test_kill_9_at_random_moments_resumes_to_the_same_bits(tmp_path, num_kills):
     """Kills, of which some come in the middle of writing; the process after the last ends the run."""
     env = os.environ | {
