@@ -136,13 +136,12 @@ def test_one_trace_for_new_values():
 
 QUADRATIC_WITH_DATA = quick_systems([s for s in SYSTEMS_WITH_DATA if s.values[0].minimizer is not None], *FEW)
 
-DATA_SETS = 50
-
 
 @pytest.mark.parametrize(("problem", "make_batch"), QUADRATIC_WITH_DATA)
-def test_rates_beside_the_limit_in_one_sweep(problem, make_batch):
+@pytest.mark.parametrize("data_sets", [50, pytest.param(200, marks=slow)])
+def test_rates_beside_the_limit_in_one_sweep(problem, make_batch, data_sets):
     """0.99 of the limit never diverges, 1.01 of it always does, whatever the data."""
-    batches = jax.vmap(make_batch)(jax.random.split(jax.random.key(1), DATA_SETS))
+    batches = jax.vmap(make_batch)(jax.random.split(jax.random.key(1), data_sets))
     params = problem.init(jax.random.key(0), lane(batches, 0))
     limits = jax.vmap(lambda batch: jaxgd.largest_stable_learning_rate(problem, params, batch))(batches)
     result = jaxgd.sweep(
@@ -158,8 +157,8 @@ def test_rates_beside_the_limit_in_one_sweep(problem, make_batch):
         record=(),
     )
     reasons = np.asarray(result.stop_reason)
-    assert not np.isin(reasons[:DATA_SETS], [StopReason.DIVERGED, StopReason.NONFINITE]).any()
-    assert (reasons[DATA_SETS:] == StopReason.DIVERGED).all()
+    assert not np.isin(reasons[:data_sets], [StopReason.DIVERGED, StopReason.NONFINITE]).any()
+    assert (reasons[data_sets:] == StopReason.DIVERGED).all()
 
 
 @slow

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import FEW, SYSTEMS, cast, flat, quick, quick_systems, random_like, setting
+from common import FEW, SYSTEMS, cast, flat, quick_systems, random_like, setting
 
 import jaxgd
 from jaxgd import problems, theory
@@ -165,10 +165,7 @@ def test_batch_size_out_of_range_is_refused():
     assert str(caught.value) == "`batch_size` must be between 1 and 17, got 18."
 
 
-DATA_SETS, STARTS = 40, 10
-
-
-def many(problem, make_batch):
+def many(problem, make_batch, data_sets, starts):
     """Data sets of spread scales with several starts each, near and far."""
 
     def draw(key):
@@ -176,26 +173,31 @@ def many(problem, make_batch):
         batch = cast(make_batch(keys[0]), jnp.float64)
         scale = jnp.exp(jax.random.normal(keys[1]))
         batch = batch if batch is None else batch._replace(inputs=batch.inputs * scale)
-        starts = jax.vmap(lambda k: cast(problem.init(k, batch), jnp.float64))(jax.random.split(keys[2], STARTS))
-        far = 10.0 ** jnp.linspace(-1, 1.5, STARTS)
-        return batch, jax.tree.map(lambda leaf: leaf * far.reshape(-1, *[1] * (leaf.ndim - 1)), starts)
+        points = jax.vmap(lambda k: cast(problem.init(k, batch), jnp.float64))(jax.random.split(keys[2], starts))
+        far = 10.0 ** jnp.linspace(-1, 1.5, starts)
+        return batch, jax.tree.map(lambda leaf: leaf * far.reshape(-1, *[1] * (leaf.ndim - 1)), points)
 
-    return jax.vmap(draw)(jax.random.split(jax.random.key(7), DATA_SETS))
+    return jax.vmap(draw)(jax.random.split(jax.random.key(7), data_sets))
 
 
-TRIED = [
+def sizes(*tried):
+    """The first with few data sets and starts; each with 200 data sets and 20 starts among the slow tests."""
+    many = [pytest.param(p, 200, 20, id=p.name, marks=pytest.mark.slow) for p in tried]
+    return pytest.mark.parametrize(
+        ("problem", "data_sets", "starts"), [pytest.param(tried[0], 40, 10, id=f"{tried[0].name}-few"), *many]
+    )
+
+
+@sizes(
+    problems.softmax_regression(3),
     problems.logistic_regression(),
     problems.logistic_regression(l2=0.1),
-    problems.softmax_regression(3),
     problems.sigmoid_neuron(),
     problems.sigmoid_neuron(loss="sum_squared_error"),
     problems.linear_regression(l2=0.1),
-]
-
-
-@pytest.mark.parametrize("problem", quick(TRIED, [problems.softmax_regression(3)]), ids=lambda problem: problem.name)
-def test_at_one_over_l_no_step_raises_the_loss_and_below_two_over_l_no_run_diverges(problem):
-    batches, starts = many(problem, MAKE_BATCH[problem])
+)
+def test_at_one_over_l_no_step_raises_the_loss_and_below_two_over_l_no_run_diverges(problem, data_sets, starts):
+    batches, starts = many(problem, MAKE_BATCH[problem], data_sets, starts)
     bounds = jax.vmap(lambda batch: theory.smoothness(problem, batch))(batches)
 
     def run(share):
@@ -211,21 +213,14 @@ def test_at_one_over_l_no_step_raises_the_loss_and_below_two_over_l_no_run_diver
     assert np.sum(np.isin(reasons, [jaxgd.StopReason.DIVERGED, jaxgd.StopReason.NONFINITE])) == 0
 
 
-@pytest.mark.parametrize(
-    "problem",
-    quick(
-        [problems.logistic_regression(l2=0.1), problems.softmax_regression(3, l2=0.1)],
-        [problems.logistic_regression(l2=0.1)],
-    ),
-    ids=lambda problem: problem.name,
-)
-def test_the_convex_bound_is_never_broken(problem):
+@sizes(problems.logistic_regression(l2=0.1), problems.softmax_regression(3, l2=0.1))
+def test_the_convex_bound_is_never_broken(problem, data_sets, starts):
     """f(theta_T) - f(x) <= L |theta_0 - x|^2 / (2T) for any x: here a point near the minimum."""
-    batches, starts = many(problem, MAKE_BATCH[problem])
+    batches, starts = many(problem, MAKE_BATCH[problem], data_sets, starts)
 
     def one(batch, start):
         bound = theory.smoothness(problem, batch)
-        near = jaxgd.descend(problem, start, batch, learning_rate=1 / bound, num_steps=500, record=()).params
+        near = jaxgd.descend(problem, start, batch, learning_rate=1 / bound, num_steps=2000, record=()).params
         run = jaxgd.descend(problem, start, batch, learning_rate=1 / bound, num_steps=100, record=("loss",))
         apart = theory.taylor.norm(jax.tree.map(jnp.subtract, start, near))
         steps = jnp.arange(1.0, 100.0)
