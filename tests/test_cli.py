@@ -377,6 +377,22 @@ def test_the_default_rate_is_half_of_the_guarantee(command):
     assert summary["learning_rate"] == pytest.approx(1 / largest, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fit", "--optimizer", "sgd:momentum=0.6", "--learning-rate", "0.3"),
+        pytest.param(("fit", "--batch-size", "10"), marks=slow),
+        pytest.param(("fit", "--schedule", "cosine"), marks=slow),
+        pytest.param(("sweep", "--over", "batch_size=10,442"), marks=slow),
+    ],
+    ids=lambda words: words[1],
+)
+def test_limits_of_gradient_descent_are_not_told_as_those_of_another_rule(command, words):
+    """Momentum converges beyond them, single batches and schedules have others."""
+    _, out, _ = command(words[0], "--data", "diabetes", *words[1:], "--num-steps", "20")
+    assert "of gradient descent on all rows at a constant rate, which this is not" in " ".join(out.split())
+
+
 def test_a_sweep_says_that_its_best_lane_is_at_the_edge(command):
     words = ("sweep", "--data", "iris", "--num-steps", "50", "--json", "--learning-rate")
     found = json.loads(command(*words, "0.01,0.1,1")[1])

@@ -306,16 +306,17 @@ def evaluate(problem: Problem, params: Any, batch: Batch) -> tuple[jax.Array, ja
     return problem.loss(params, batch), norm, problem.predict(params, batch.inputs)
 
 
-def limits(facts: RateFacts) -> dict[str, Any]:
+def limits(facts: RateFacts, plain: bool = True) -> dict[str, Any]:
     """What a summary says about rates of full-batch gradient descent.
 
     Args:
       facts: of the job.
+      plain: whether the run is one: another rule, schedule or batch size has other limits.
 
     Returns:
       The kind of the statement, and the limits under names that say no more than is known.
     """
-    found: dict[str, Any] = {"stability": facts.kind}
+    found: dict[str, Any] = {"stability": facts.kind} | ({} if plain else {"limits_of": "gradient descent on all rows"})
     if facts.kind == "exact":
         return found | {"largest_stable_learning_rate": facts.limit}
     if facts.kind == "guaranteed from every start":
@@ -350,7 +351,10 @@ def describe_limits(summary: dict[str, Any]) -> dict[str, str]:
         "guaranteed_below": ("guaranteed below", "from every start, 2/L: every full-batch step lowers the loss"),
         "local_limit": ("local limit", "at this start, 2 / lambda_max there: no guarantee"),
     }
-    return {label: f"{summary[key]:.4g} {text}" for key, (label, text) in lines.items() if key in summary}
+    known = {label: f"{summary[key]:.4g} {text}" for key, (label, text) in lines.items() if key in summary}
+    if known and "limits_of" in summary:
+        return {**known, "these limits": f"of {summary['limits_of']} at a constant rate, which this is not"}
+    return known
 
 
 def check_evaluation(evaluation: str) -> None:

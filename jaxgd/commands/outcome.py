@@ -67,7 +67,7 @@ def summarise(job: Job, options: Any, result: Result, first_loss: float, learnin
         ),
         "learning_rate": learning_rate,
         "schedule": options.schedule,
-        **jobs.limits(job.facts),
+        **jobs.limits(job.facts, plain),
         "notes": job.notes,
     }
     quality = _quality(job, result, predictions)

@@ -127,7 +127,8 @@ def run(options: SweepOptions) -> int:
         raise UserError(str(error)) from None
     times = {"seconds": time.perf_counter() - started, "compile_seconds": compiling()}
     rows = _rows(job, result, lanes, grid[1], options.seed)
-    found = _summarise(job, rows, options.num_steps) | times | {"evaluation": evaluation}
+    plain = options.optimizer == "gradient_descent" and options.batch_size is None and not more
+    found = _summarise(job, rows, options.num_steps, plain) | times | {"evaluation": evaluation}
     folder = options.out or folders.new_folder(f"{found['data']}-{job.name}-sweep")
     # Printed first: if the disk is full, the numbers are on the screen.
     if options.json:
@@ -139,7 +140,7 @@ def run(options: SweepOptions) -> int:
             result,
             {"learning_rate": rates[grid[0]]},
             start_loss=[row["first_loss"] for row in rows],
-            limits=_lines(job),
+            limits=_lines(job) if plain else None,
             title=f"{found['problem']} on {found['data']}: {len(rows)} lanes of {options.num_steps} steps\n"
             + ", ".join(f"{count} {reason}" for reason, count in found["ended"].items()),
         )
@@ -203,7 +204,7 @@ def _at_the_edge(best: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list
     return []
 
 
-def _summarise(job: Job, rows: list[dict[str, Any]], num_steps: int) -> dict[str, Any]:
+def _summarise(job: Job, rows: list[dict[str, Any]], num_steps: int, plain: bool) -> dict[str, Any]:
     sound = [row for row in rows if row["stop_reason"] not in ("DIVERGED", "NONFINITE")]
     reasons = [row["stop_reason"] for row in rows]
     best = sorted(sound, key=lambda row: (row["final_loss"], row["num_steps"]))[:BEST_ROWS]
@@ -218,7 +219,7 @@ def _summarise(job: Job, rows: list[dict[str, Any]], num_steps: int) -> dict[str
         "lanes": len(rows),
         "num_steps": num_steps,
         "over": [name for name in rows[0] if name not in ROW],
-        **jobs.limits(job.facts),
+        **jobs.limits(job.facts, plain),
         "ended": {reason.name: reasons.count(reason.name) for reason in StopReason if reason.name in reasons},
         "best": best,
         "notes": [*job.notes, *_at_the_edge(best, rows)],
