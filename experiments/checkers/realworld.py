@@ -174,7 +174,11 @@ def cause_named(trial: Trial, report: GradientReport) -> str:
     Returns:
       "yes" if every wrong leaf has one, "partly" if some have, "no" otherwise.
     """
-    named = {finding.leaf for finding in report.findings if finding.wrong and finding.kind is not Kind.UNKNOWN}
+    named = {
+        finding.leaf
+        for finding in report.findings
+        if finding.wrong and finding.kind is not Kind.UNKNOWN and "no single mistake" not in finding.message
+    }
     wrong = set(trial.case.wrong_leaves)
     return "yes" if named and wrong <= named | ({""} & named and wrong) else "partly" if named else "no"
 

@@ -272,3 +272,32 @@ def test_a_wrong_function_of_torch_inside_a_torch_loss(tracked):
     assert "the rule of `Scaled` (test_rules_inside.py:" in found.message
     assert "x is the same whatever the incoming gradient is" in found.message
     assert "factor" not in found.message.partition("whatever")[2]
+
+
+def test_none_for_the_data_of_a_function_of_torch_is_not_told_beside_its_mistake():
+    torch = pytest.importorskip("torch", reason="needs torch")
+
+    class Scaled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, t):
+            ctx.save_for_backward(x, t)
+            return torch.sum(t * x**2)
+
+        @staticmethod
+        def backward(ctx, g):
+            x, t = ctx.saved_tensors
+            return -2 * g * t * x, None
+
+    data = np.array([1.0, 2.0, -0.5])
+
+    def loss(w):
+        return float(Scaled.apply(torch.tensor(w), torch.tensor(data)))
+
+    def grad(w):
+        w = torch.tensor(w, requires_grad=True)
+        return torch.autograd.grad(Scaled.apply(w, torch.tensor(data)) ** 1, w)[0].numpy() * np.array([1.0, 1.0, 3.0])
+
+    report = gradcheck.check_gradient(loss, grad, np.array([0.3, -0.4, 0.9]))
+    (found,) = (finding for finding in report.findings if finding.wrong)
+    assert "x is -1 times" in found.message
+    assert "t: the backward pass returns None" not in found.message

@@ -86,7 +86,7 @@ ELEMENTWISE = (
     Change(D, f"{the}, at its value f, is replaced by 1 + f^2", lambda s, g, r: g * (1 + s.y * s.y), _saturates),
     Change(D, f"{the}, at its value f, is replaced by f (1 + f)", lambda s, g, r: g * s.y * (1 + s.y), _saturates),
     Change(D, f"{the} is taken at its value instead of at its argument", _at_value, _is_no_power),
-    Change(D, f"{the} is replaced by {{f}} of its own value", _value_at_value, _is_no_power),
+    Change(D, f"{the}, at its value f, is replaced by the function itself, taken at f", _value_at_value, _is_no_power),
     Change(D, f"{the} is replaced by its argument", lambda s, g, r: g * s.x),
     Change(D, f"{the}, at its argument x, is replaced by x (1 - x)", lambda s, g, r: g * s.x * (1 - s.x), _saturates),
     Change(D, f"{the}, at its argument x, is replaced by 1 - x^2", lambda s, g, r: g * (1 - s.x * s.x), _saturates),

@@ -20,6 +20,8 @@ from jaxgd.gradcheck.rules.rule import Rule, pull_by_jax
 Check = Callable[..., GradientReport]
 """`check_gradient`: `(loss, grad, params, *args, key=)`."""
 
+RETURNS_NONE = "the backward pass returns None"
+
 WORDS = (
     (re.compile(r"args\[\d+\](?=\w)"), ""),
     (re.compile(r"the loss"), "{function}"),
@@ -119,7 +121,7 @@ def _of_none(finding: Finding, of_none: set[str]) -> Finding:
     """A finding of zeros that the rule did not write, but that JAX reads out of None."""
     if finding.kind is not Kind.ZERO or finding.leaf not in of_none:
         return finding
-    message = f"{finding.leaf}: the backward pass returns None, which stands for zero; the derivative is not zero."
+    message = f"{finding.leaf}: {RETURNS_NONE}, which stands for zero; the derivative is not zero."
     return finding._replace(message=message)
 
 

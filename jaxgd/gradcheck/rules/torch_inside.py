@@ -6,7 +6,7 @@ from jaxgd.gradcheck.pair import Pair
 from jaxgd.gradcheck.report import Finding, Kind
 from jaxgd.gradcheck.rules import torch_function
 from jaxgd.gradcheck.rules.forms import as_arrays
-from jaxgd.gradcheck.rules.judge import Check, judge
+from jaxgd.gradcheck.rules.judge import RETURNS_NONE, Check, judge
 from jaxgd.gradcheck.rules.problem import Problem
 
 
@@ -37,7 +37,9 @@ def wrong_functions(pair: Pair, check: Check) -> list[str]:
             continue
         if not report.ok and not any(finding.kind is Kind.RAISED for finding in report.findings):
             place = f" ({rule.place})" if rule.place else ""
-            said = "\n".join(text for text, wrong in report.sentences() if wrong)
+            wrong = [text for text, is_wrong in report.sentences() if is_wrong]
+            # None for an argument is mostly meant, for data: it is told where there is nothing else.
+            said = "\n".join([text for text in wrong if RETURNS_NONE not in text] or wrong)
             found[rule.name] = f"the rule of `{rule.name}`{place}: {said}"
     return list(found.values())
 

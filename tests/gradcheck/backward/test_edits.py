@@ -130,7 +130,7 @@ EXAMPLES = [
         "is replaced by 1 + f^2": w * (1 + t * t),
         "is replaced by f (1 + f)": w * t * (1 + t),
         "at its value instead": w * (1 - np.tanh(t) ** 2),
-        "of its own value": w * np.tanh(t),
+        "by the function itself, taken at f": w * np.tanh(t),
         "replaced by its argument": w * x,
         "replaced by x (1 - x)": w * x * (1 - x),
         "replaced by 1 - x^2": w * (1 - x * x),
