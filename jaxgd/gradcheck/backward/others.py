@@ -11,6 +11,7 @@ from jaxgd.gradcheck.backward.reading import Candidate, Reading, label, turn_of
 from jaxgd.gradcheck.backward.site import Change, Site
 from jaxgd.gradcheck.backward.sweep import Edge
 from jaxgd.gradcheck.backward.tape import Step, Tape, rerun
+from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.report import Kind
 
 MAX_OTHERS = 12
@@ -158,7 +159,7 @@ def _with_other_input(tape: Tape, index: int, position: int, other: int) -> Tape
     step = tape.steps[index]
     values = [tape.values[i] for i in step.ins]
     values[position] = tape.values[other]
-    return rerun(tape, {step.outs[0]: evaluate(step.primitive, values)[0]})
+    return _with_inputs(tape, step, values)
 
 
 TERMS: tuple[tuple[str, float], ...] = (("is left out", 0.0), ("is taken twice", 2.0), ("has the other sign", -1.0))
@@ -188,7 +189,14 @@ def _with_times(tape: Tape, index: int, position: int, times: float) -> Tape:
     step = tape.steps[index]
     values = [tape.values[i] for i in step.ins]
     values[position] = times * values[position]
-    return rerun(tape, {step.outs[0]: evaluate(step.primitive, values)[0]})
+    return _with_inputs(tape, step, values)
+
+
+def _with_inputs(tape: Tape, step: Step, values: list[Any]) -> Tape:
+    """The tape with the value that an operation has of other inputs, and everything that follows from it."""
+    with precision(np.float64):
+        changed = evaluate(step.primitive, values)[0]
+    return rerun(tape, {step.outs[0]: changed})
 
 
 READ = ("index", "slice", "dynamic_slice", "gather", "squeeze")

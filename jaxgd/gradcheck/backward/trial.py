@@ -79,8 +79,13 @@ def _gradients(tape: Tape, variants: Sequence[Sequence[Candidate]], count: int) 
     rows = [leaf.copy() for leaf in leaves(backward(tape, edits), tape, count)]
     for number, together in enumerate(variants):
         changed = tape
-        for candidate in together:
-            changed = candidate.values(changed) if candidate.values else changed
+        try:
+            for candidate in together:
+                changed = candidate.values(changed) if candidate.values else changed
+        except (TypeError, ValueError):  # other values that an operation refuses explain nothing
+            for leaf in rows:
+                leaf[number + 1] = np.nan
+            continue
         if changed is not tape:
             for leaf, row in zip(rows, leaves(backward(changed, [edits[number]]), changed, count), strict=True):
                 leaf[number + 1] = row[-1]

@@ -164,3 +164,25 @@ def test_functions_of_numpy_are_rebuilt_with_jax_numpy():
     calls_another = in_jax(lambda v: np.sum(helper(v)))
     np.testing.assert_allclose(jax.jit(calls_another)(y), np.sum(helper(y)))
     assert in_jax(lambda v: v + 1) is None
+
+
+def test_the_search_goes_on_where_complex_values_are_changed():
+    """In float32, sums of complex numbers are evaluated with other inputs in double precision all the same."""
+
+    def state(t):
+        e = jnp.exp(-1j * t["a"])
+        return jnp.stack([1 + e, (1 - e) * (1 + t["b"])])
+
+    def loss(t, w):
+        return jnp.sum(w * jnp.abs(state(t)) ** 2)
+
+    def grad(t, w):  # the conjugate of the state is missing
+        e, moves = jnp.exp(-1j * t["a"]), {}
+        moves["a"] = jnp.stack([-1j * e, 1j * e * (1 + t["b"])])
+        moves["b"] = jnp.stack([0 * e, 1 - e])
+        return {name: jnp.sum(2 * w * jnp.real(state(t) * move)) for name, move in moves.items()}
+
+    with jax.enable_x64(False):
+        point = {"a": jnp.float32(0.7), "b": jnp.float32(0.3)}
+        report = check_gradient(loss, grad, point, jnp.array([0.9, -0.4], jnp.float32))
+    assert "the complex conjugate is missing in the derivative of the abs" in str(report)
