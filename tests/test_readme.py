@@ -60,8 +60,11 @@ def test_the_screens_are_those_of_the_command(tmp_path, block, words, code):
     printed = {tuple(line.split()[:2]): line for line in done.stdout.splitlines() if line.strip()}
     for line in blocks("text")[block].splitlines():
         if line.strip():
-            found = printed[tuple(line.split()[:2])] if not line.startswith("steps") else line
+            found = printed[tuple(line.split()[:2])]
             shown = line.split()
+            if line.startswith("steps"):  # its times are of one machine
+                assert re.sub(r"[\d.]+", "0", line) == re.sub(r"[\d.]+", "0", found.rstrip())
+                continue
             if line.startswith("ended") and not words:  # the last step differs by a few between versions
                 assert shown[:3] == found.split()[:3]
             else:
