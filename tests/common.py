@@ -99,6 +99,9 @@ def assert_trees_equal(actual, expected):
 
 def blocks_of(section):
     """The Python blocks of a section of CONTRIBUTING.md, without their indentation."""
-    text = (Path(__file__).resolve().parents[1] / "CONTRIBUTING.md").read_text()
+    path = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
+    if not path.exists():
+        pytest.skip("CONTRIBUTING.md is not beside these tests")
+    text = path.read_text()
     body = text.partition(f"## {section}\n")[2].partition("\n## ")[0]
     return [textwrap.dedent(block) for block in re.findall(r"^ *```python\n(.*?)^ *```", body, re.M | re.S)]

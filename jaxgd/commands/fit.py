@@ -181,7 +181,7 @@ def _left_in(checkpoint: Path | None) -> str:
 
 
 class _Plan(NamedTuple):
-    """What the run is given where the command line leaves it open."""
+    """The settings of a run, with those that the command line left open filled in."""
 
     num_steps: int
     learning_rate: float

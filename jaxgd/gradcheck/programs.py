@@ -32,7 +32,7 @@ KEPT = 12
 
 
 class Trace:
-    """A function of a layout and arrays that JAX traces once for each form of the arrays.
+    """A function of a layout and arrays that JAX traces once for each structure, shape and dtype of the arrays.
 
     Evaluating its jaxpr is much quicker than running the caller's code for each program that is made of it.
     """
@@ -67,7 +67,7 @@ class Trace:
 class Programs:
     """A function of a layout and arrays, compiled for each layout, precision and form of the arrays.
 
-    Compiled ahead of time, because `jax.jit` keeps what it compiles in tables of the process that outlive the
+    Compiled ahead of time, because `jax.jit` keeps what it compiles in caches of the process that outlive the
     function: 200 checks of new closures kept more than a gigabyte there.
     """
 

@@ -289,7 +289,7 @@ class PredictionLoss(NamedTuple):
       grad: `(predictions, targets) -> ` the shape of the predictions.
       reduction: "mean" or "sum".
       formula: the loss in terms of the residuals r = f - y, or of the logits z.
-      factor: what multiplies the residual, or probability less label, in the derivative.
+      factor: text before the residual, or before the probability less the label, in the printed derivative: "2/N ".
     """
 
     value: Callable[[jax.Array, jax.Array], jax.Array]

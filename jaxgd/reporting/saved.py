@@ -184,7 +184,7 @@ def _build(words: dict[str, Any], problem: Problem | None, folder: Path) -> Prob
 
 
 def _nested(arrays: dict[str, Any]) -> Any:
-    """Dicts and lists of arrays from names such as ".layers[0].weights", which a problem takes as its parameters."""
+    """Dicts and lists of arrays from paths such as ".layers[0].weights". A problem accepts them as parameters."""
     if "" in arrays:
         return arrays[""]
     groups: dict[str, dict[str, Any]] = {}

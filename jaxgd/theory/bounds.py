@@ -121,11 +121,13 @@ def curvature_bounds(problem: Problem, batch: Any) -> CurvatureBounds | None:
 
 
 def smoothness(problem: Problem, batch: Any, *, batch_size: int | None = None) -> jax.Array | None:
-    """L, a bound on the curvature of a loss over all parameters; 1/L lowers the loss at every step from every start.
+    """L, a bound on the curvature of a loss over all parameters: full-batch steps with rate 1/L never raise the loss.
 
-    For mini-batches of B rows, L of a mean is at most the largest mean of `high |a_i|^2` over B rows, and at most N/B
-    times the L of all rows; for single rows it is `high max_i |a_i|^2 + l2`, the step of scikit-learn's SAG
-    (Schmidt, Le Roux & Bach 2017, Mathematical Programming 162, 83-112). It holds for every batch of that many rows.
+    With `batch_size` B, L holds for every batch of B rows. Let a_i be row i of the inputs, with a 1 for the intercept,
+    and let every second derivative by a prediction lie between `low` and `high`. Then L of a mean over B rows is at
+    most `max(high, -low)` times the mean of the B largest `|a_i|^2`, plus l2, and at most N/B times the L of all rows;
+    the smaller of the two is returned. For B = 1 and a convex loss its inverse is the step of scikit-learn's SAG
+    (Schmidt, Le Roux & Bach 2017, Mathematical Programming 162, 83-112).
 
     Args:
       problem: what is minimised.

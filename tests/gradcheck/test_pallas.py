@@ -1,5 +1,7 @@
 """Kernels: JAX's own of `jax.experimental.pallas.ops`, and kernels with rules of their own, interpreted on the CPU."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,7 +66,10 @@ def test_a_mistake_in_the_body_of_a_kernel_is_named():
     """The body of the kernel is taken apart, so that the search sees its operations."""
     loss = tanh_with_rule(lambda y: 1 - y)
     report = check_gradient(loss, jax.grad(loss), X, C, seconds=60)
-    assert "the derivative of the tanh `jnp.tanh(x_ref[...])` (test_pallas.py:" in str(report)
+    # Newer versions of JAX give the place where a kernel was first traced.
+    assert re.search(
+        r"the derivative of the tanh `(jnp.tanh\(x_ref\[...\]\)|tanh\(x\))` \(test_pallas.py:", str(report)
+    )
     assert "at its value f, is replaced by 1 - f" in str(report)
 
 

@@ -13,7 +13,7 @@ D, M = Kind.DERIVATIVE, Kind.MASK
 
 
 def _by_matrix(site: Site, db: Any, *, transposed: bool = False, triangle: str = "read") -> Any:
-    """The gradient by the matrix of a triangular solve: a x = b gives da = -db x^T, x a = b gives da = -x^T db."""
+    """The gradient by the matrix a of a triangular solve: -db x^T for a x = b, and -x^T db for x a = b."""
     p = site.step.primitive.params
     x = np.swapaxes(site.y, -1, -2)
     da = -(db @ x) if p["left_side"] else -(x @ db)

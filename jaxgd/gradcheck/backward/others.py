@@ -219,6 +219,9 @@ def other_turns(reading: Reading) -> Iterator[Candidate]:
         if step.name in READ and reading.turns[index] >= 0 and not step.active and step.ins[0] < len(reading.names):
             of_input = by_input.setdefault(step.ins[0], {})
             of_input.setdefault(reading.keys[index], {})[reading.turns[index]] = step.outs[0]
+        elif step.name == "unstack" and not step.active and step.ins[0] < len(reading.names):
+            # A loop over an array, in newer versions of JAX: one operation reads the rows of all turns.
+            by_input.setdefault(step.ins[0], {})[reading.keys[index]] = dict(enumerate(step.outs))
     turns = max(reading.turns, default=-1) + 1
     for number, reads in list(by_input.items())[: MAX_VALUES // len(TAKEN)]:
         whole = [rows for rows in reads.values() if len(rows) == turns > 1]

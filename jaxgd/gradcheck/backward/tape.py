@@ -239,10 +239,10 @@ def record(
 
 @functools.lru_cache(maxsize=64)
 def discharged(eqn: Any) -> Any:
-    """The program of a Pallas kernel on whole arrays, as the interpreter runs it.
+    """A Pallas kernel as an ordinary program on whole arrays, by JAX's own interpreter of kernels.
 
     Args:
-      eqn: of a `pallas_call`.
+      eqn: an equation whose primitive is `pallas_call`.
 
     Returns:
       A closed jaxpr; None if this version of JAX has no such interpreter, or if it cannot run the kernel.

@@ -98,14 +98,14 @@ def parameter_replaced(study: Study, leaves: list[int]) -> dict[int, Explanation
 
 
 def replaced_and_scaled(study: Study, leaves: list[int]) -> dict[int, Explanation]:
-    """A multiple of the gradient with one argument replaced.
+    """Leaves that are a known factor times the right gradient at another value of one argument.
 
     Args:
       study: the case.
       leaves: numbers of the leaves to explain.
 
     Returns:
-      An explanation for each leaf that a replacement reproduces up to a known factor.
+      An explanation for each leaf that such a gradient reproduces.
     """
     return _reproduced(study, leaves, _of_inputs("floats", study.case.labels), lambda c: is_known(study, c))
 

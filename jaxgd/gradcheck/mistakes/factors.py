@@ -33,7 +33,10 @@ def lengths(study: Study) -> dict[int, str]:
 
 
 def is_known(study: Study, c: float) -> bool:
-    """Whether mistakes make such a factor: a small number, the length of an axis, or a product of the two.
+    """Whether common mistakes make such a factor, up to its sign.
+
+    These are the simple numbers in `SIMPLE`, the lengths of axes and counts of entries with their squares and inverses,
+    and the products of one of each.
 
     Args:
       study: the case.

@@ -65,10 +65,11 @@ def passes(case: Case, places: Sequence[Place]) -> Passes | None:
 
     Args:
       case: the wrong gradient.
-      places: where.
+      places: the points at which both gradients are known.
 
     Returns:
-      The passes; None if the loss cannot be traced, or if its backward pass does not give the right gradient.
+      The passes; None if the loss cannot be traced, if its operations differ from place to place, or if its backward
+      pass does not give the right gradient.
     """
     if case.trace is None:
         return None
