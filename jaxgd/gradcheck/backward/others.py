@@ -11,7 +11,6 @@ from jaxgd.gradcheck.backward.reading import Candidate, Reading, label, turn_of
 from jaxgd.gradcheck.backward.site import Change, Site
 from jaxgd.gradcheck.backward.sweep import Edge
 from jaxgd.gradcheck.backward.tape import Step, Tape, rerun
-from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.report import Kind
 
 MAX_OTHERS = 12
@@ -194,9 +193,7 @@ def _with_times(tape: Tape, index: int, position: int, times: float) -> Tape:
 
 def _with_inputs(tape: Tape, step: Step, values: list[Any]) -> Tape:
     """The tape with the value that an operation has of other inputs, and everything that follows from it."""
-    with precision(np.float64):
-        changed = evaluate(step.primitive, values)[0]
-    return rerun(tape, {step.outs[0]: changed})
+    return rerun(tape, {step.outs[0]: evaluate(step.primitive, values)[0]})
 
 
 READ = ("index", "slice", "dynamic_slice", "gather", "squeeze")

@@ -9,6 +9,7 @@ import numpy as np
 from jaxgd.gradcheck.backward.reading import Candidate
 from jaxgd.gradcheck.backward.sweep import backward, leaves
 from jaxgd.gradcheck.backward.tape import Tape
+from jaxgd.gradcheck.precision import precision
 
 NUMBERS_AT_ONCE = 4_000_000
 """Entries of all cotangents of the variants that are tried at once."""
@@ -62,7 +63,7 @@ def trial(
             for column, nothing in zip(rows, Trial(np.inf, 0.0, np.inf, 0.0, np.inf, 0.0), strict=True):
                 column.append(np.full((len(some), len(hand)), nothing))
             continue
-        with np.errstate(all="ignore"):
+        with precision(np.float64):  # changes may evaluate operations again
             columns = [
                 _compare(real(leaf), real(target))
                 for leaf, target in zip(_gradients(tape, some, len(hand)), hand, strict=True)
