@@ -52,14 +52,7 @@ def unpack(answer: Answer) -> Any:
 
 
 def is_numeric(leaf: Any) -> bool:
-    """Whether a leaf is a number, an array or a tensor.
-
-    Args:
-      leaf: anything, also the shape of an array.
-
-    Returns:
-      True if so.
-    """
+    """Whether a leaf is a number, an array or a tensor."""
     if type(leaf) in (int, float, complex):
         return True
     dtype = getattr(leaf, "dtype", None)

@@ -85,15 +85,7 @@ def agreeing(findings: Sequence[Finding], layout: Layout) -> list[Finding]:
 
 
 def whole(report: GradientReport, layout: Layout) -> GradientReport:
-    """A report with one leaf for each complex parameter.
-
-    Args:
-      report: with a leaf for each real part.
-      layout: of the parameters.
-
-    Returns:
-      The report.
-    """
+    """A report with one leaf for each complex parameter."""
     owner = {name: leaf.path for leaf in layout.leaves if len(leaf.roles) == 2 for name in leaf.names}
     if not owner:
         return report

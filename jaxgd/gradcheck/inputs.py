@@ -37,14 +37,7 @@ class Layout(NamedTuple):
         return tuple(role for leaf in self.leaves for role in leaf.roles)
 
     def names(self, role: str) -> list[str]:
-        """Where the real parts of a role are, in words of the caller's call.
-
-        Args:
-          role: "param", "float" or "array".
-
-        Returns:
-          One name a part.
-        """
+        """Where the real parts of a role are, in words of the caller's call."""
         parts = [pair for leaf in self.leaves for pair in zip(leaf.roles, leaf.names, strict=True)]
         return [name for found, name in parts if found == role]
 
@@ -108,14 +101,7 @@ class Layout(NamedTuple):
         return function(*positional, **kwargs)
 
     def as_given(self, point: "Point") -> "Point":
-        """A point in the dtypes that the caller gave.
-
-        Args:
-          point: leaves in another floating dtype.
-
-        Returns:
-          NumPy arrays.
-        """
+        """A point in the dtypes that the caller gave."""
         parts = [(role, leaf.family, leaf.dtype) for leaf in self.leaves for role in leaf.roles]
 
         def cast(leaves: Arrays, wanted: str) -> Arrays:
@@ -143,14 +129,7 @@ class Point(NamedTuple):
     arrays: Arrays
 
     def cast(self, dtype: Any) -> "Point":
-        """The point in another floating dtype.
-
-        Args:
-          dtype: of all floating leaves.
-
-        Returns:
-          NumPy arrays.
-        """
+        """The point in another floating dtype."""
 
         def cast(leaf: Any) -> Any:
             if np.size(leaf) <= SMALL:

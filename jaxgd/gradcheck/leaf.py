@@ -59,14 +59,7 @@ class Static:
 
 
 def is_floating(leaf: Any) -> bool:
-    """Whether a leaf is a real floating number or array.
-
-    Args:
-      leaf: anything.
-
-    Returns:
-      True if so.
-    """
+    """Whether a leaf is a real floating number or array."""
     return isinstance(leaf, float) or (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating))
 
 

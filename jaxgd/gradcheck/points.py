@@ -49,12 +49,6 @@ class Set(NamedTuple):
 
         Equal weights, one of n and the identity are the most common starting points. That they add up to 1 or are
         symmetric does not show that they are meant to stay so.
-
-        Args:
-          x: the member.
-
-        Returns:
-          True if so.
         """
         if self.name == "on the simplex":
             inside = np.where(x > 0, x, np.nan)
@@ -219,29 +213,13 @@ SETS_OF_ARGUMENTS = (
 
 
 def set_of(leaf: Array, sets: tuple[Set, ...] = SETS) -> Set | None:
-    """The first set that an array is a member of.
-
-    Args:
-      leaf: floating.
-      sets: to choose from.
-
-    Returns:
-      The set, or None.
-    """
+    """The first set that an array is a member of."""
     with np.errstate(all="ignore"):
         return next((candidate for candidate in sets if candidate.holds(leaf)), None)
 
 
 def move_argument(leaf: Array, noise: Array) -> Array:
-    """A floating argument moved to other values that may be given as well.
-
-    Args:
-      leaf: float64.
-      noise: of its shape, relative.
-
-    Returns:
-      An array of its shape.
-    """
+    """A floating argument moved to other values that may be given as well."""
     if not np.size(leaf) or not np.isfinite(leaf).all():
         return leaf
     kind = set_of(leaf, SETS_OF_ARGUMENTS)
@@ -271,12 +249,6 @@ def onto_sets(point: Point) -> Point:
 
     Probabilities in float32 add up to 1 only up to 6e-8. A gradient that uses that they add up to 1 would differ from
     one that does not by as much, although neither is wrong.
-
-    Args:
-      point: the leaves, float64.
-
-    Returns:
-      The leaves; most are those given.
     """
 
     def onto(leaf: Array, sets: tuple[Set, ...]) -> Array:

@@ -89,27 +89,11 @@ class Programs:
         return jax.jit(functools.partial(self._function, layout)).trace(*arrays)
 
     def __call__(self, layout: Layout, *arrays: Any) -> Any:
-        """Run the function.
-
-        Args:
-          layout: its first argument.
-          arrays: trees of arrays, the others.
-
-        Returns:
-          What it returns.
-        """
+        """Run the function."""
         return self.compiled(layout, *arrays)(*arrays)
 
     def compiled(self, layout: Layout, *arrays: Any) -> Any:
-        """Compile the function without running it.
-
-        Args:
-          layout: its first argument.
-          arrays: trees of arrays, the others.
-
-        Returns:
-          The program, a function of the arrays.
-        """
+        """Compile the function without running it."""
 
         def compile_it() -> Any:
             size = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(arrays))

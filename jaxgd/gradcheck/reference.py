@@ -29,14 +29,7 @@ class Gradients(NamedTuple):
     near: Arrays
 
     def differs(self, leaf: int) -> Any:
-        """Entries that differ at the point.
-
-        Args:
-          leaf: its number.
-
-        Returns:
-          A mask.
-        """
+        """Entries that differ at the point."""
         with np.errstate(invalid="ignore"):
             return ~(np.abs(self.hand[leaf] - self.reference[leaf]) <= self.tolerance[leaf])
 

@@ -11,16 +11,7 @@ import numpy as np
 
 
 def accepts(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
-    """Whether a function can be called with these arguments, as far as its signature says.
-
-    Args:
-      function: any.
-      args: positional arguments.
-      kwargs: arguments by name.
-
-    Returns:
-      True if so.
-    """
+    """Whether a function can be called with these arguments, as far as its signature says."""
     try:
         inspect.signature(function).bind(*args, **kwargs)
     except TypeError:

@@ -40,15 +40,7 @@ class Stops(NamedTuple):
 
 
 def stops_of(pair: Pair, declared: Arrays) -> Stops | None:
-    """Find the stopped gradients that matter.
-
-    Args:
-      pair: the loss and its inputs.
-      declared: reverse mode as JAX does it.
-
-    Returns:
-      None if there are none.
-    """
+    """Find the stopped gradients that matter."""
     if not reference.rewritable(pair):
         return None
     stops = [eqn for eqn in equations(reference.program(pair, pair.base)) if eqn.primitive.name == "stop_gradient"]

@@ -196,15 +196,7 @@ def is_real(values: Sequence[Any]) -> bool:
 
 
 def evaluate(primitive: Primitive, values: Sequence[Any]) -> list[Any]:
-    """The outputs of an operation.
-
-    Args:
-      primitive: the operation.
-      values: NumPy arrays.
-
-    Returns:
-      NumPy arrays.
-    """
+    """The outputs of an operation."""
     if is_real(values):
         name, params = primitive.name, primitive.params
         with np.errstate(all="ignore"):
@@ -222,15 +214,7 @@ def evaluate(primitive: Primitive, values: Sequence[Any]) -> list[Any]:
 
 
 def bind(eqn: Any, values: Sequence[Any]) -> list[Any]:
-    """Evaluate an equation by JAX.
-
-    Args:
-      eqn: of a jaxpr.
-      values: its inputs.
-
-    Returns:
-      Its outputs.
-    """
+    """Evaluate an equation by JAX."""
     result = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
     return list(result) if eqn.primitive.multiple_results else [result]
 

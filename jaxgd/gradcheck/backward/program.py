@@ -184,14 +184,7 @@ def quote(eqn: Any) -> str:
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
-    """The equations of a program and of the programs that it calls, in order.
-
-    Args:
-      jaxpr: open or closed.
-
-    Yields:
-      Each equation.
-    """
+    """The equations of a program and of the programs that it calls, in order."""
     for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         yield eqn
         for inner in extend().core.jaxprs_in_params(eqn.params):
@@ -199,15 +192,7 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 
 
 def same_program(left: Any, right: Any) -> bool:
-    """Whether two traces of a function are the same, constants included.
-
-    Args:
-      left: a closed jaxpr.
-      right: another.
-
-    Returns:
-      The answer.
-    """
+    """Whether two traces of a function are the same, constants included."""
     if [str(eqn.primitive) for eqn in equations(left)] != [str(eqn.primitive) for eqn in equations(right)]:
         return False
     literals = [
@@ -227,12 +212,6 @@ def scan_sizes(eqn: Any) -> tuple[int, int]:
 
     Read from the shapes, because the names of a scan's parameters differ between versions of JAX: rows lose their first
     axis on the way into the body, what is stacked gains one on the way out, and nothing else changes.
-
-    Args:
-      eqn: of a scan.
-
-    Returns:
-      The two numbers.
     """
     body = getattr(eqn.params["jaxpr"], "jaxpr", eqn.params["jaxpr"])
     num_carry = sum(out.aval.ndim == inner.aval.ndim for out, inner in zip(eqn.outvars, body.outvars, strict=True))
@@ -274,14 +253,7 @@ def name_of_unit(unit: float) -> str:
 
 
 def hidden_rules(closed: Any) -> list[str]:
-    """Where a program has its own rules of differentiation, or stops gradients.
-
-    Args:
-      closed: a jaxpr.
-
-    Returns:
-      A few words on each.
-    """
+    """Where a program has its own rules of differentiation, or stops gradients."""
     found = []
     for eqn in equations(closed):
         name = eqn.primitive.name

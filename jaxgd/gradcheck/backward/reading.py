@@ -89,15 +89,7 @@ class Reading(NamedTuple):
 
 
 def read(tape: Tape, names: Sequence[str]) -> Reading:
-    """Read a tape: producers, and the turns of recurrences.
-
-    Args:
-      tape: the tape.
-      names: of the inputs of the program.
-
-    Returns:
-      The reading.
-    """
+    """Read a tape: producers, and the turns of recurrences."""
     producer = {number: index for index, step in enumerate(tape.steps) for number in step.outs}
     plain = [(_source_key(step), step.name, step.primitive.params.get("y")) for step in tape.steps]
     counts = collections.Counter(plain)

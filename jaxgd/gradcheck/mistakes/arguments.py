@@ -71,42 +71,18 @@ MAX_ARGUMENTS, MAX_LEAVES = 12, 24
 
 
 def replaced(study: Study, leaves: list[int]) -> dict[int, Explanation]:
-    """The gradient with one argument replaced, or two exchanged.
-
-    Args:
-      study: the case.
-      leaves: numbers of the leaves to explain.
-
-    Returns:
-      An explanation for each leaf that a replacement reproduces.
-    """
+    """The gradient with one argument replaced, or two exchanged."""
     variants = [*_of_inputs("floats", study.case.labels), *_exchanges(study)]
     return _reproduced(study, leaves, variants, lambda c: abs(c - 1) < 1e-9)
 
 
 def parameter_replaced(study: Study, leaves: list[int]) -> dict[int, Explanation]:
-    """The gradient with one parameter replaced.
-
-    Args:
-      study: the case.
-      leaves: numbers of the leaves to explain.
-
-    Returns:
-      An explanation for each leaf that a replacement reproduces.
-    """
+    """The gradient with one parameter replaced."""
     return _reproduced(study, leaves, _of_inputs("params", study.case.names), lambda c: abs(c - 1) < 1e-9)
 
 
 def replaced_and_scaled(study: Study, leaves: list[int]) -> dict[int, Explanation]:
-    """Leaves that are a known factor times the right gradient at another value of one argument.
-
-    Args:
-      study: the case.
-      leaves: numbers of the leaves to explain.
-
-    Returns:
-      An explanation for each leaf that such a gradient reproduces.
-    """
+    """Leaves that are a known factor times the right gradient at another value of one argument."""
     return _reproduced(study, leaves, _of_inputs("floats", study.case.labels), lambda c: is_known(study, c))
 
 
@@ -203,13 +179,6 @@ def updated(study: Study, leaves: list[int]) -> dict[int, Explanation]:
 
     The learning rate is unknown; it is found by the secant method at the first place and must be the same at the
     others.
-
-    Args:
-      study: the case.
-      leaves: numbers of the leaves to explain.
-
-    Returns:
-      An explanation for each leaf.
     """
     names = study.case.names
     if len(names) < 2 or len(names) > MAX_LEAVES:

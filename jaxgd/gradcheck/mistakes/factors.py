@@ -13,14 +13,7 @@ SIMPLE = {2.0: "2", 3.0: "3", 4.0: "4", 0.5: "1/2", 0.25: "1/4", 1 / 3: "1/3"}
 
 
 def lengths(study: Study) -> dict[int, str]:
-    """Lengths of axes that a sum or a mean can have run over, and whose they are.
-
-    Args:
-      study: the case.
-
-    Returns:
-      A description for each length above 1.
-    """
+    """Lengths of axes that a sum or a mean can have run over, and whose they are."""
     found: dict[int, str] = {}
     for label, leaf in [*study.labels(), *(("an argument", leaf) for leaf in study.case.point.arrays)]:
         for axis, length in enumerate(np.shape(leaf)):

@@ -15,15 +15,7 @@ MAX_ROWS = 128
 
 
 def rows(study: Study, leaves: list[int]) -> dict[int, Explanation]:
-    """Rows that are left out or counted twice, where the gradient is a sum or a mean over rows.
-
-    Args:
-      study: the case.
-      leaves: numbers of the leaves to explain.
-
-    Returns:
-      An explanation for each leaf.
-    """
+    """Rows that are left out or counted twice, where the gradient is a sum or a mean over rows."""
     parts, share = _split(study)
     if not parts:
         return {}

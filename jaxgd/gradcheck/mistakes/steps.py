@@ -107,15 +107,7 @@ def _is_right(tape: Tape, place: Place) -> bool:
 
 
 def one_change(study: Study, leaves: list[int]) -> dict[int, Explanation]:
-    """One change of the backward pass.
-
-    Args:
-      study: the case.
-      leaves: numbers of the leaves to explain.
-
-    Returns:
-      An explanation for each leaf that a change reproduces at every place.
-    """
+    """One change of the backward pass."""
     made = study.passes()
     if made is None:
         return {}
@@ -123,15 +115,7 @@ def one_change(study: Study, leaves: list[int]) -> dict[int, Explanation]:
 
 
 def two_changes(study: Study, leaves: list[int]) -> dict[int, Explanation]:
-    """Two changes at once, of those that come nearest on their own.
-
-    Args:
-      study: the case.
-      leaves: numbers of the leaves to explain.
-
-    Returns:
-      An explanation for each leaf.
-    """
+    """Two changes at once, of those that come nearest on their own."""
     made = study.passes()
     if made is None:
         return {}
@@ -144,15 +128,7 @@ def two_changes(study: Study, leaves: list[int]) -> dict[int, Explanation]:
 
 
 def one_term(study: Study, leaves: list[int]) -> dict[int, Explanation]:
-    """One change in the part of the gradient that is left when an argument is 0; the rest is right.
-
-    Args:
-      study: the case.
-      leaves: numbers of the leaves to explain.
-
-    Returns:
-      An explanation for each leaf.
-    """
+    """One change in the part of the gradient that is left when an argument is 0; the rest is right."""
     case, found = study.case, dict[int, Explanation]()
     made = study.passes()
     for number, name in enumerate(case.labels[:MAX_TERMS]):

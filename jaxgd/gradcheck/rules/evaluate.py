@@ -44,15 +44,7 @@ class Evaluator(NamedTuple):
     unit: float
 
     def at(self, function: Function, incoming: Leaves) -> Leaves:
-        """A function at the given arguments.
-
-        Args:
-          function: one of the evaluator's.
-          incoming: the incoming gradient.
-
-        Returns:
-          Arrays by name.
-        """
+        """A function at the given arguments."""
         return function(self.params, incoming)
 
 

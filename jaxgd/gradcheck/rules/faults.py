@@ -32,16 +32,7 @@ def _in_float64(leaf: Any) -> Any:
 
 
 def of_incoming(problem: Problem, evaluator: Evaluator, rng: np.random.Generator) -> dict[str, Finding]:
-    """Leaves for which the rule is not linear in the incoming gradient.
-
-    Args:
-      problem: the rule and its arguments.
-      evaluator: both backward passes.
-      rng: draws incoming gradients.
-
-    Returns:
-      A finding for each such leaf.
-    """
+    """Leaves for which the rule is not linear in the incoming gradient."""
     g, h = ({name: cast(leaf, np.float64) for name, leaf in problem.incoming(rng).items()} for _ in range(2))
     answers = [evaluator.at(evaluator.returned, _combined(g, h, a, b)) for a, b in arriving.COEFFICIENTS]
     ones = {name: np.ones_like(leaf) for name, leaf in g.items()}
@@ -171,14 +162,7 @@ def of_forward(problem: Problem) -> list[Finding]:
 
 
 def of_identity(problem: Problem) -> list[Finding]:
-    """A note if the function returns an argument unchanged, so that its rule is there to change the gradient.
-
-    Args:
-      problem: the rule and its arguments.
-
-    Returns:
-      At most one note.
-    """
+    """A note if the function returns an argument unchanged, so that its rule is there to change the gradient."""
     outputs = jax.tree.leaves(problem.outputs)
     same = [name for name, leaf in problem.named().items() if any(output is leaf for output in outputs)]
     if not same or not all(any(output is leaf for leaf in problem.named().values()) for output in outputs):
@@ -193,17 +177,7 @@ def of_identity(problem: Problem) -> list[Finding]:
 def of_surrogates(
     problem: Problem, evaluator: Evaluator, incoming: dict[str, Any], known: dict[str, Finding]
 ) -> dict[str, Finding]:
-    """Leaves by which the function has derivative zero, and the rule another: estimators that are there on purpose.
-
-    Args:
-      problem: the rule and its arguments.
-      evaluator: both backward passes.
-      incoming: an incoming gradient.
-      known: leaves that have a finding.
-
-    Returns:
-      A finding for each such leaf.
-    """
+    """Leaves by which the function has derivative zero, and the rule another: estimators that are there on purpose."""
     if evaluator.right is None:
         return {}
     returned, right = evaluator.at(evaluator.returned, incoming), evaluator.at(evaluator.right, incoming)

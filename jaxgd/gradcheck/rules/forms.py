@@ -34,14 +34,7 @@ def rule_of(f: Any, args: Sequence[Any]) -> Rule:
 
 
 def as_arrays(args: Sequence[Any]) -> tuple[Any, ...]:
-    """Arguments in which torch tensors are NumPy arrays.
-
-    Args:
-      args: trees.
-
-    Returns:
-      The arguments.
-    """
+    """Arguments in which torch tensors are NumPy arrays."""
     return tuple(jax.tree.map(lambda leaf: leaf.detach().cpu().numpy() if hasattr(leaf, "detach") else leaf, args))
 
 

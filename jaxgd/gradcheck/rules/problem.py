@@ -47,15 +47,7 @@ class Named:
 
     @classmethod
     def tree_unflatten(cls, names: tuple[str, ...], leaves: Sequence[Any]) -> "Named":
-        """The inverse.
-
-        Args:
-          names: of the leaves.
-          leaves: in their order.
-
-        Returns:
-          The tree.
-        """
+        """The inverse."""
         return cls(dict(zip(names, leaves, strict=True)))
 
 
@@ -84,14 +76,7 @@ class Problem(NamedTuple):
         return {key: leaf for name, arg in pairs for key, leaf in named_leaves(name, arg).items()}
 
     def put(self, leaves: dict[str, Any]) -> tuple[Any, ...]:
-        """The arguments with some leaves replaced.
-
-        Args:
-          leaves: by name.
-
-        Returns:
-          The arguments.
-        """
+        """The arguments with some leaves replaced."""
         new = [leaves.get(name, leaf) for name, leaf in self.named().items()]
         args: tuple[Any, ...] = jax.tree.unflatten(jax.tree.structure(self.args), new)
         return args

@@ -42,15 +42,7 @@ def body(eqn: Any) -> Callable[..., list[Any]]:
 
 
 def bind(eqn: Any, values: Sequence[Any]) -> list[Any]:
-    """Evaluate one equation, rule and all.
-
-    Args:
-      eqn: of a jaxpr.
-      values: of its inputs.
-
-    Returns:
-      Those of its outputs.
-    """
+    """Evaluate one equation, rule and all."""
     info = extend().source_info_util
     stack = info.current_name_stack() + eqn.source_info.name_stack
     with info.user_context(eqn.source_info.traceback, name_stack=stack), eqn.ctx.manager:
@@ -62,29 +54,12 @@ def run(closed: Any, values: Sequence[Any], handle: Handler) -> list[Any]:
     """Evaluate a program with some of its equations answered by a handler, at any depth.
 
     Loops and branches are built again around bodies that are evaluated in the same way.
-
-    Args:
-      closed: a closed jaxpr.
-      values: of its inputs.
-      handle: asked for every equation.
-
-    Returns:
-      The outputs.
     """
     return _run(closed.jaxpr, closed.consts, values, handle)
 
 
 def without_rules(closed: Any, values: Sequence[Any], chosen: Callable[[Site], bool] = lambda site: True) -> list[Any]:
-    """Evaluate a program in which functions have lost their rules, so that JAX differentiates their bodies.
-
-    Args:
-      closed: a closed jaxpr.
-      values: of its inputs.
-      chosen: which functions.
-
-    Returns:
-      The outputs.
-    """
+    """Evaluate a program in which functions have lost their rules, so that JAX differentiates their bodies."""
 
     def handle(eqn: Any, values: list[Any]) -> list[Any] | None:
         if is_rule(eqn) and chosen(site_of(eqn)):

@@ -96,14 +96,7 @@ def split(args: Sequence[Any], held: frozenset[int]) -> tuple[list[Any], Callabl
 
 
 def flatten(tree: Any) -> tuple[list[Any], Any]:
-    """`jax.tree.flatten`.
-
-    Args:
-      tree: any tree.
-
-    Returns:
-      Its leaves and its structure.
-    """
+    """`jax.tree.flatten`."""
     leaves, structure = jax.tree.flatten(tree)
     return leaves, structure
 
@@ -127,24 +120,10 @@ def pull_by_jax(f: Callable[..., Any], held: frozenset[int]) -> Callable[[tuple[
 
 
 def dtype_of(leaf: Any) -> Any:
-    """The dtype of an array or a Python number.
-
-    Args:
-      leaf: either.
-
-    Returns:
-      A dtype.
-    """
+    """The dtype of an array or a Python number."""
     return jnp.result_type(leaf)
 
 
 def is_inexact(leaf: Any) -> bool:
-    """Whether a leaf is a real or complex floating number or array.
-
-    Args:
-      leaf: anything.
-
-    Returns:
-      True if so.
-    """
+    """Whether a leaf is a real or complex floating number or array."""
     return isinstance(leaf, float | complex) or (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact))

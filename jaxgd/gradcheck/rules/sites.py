@@ -41,26 +41,12 @@ class Site(NamedTuple):
 
 
 def is_rule(eqn: Any) -> bool:
-    """Whether an equation calls a function with a rule of its own.
-
-    Args:
-      eqn: of a jaxpr.
-
-    Returns:
-      True if so.
-    """
+    """Whether an equation calls a function with a rule of its own."""
     return eqn.primitive.name in RULES and "call_jaxpr" in eqn.params
 
 
 def sites(jaxpr: Any) -> Iterator[Site]:
-    """The functions with rules of their own that a program calls, at any depth, in order.
-
-    Args:
-      jaxpr: open or closed.
-
-    Yields:
-      One site for each equation.
-    """
+    """The functions with rules of their own that a program calls, at any depth, in order."""
     for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         if is_rule(eqn):
             yield site_of(eqn)
