@@ -8,11 +8,11 @@ from jaxgd.gradcheck import reference
 from jaxgd.gradcheck.backward.program import name_of_unit
 from jaxgd.gradcheck.conjugate import agreeing, conjugates
 from jaxgd.gradcheck.facts import EPS64, GradientFacts, LossFacts
+from jaxgd.gradcheck.finding import Finding, Kind
 from jaxgd.gradcheck.inputs import Arrays, Point
 from jaxgd.gradcheck.mistakes import EXACT, Case, explain
 from jaxgd.gradcheck.pair import Pair, gap, ratio, size
 from jaxgd.gradcheck.reference import Gradients
-from jaxgd.gradcheck.report import Finding, Kind
 from jaxgd.gradcheck.rounding import MARGIN
 
 

@@ -16,6 +16,7 @@ from jaxgd.gradcheck.causes import causes
 from jaxgd.gradcheck.compare import compare, contradicts
 from jaxgd.gradcheck.conjugate import whole
 from jaxgd.gradcheck.disputed import Comparison
+from jaxgd.gradcheck.finding import Kind
 from jaxgd.gradcheck.form import compare_form
 from jaxgd.gradcheck.functions import BadLoss
 from jaxgd.gradcheck.inputs import Arrays, NoFloatingLeaf
@@ -23,15 +24,7 @@ from jaxgd.gradcheck.native import in_native_dtype
 from jaxgd.gradcheck.pair import GradientRaised, Pair, all_finite, dot, gap, pair_of, ratio, size
 from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.reference import Gradients
-from jaxgd.gradcheck.report import (
-    GradientReport,
-    Kind,
-    LeafReport,
-    Status,
-    not_checked,
-    not_comparable,
-    report_of,
-)
+from jaxgd.gradcheck.report import GradientReport, LeafReport, Status, not_checked, not_comparable, report_of
 from jaxgd.gradcheck.rules import inside, torch_inside
 from jaxgd.gradcheck.second_order import accepts, second_order
 from jaxgd.gradcheck.slopes import Slopes

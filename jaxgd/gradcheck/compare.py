@@ -9,10 +9,11 @@ from jaxgd.gradcheck import reference, ties
 from jaxgd.gradcheck.derivatives import custom_functions
 from jaxgd.gradcheck.disputed import Comparison, Measured, by_entry, compare_leaf
 from jaxgd.gradcheck.facts import LossFacts
+from jaxgd.gradcheck.finding import Finding, Kind
 from jaxgd.gradcheck.inputs import Arrays
 from jaxgd.gradcheck.pair import Pair, dot, gap, ratio, size
 from jaxgd.gradcheck.reference import Gradients
-from jaxgd.gradcheck.report import Finding, Kind, Status
+from jaxgd.gradcheck.report import Status
 from jaxgd.gradcheck.slopes import Slopes
 from jaxgd.gradcheck.stops import compare_stopped, stops_of
 from jaxgd.gradcheck.where import where

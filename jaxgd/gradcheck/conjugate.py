@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxgd.gradcheck.finding import Finding, Kind
 from jaxgd.gradcheck.inputs import Layout
-from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, Status, report_of
+from jaxgd.gradcheck.report import GradientReport, LeafReport, Status, report_of
 
 WORST = (Status.WRONG, Status.NOT_CHECKED, Status.REFERENCE_WRONG, Status.KINK, Status.RIGHT)
 

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxgd.gradcheck import reference, ties
+from jaxgd.gradcheck.finding import Finding, Kind
 from jaxgd.gradcheck.inputs import Arrays
 from jaxgd.gradcheck.mistakes.nonfinite import origin
 from jaxgd.gradcheck.pair import Pair, size
 from jaxgd.gradcheck.reference import Gradients
-from jaxgd.gradcheck.report import Finding, Kind, Status
+from jaxgd.gradcheck.report import Status
 from jaxgd.gradcheck.slopes import Slopes
 from jaxgd.gradcheck.where import where
 

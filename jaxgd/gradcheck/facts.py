@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.gradcheck.backward import program as programs
+from jaxgd.gradcheck.finding import Finding, Kind
 from jaxgd.gradcheck.functions import BadLoss
 from jaxgd.gradcheck.inputs import Arrays, is_floating
 from jaxgd.gradcheck.pair import Pair
-from jaxgd.gradcheck.report import Finding, Kind
 
 EPS64 = float(np.finfo(np.float64).eps)
 

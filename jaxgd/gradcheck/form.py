@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.gradcheck.answer import by_path, is_numeric
+from jaxgd.gradcheck.finding import Finding, Kind
 from jaxgd.gradcheck.inputs import Layout
 from jaxgd.gradcheck.leaf import Leaf
-from jaxgd.gradcheck.report import Finding, Kind
 
 
 class Form(NamedTuple):

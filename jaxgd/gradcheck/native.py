@@ -10,10 +10,10 @@ import numpy as np
 from jaxgd.gradcheck import reference
 from jaxgd.gradcheck.backward.program import equations, quote
 from jaxgd.gradcheck.facts import EPS64
+from jaxgd.gradcheck.finding import Finding, Kind
 from jaxgd.gradcheck.inputs import Arrays, Point
 from jaxgd.gradcheck.pair import Pair, gap, ratio, size
 from jaxgd.gradcheck.reference import Gradients
-from jaxgd.gradcheck.report import Finding, Kind
 from jaxgd.gradcheck.where import where
 
 NARROW = 2.0**-11

@@ -13,11 +13,12 @@ import numpy as np
 from jaxgd.gradcheck import reference
 from jaxgd.gradcheck.backward.program import equations, quote
 from jaxgd.gradcheck.disputed import Comparison
+from jaxgd.gradcheck.finding import Finding, Kind
 from jaxgd.gradcheck.inputs import Arrays
 from jaxgd.gradcheck.pair import Pair, all_finite, gap, ratio, size
 from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.reference import Gradients
-from jaxgd.gradcheck.report import Finding, Kind, Status
+from jaxgd.gradcheck.report import Status
 from jaxgd.gradcheck.rules import program
 
 MATTERS = 1e-9

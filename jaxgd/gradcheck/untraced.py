@@ -12,12 +12,13 @@ from jaxgd.gradcheck import facts, reference
 from jaxgd.gradcheck.backward.sweep import gradient
 from jaxgd.gradcheck.backward.tape import record
 from jaxgd.gradcheck.disputed import between
+from jaxgd.gradcheck.finding import Finding, Kind
 from jaxgd.gradcheck.inputs import Arrays, Point
 from jaxgd.gradcheck.mistakes import Case, explain
 from jaxgd.gradcheck.mistakes.values import central_differences, in_jax
 from jaxgd.gradcheck.pair import Pair, all_finite, dot, gap, ratio, size
 from jaxgd.gradcheck.precision import precision
-from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, Status, not_comparable, report_of
+from jaxgd.gradcheck.report import GradientReport, LeafReport, Status, not_comparable, report_of
 from jaxgd.gradcheck.rounding import MARGIN
 from jaxgd.gradcheck.where import where
 

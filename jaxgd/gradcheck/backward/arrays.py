@@ -8,7 +8,7 @@ import scipy.special
 from jaxgd.gradcheck.backward.arithmetic import evaluate
 from jaxgd.gradcheck.backward.pulls import expand
 from jaxgd.gradcheck.backward.site import Change, Send, Site, is_square
-from jaxgd.gradcheck.report import Kind
+from jaxgd.gradcheck.finding import Kind
 
 D, M, P = Kind.DERIVATIVE, Kind.MASK, Kind.PATH
 

@@ -17,7 +17,7 @@ from jaxgd.gradcheck.backward.reading import Candidate, Reading, operation, word
 from jaxgd.gradcheck.backward.site import Change, Site
 from jaxgd.gradcheck.backward.sweep import Edge, region
 from jaxgd.gradcheck.backward.wheres import bypassed, conditions
-from jaxgd.gradcheck.report import Kind
+from jaxgd.gradcheck.finding import Kind
 
 MAX_SPAN = 24
 """Operations between the input and the output of a group."""

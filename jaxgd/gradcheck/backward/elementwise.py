@@ -8,7 +8,7 @@ import scipy.special
 
 from jaxgd.gradcheck.backward.pulls import like
 from jaxgd.gradcheck.backward.site import Change, Send, Site
-from jaxgd.gradcheck.report import Kind
+from jaxgd.gradcheck.finding import Kind
 
 D, M = Kind.DERIVATIVE, Kind.MASK
 the = "the derivative of {f}"

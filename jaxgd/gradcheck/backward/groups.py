@@ -11,7 +11,7 @@ from jaxgd.gradcheck.backward.reading import Candidate, Reading, label
 from jaxgd.gradcheck.backward.site import Change, Site
 from jaxgd.gradcheck.backward.sweep import FIRST_OUTPUT, Edge
 from jaxgd.gradcheck.backward.tape import Tape, rerun
-from jaxgd.gradcheck.report import Kind
+from jaxgd.gradcheck.finding import Kind
 
 
 def _cut(site: Site, ahead: Any, right: Any) -> Any:

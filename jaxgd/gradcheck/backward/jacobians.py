@@ -8,7 +8,7 @@ import scipy.special
 
 from jaxgd.gradcheck.backward.site import Change, Send, Site
 from jaxgd.gradcheck.backward.sweep import between
-from jaxgd.gradcheck.report import Kind
+from jaxgd.gradcheck.finding import Kind
 
 D = Kind.DERIVATIVE
 

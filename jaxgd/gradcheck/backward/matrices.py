@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxgd.gradcheck.backward.arithmetic import solve_triangular
 from jaxgd.gradcheck.backward.site import Change, Send, Site, is_square
-from jaxgd.gradcheck.report import Kind
+from jaxgd.gradcheck.finding import Kind
 
 D, M = Kind.DERIVATIVE, Kind.MASK
 

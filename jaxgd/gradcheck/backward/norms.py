@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxgd.gradcheck.backward.site import Change, Send, Site
-from jaxgd.gradcheck.report import Kind
+from jaxgd.gradcheck.finding import Kind
 
 D = Kind.DERIVATIVE
 

@@ -11,7 +11,7 @@ from jaxgd.gradcheck.backward.reading import Candidate, Reading, label, turn_of
 from jaxgd.gradcheck.backward.site import Change, Site
 from jaxgd.gradcheck.backward.sweep import Edge
 from jaxgd.gradcheck.backward.tape import Step, Tape, rerun
-from jaxgd.gradcheck.report import Kind
+from jaxgd.gradcheck.finding import Kind
 
 MAX_OTHERS = 12
 """Other arrays of a shape that are tried in place of the right one."""

@@ -13,7 +13,7 @@ from jaxgd.gradcheck.backward.program import name_of
 from jaxgd.gradcheck.backward.site import Change, Site
 from jaxgd.gradcheck.backward.sweep import Edge, Edit
 from jaxgd.gradcheck.backward.tape import Step, Tape
-from jaxgd.gradcheck.report import Kind
+from jaxgd.gradcheck.finding import Kind
 
 MAX_TEXT = 90
 """Letters of an expression that is quoted."""

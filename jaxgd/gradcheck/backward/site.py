@@ -9,7 +9,7 @@ from jaxgd.gradcheck.backward.arithmetic import UNARY, evaluate
 from jaxgd.gradcheck.backward.pulls import pull
 from jaxgd.gradcheck.backward.sweep import Edge, between
 from jaxgd.gradcheck.backward.tape import Step, Tape
-from jaxgd.gradcheck.report import Kind
+from jaxgd.gradcheck.finding import Kind
 
 
 class Site(NamedTuple):

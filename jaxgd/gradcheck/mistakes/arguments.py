@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxgd.gradcheck.finding import Kind
 from jaxgd.gradcheck.inputs import Arrays, Point
 from jaxgd.gradcheck.mistakes.factors import is_known, times
 from jaxgd.gradcheck.mistakes.study import Explanation, Place, Study, best_constant, size
-from jaxgd.gradcheck.report import Kind
 
 
 def _is_square(value: Any) -> bool:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxgd.gradcheck.finding import Kind
 from jaxgd.gradcheck.mistakes.factors import cause, is_known, the_only, times
 from jaxgd.gradcheck.mistakes.study import Explanation, Place, Study, size
-from jaxgd.gradcheck.report import Kind
 from jaxgd.gradcheck.where import where
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxgd.gradcheck.finding import Kind
 from jaxgd.gradcheck.mistakes.study import Explanation, Study, best_constant, fits, multiple, size
-from jaxgd.gradcheck.report import Kind
 from jaxgd.gradcheck.where import where
 
 PENALTIES: tuple[tuple[str, Callable[[Any], Any]], ...] = (

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from jaxgd.gradcheck.backward.sweep import gradient
+from jaxgd.gradcheck.finding import Kind
 from jaxgd.gradcheck.inputs import Arrays, Point
 from jaxgd.gradcheck.mistakes.study import Explanation, Place, Study, size
-from jaxgd.gradcheck.report import Kind
 
 MAX_ROWS = 128
 

@@ -6,8 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgd.gradcheck.finding import Kind
 from jaxgd.gradcheck.mistakes.study import Explanation, Place, Study, best_constant, size
-from jaxgd.gradcheck.report import Kind
 from jaxgd.gradcheck.where import where
 
 

@@ -12,10 +12,10 @@ from jaxgd.gradcheck.backward.reading import Candidate, Reading, label, read
 from jaxgd.gradcheck.backward.sweep import backward, leaves
 from jaxgd.gradcheck.backward.tape import Tape, TooLongError, record
 from jaxgd.gradcheck.backward.trial import Trial, real, trial
+from jaxgd.gradcheck.finding import Kind
 from jaxgd.gradcheck.inputs import Point
 from jaxgd.gradcheck.mistakes.factors import cause, is_known
 from jaxgd.gradcheck.mistakes.study import Case, Explanation, Place, Study, common, size
-from jaxgd.gradcheck.report import Kind
 
 PAIR_CANDIDATES = 56
 """Candidates of which all pairs are tried where one does not explain the gradient."""

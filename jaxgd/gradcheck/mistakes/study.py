@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxgd.gradcheck.finding import Kind
 from jaxgd.gradcheck.inputs import Arrays, Point
-from jaxgd.gradcheck.report import Kind
 
 EXACT = 1e-10
 """A misfit, over the largest entry of the leaf, that is rounding."""

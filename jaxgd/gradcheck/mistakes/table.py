@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxgd.gradcheck.finding import Finding, Kind
 from jaxgd.gradcheck.mistakes import arguments, leaves, penalties, rows, shapes, steps
 from jaxgd.gradcheck.mistakes.study import Case, Explanation, Study, study
-from jaxgd.gradcheck.report import Finding, Kind
 from jaxgd.gradcheck.where import where
 
 Explain = Callable[[Study, list[int]], dict[int, Explanation]]

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from jaxgd.gradcheck.report import Finding, Kind
+from jaxgd.gradcheck.finding import Finding, Kind
 from jaxgd.gradcheck.rules.rule import Rule, is_inexact
 
 

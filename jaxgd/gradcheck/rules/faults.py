@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgd.gradcheck.finding import Finding, Kind
 from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.programs import QUICK
-from jaxgd.gradcheck.report import Finding, Kind
 from jaxgd.gradcheck.rules import incoming as arriving
 from jaxgd.gradcheck.rules.evaluate import Evaluator, cast
 from jaxgd.gradcheck.rules.problem import INCOMING, Problem

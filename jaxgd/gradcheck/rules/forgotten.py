@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.gradcheck.backward.program import extend, quote
+from jaxgd.gradcheck.finding import Kind
 from jaxgd.gradcheck.precision import precision
 from jaxgd.gradcheck.programs import QUICK
-from jaxgd.gradcheck.report import Kind
 from jaxgd.gradcheck.rules import program
 from jaxgd.gradcheck.rules.evaluate import Evaluator, Leaves
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxgd.gradcheck.report import Kind
+from jaxgd.gradcheck.finding import Kind
 
 
 class Samples(NamedTuple):

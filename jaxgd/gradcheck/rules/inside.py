@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxgd.gradcheck.finding import Finding, Kind
 from jaxgd.gradcheck.inputs import Arrays
 from jaxgd.gradcheck.pair import Pair, gap, ratio, size
 from jaxgd.gradcheck.precision import precision
-from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, Status, report_of
+from jaxgd.gradcheck.report import GradientReport, LeafReport, Status, report_of
 from jaxgd.gradcheck.rules import program, sites
 from jaxgd.gradcheck.rules.evaluate import evaluator_of
 from jaxgd.gradcheck.rules.forms import of_site

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgd.gradcheck.finding import Finding, Kind
 from jaxgd.gradcheck.pair import gap, ratio, size
-from jaxgd.gradcheck.report import Finding, GradientReport, Kind, LeafReport, Status, not_checked, report_of
+from jaxgd.gradcheck.report import GradientReport, LeafReport, Status, not_checked, report_of
 from jaxgd.gradcheck.rules import faults, residuals
 from jaxgd.gradcheck.rules.cotangents import by_name
 from jaxgd.gradcheck.rules.evaluate import Evaluator, evaluator_of

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgd.gradcheck.report import Kind
+from jaxgd.gradcheck.finding import Kind
 from jaxgd.gradcheck.rules.evaluate import Evaluator, Leaves
 from jaxgd.gradcheck.where import where
 

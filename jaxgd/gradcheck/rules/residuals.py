@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from jaxgd.gradcheck.finding import Finding, Kind
 from jaxgd.gradcheck.mistakes.study import EXACT
-from jaxgd.gradcheck.report import Finding, Kind
 from jaxgd.gradcheck.rules import forgotten, parts
 from jaxgd.gradcheck.rules.evaluate import Evaluator, Leaves
 from jaxgd.gradcheck.rules.problem import INCOMING

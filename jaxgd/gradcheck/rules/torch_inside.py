@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from jaxgd.gradcheck.finding import Finding, Kind
 from jaxgd.gradcheck.pair import Pair
-from jaxgd.gradcheck.report import Finding, Kind
 from jaxgd.gradcheck.rules import torch_function
 from jaxgd.gradcheck.rules.forms import as_arrays
 from jaxgd.gradcheck.rules.judge import RETURNS_NONE, Check, judge

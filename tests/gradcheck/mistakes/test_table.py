@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from common import blocks_of
 
+from jaxgd.gradcheck.finding import Kind
 from jaxgd.gradcheck.inputs import Point
 from jaxgd.gradcheck.mistakes import shapes
 from jaxgd.gradcheck.mistakes.study import Case, Place, Study
 from jaxgd.gradcheck.mistakes.table import MISTAKES, Mistake, each
-from jaxgd.gradcheck.report import Kind
 
 LAMBDA = 0.3
 """A scalar argument of the loss."""
