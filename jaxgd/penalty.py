@@ -59,25 +59,27 @@ def with_l2(problem: Problem, l2: Any) -> Problem:
         loss=lambda params, batch: add_penalty(problem.loss(params, batch), params),
         grad=lambda params, batch: add_weights(problem.grad(params, batch), params),
         value_and_grad=value_and_grad if problem.value_and_grad is not None else None,
-        minimizer=None,
         penalty=Penalty(l2, functools.partial(with_l2, problem)),
-        formulas=formulas,
         second_order=second_order,
-        call=None,
+        system=problem.system._replace(minimizer=None, formulas=formulas, call=None),
     )
 
 
-def penalisable(problem: Problem, l2: float) -> Problem:
+def penalisable(problem: Problem, l2: float, **known: Any) -> Problem:
     """`with_l2(problem, l2)` whose penalty can be replaced later, as a sweep over l2 does.
 
     Args:
       problem: unpenalised.
       l2: lambda.
+      **known: fields of `System` in which the penalised problem differs, such as its minimiser.
 
     Returns:
       The penalised problem; its `penalty` gives the problem under another lambda.
     """
-    return with_l2(problem, l2)._replace(penalty=Penalty(l2, functools.partial(with_l2, problem)))
+    penalised = with_l2(problem, l2)
+    return penalised._replace(
+        penalty=Penalty(l2, functools.partial(with_l2, problem)), system=penalised.system._replace(**known)
+    )
 
 
 def _is_weights(path: Any) -> bool:

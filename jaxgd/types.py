@@ -175,7 +175,7 @@ class SecondOrder(NamedTuple):
       bounds: batch -> (mu, L) with `mu |v|^2 <= v . H v <= L |v|^2` at all parameters, for a loss that is not
         bounded by its rows; None where no bound is known.
       constant: whether the Hessian is the same at all parameters, so that the loss is quadratic.
-      unbounded: why there is no bound over all parameters, for reports; empty where there is one.
+      unbounded: why no bound holds over all parameters, for reports; empty where there is one.
     """
 
     hvp: Callable[[Params, Params, Any], Params]
@@ -220,6 +220,30 @@ class Accepts(NamedTuple):
         return self.params(params), self.batch(batch)
 
 
+class System(NamedTuple):
+    """What a problem offers besides its loss and gradient: where to start, what it predicts, which data it takes.
+
+    Attributes:
+      init: `(key, batch) -> params`; shapes and dtypes come from the batch, the key is consumed.
+      predict: `(params, inputs) -> predictions`, or None.
+      minimizer: `(batch) -> params` on the host, or None where no closed form is known.
+      check_batch: `(batch) -> None` on the host; raises ValueError, naming the row, where a value is
+        outside the problem's domain. None where any finite batch will do.
+      formulas: the problem in words, for tables.
+      accepts: what its functions take besides its own type of parameters and arrays; a pair of your own takes
+        them as they are.
+      call: what builds the problem again, for `pickle`; None pickles a pair of module-level functions as it is.
+    """
+
+    init: Callable[[jax.Array, Any], Params] | None = None
+    predict: Callable[[Params, jax.Array], jax.Array] | None = None
+    minimizer: Callable[[Batch], Params] | None = None
+    check_batch: Callable[[Batch], None] | None = None
+    formulas: Formulas | None = None
+    accepts: Accepts = Accepts()
+    call: Callable[[], "Problem"] | None = None
+
+
 class Problem(NamedTuple):
     """Something to minimise: pure functions, hashable, safe as a static argument of `jax.jit`.
 
@@ -230,38 +254,24 @@ class Problem(NamedTuple):
       name: the call that builds the problem.
       loss: `(params, batch) -> []`.
       grad: `(params, batch) -> a tree like params`, derived by hand.
-      init: `(key, batch) -> params`; shapes and dtypes come from the batch, the key is consumed.
-      predict: `(params, inputs) -> predictions`, or None.
-      minimizer: `(batch) -> params` on the host, or None where there is no closed form.
-      check_batch: `(batch) -> None` on the host; raises ValueError, naming the row, where a value is
-        outside the problem's domain. None where any finite batch will do.
       reduction: whether the loss is the mean or the sum over the rows of its batch.
-      formulas: the problem in words, for tables.
       value_and_grad: `(params, batch) -> (loss, grad)`, where both together cost less than one after the other; None
         where the compiler merges the two.
       row_sum: how the loss adds up over rows; None where it is not known to.
       penalty: the penalty on the weights; None for a problem that has none and cannot be given one.
       second_order: the Hessian by hand and bounds on it; None where they are not known.
-      accepts: what its functions take besides its own type of parameters and arrays; a pair of your own takes
-        them as they are.
-      call: what builds the problem again, for `pickle`; None pickles a pair of module-level functions as it is.
+      system: start, predictions, closed form and data; its fields are read as `problem.init`, `problem.predict`, ...
     """
 
     name: str
     loss: LossFn
     grad: GradFn
-    init: Callable[[jax.Array, Any], Params] | None = None
-    predict: Callable[[Params, jax.Array], jax.Array] | None = None
-    minimizer: Callable[[Batch], Params] | None = None
-    check_batch: Callable[[Batch], None] | None = None
     reduction: Reduction = "mean"
-    formulas: Formulas | None = None
     value_and_grad: Callable[[Params, Any], tuple[jax.Array, Params]] | None = None
     row_sum: RowSum | None = None
     penalty: Penalty | None = None
     second_order: SecondOrder | None = None
-    accepts: Accepts = Accepts()
-    call: Callable[[], "Problem"] | None = None
+    system: System = System()
 
     def zeros(self, batch: Any) -> Params:
         """Parameters of zeros, of the shapes and dtypes that `init` gives.
@@ -288,9 +298,38 @@ class Problem(NamedTuple):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A problem that was changed after its call (`_replace`) is not what the call builds, and pickles by its fields.
-        if self.call is not None and self.call() == self:
-            return operator.call, (self.call,)
-        return type(self), tuple(self)
+        call = self.system.call
+        return (operator.call, (call,)) if call is not None and call() == self else (type(self), tuple(self))
+
+    @property
+    def init(self) -> Callable[[jax.Array, Any], Params] | None:
+        """See `System`."""
+        return self.system.init
+
+    @property
+    def predict(self) -> Callable[[Params, jax.Array], jax.Array] | None:
+        """See `System`."""
+        return self.system.predict
+
+    @property
+    def minimizer(self) -> Callable[[Batch], Params] | None:
+        """See `System`."""
+        return self.system.minimizer
+
+    @property
+    def check_batch(self) -> Callable[[Batch], None] | None:
+        """See `System`."""
+        return self.system.check_batch
+
+    @property
+    def formulas(self) -> Formulas | None:
+        """See `System`."""
+        return self.system.formulas
+
+    @property
+    def accepts(self) -> Accepts:
+        """See `System`."""
+        return self.system.accepts
 
     @property
     def l2(self) -> Any:
@@ -356,4 +395,4 @@ def autodiff(loss: LossFn, *, name: str | None = None) -> Problem:
 @functools.lru_cache(maxsize=256)
 def _autodiff(loss: LossFn, name: str) -> Problem:
     call = functools.partial(autodiff, loss, name=name)
-    return Problem(name=name, loss=loss, grad=jax.grad(loss), call=call)
+    return Problem(name=name, loss=loss, grad=jax.grad(loss), system=System(call=call))

@@ -26,14 +26,13 @@ def check_shape(name: str, array: Any, expected: tuple[int, ...], reason: str) -
       ValueError: the shapes differ.
     """
     if tuple(array.shape) != tuple(expected):
-        shape = tuple(array.shape)
-        remedies = {
-            (*expected, 1): f"; `{name}.ravel()` has it" if len(expected) == 1 else "",
-            tuple(expected[:-1]): f"; `{name}[:, None]` has it" if tuple(expected[1:]) == (1,) else "",
-        }
-        raise ValueError(
-            f"`{name}` must have shape {tuple(expected)} ({reason}), got {shape}{remedies.get(shape, '')}."
-        )
+        shape, remedy = tuple(array.shape), ""
+        if len(expected) == 1 and shape == (*expected, 1):
+            # The array may come from a frame, which has no `ravel`.
+            remedy = f'; `{name}.ravel()` has it, or `frame["name"]` if it is a column of a data frame'
+        elif tuple(expected) == (*shape, 1):
+            remedy = f"; `{name}[:, None]` has it"
+        raise ValueError(f"`{name}` must have shape {tuple(expected)} ({reason}), got {shape}{remedy}.")
 
 
 def check_rank(name: str, array: Any, ranks: tuple[int, ...], meaning: str) -> None:
@@ -203,7 +202,7 @@ def check_floating_tree(name: str, tree: Any) -> None:
 
     Raises:
       TypeError: a leaf is not a floating array; the text names it.
-      ValueError: there is no leaf.
+      ValueError: the tree has no leaf.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     if not leaves:
@@ -299,7 +298,7 @@ def check_rows(batch: Any) -> int:
       N.
 
     Raises:
-      ValueError: there is no array, one has no axis, they differ, or N is 0.
+      ValueError: the batch holds no array, one has no axis, they differ, or N is 0.
     """
     leaves = jax.tree_util.tree_leaves_with_path(batch)
     if not leaves:

@@ -105,11 +105,11 @@ BAD = {
     ),
     "a marker of holes": (
         "t.csv", "a,y\n1,2\nNA,4\n5,6\n", Y,
-        "{path}, line 3, column 'a': expected a number, got 'NA'; leave a cell empty where there is no value.",
+        "{path}, line 3, column 'a': expected a number, got 'NA'; leave a cell empty where a value is missing.",
     ),
     "a marker of holes in the target": (
         "t.csv", "a,y\n1,2\n3,?\n5,6\n", Y,
-        "{path}, line 3, column 'y': expected a number, got '?'; leave a cell empty where there is no value.",
+        "{path}, line 3, column 'y': expected a number, got '?'; leave a cell empty where a value is missing.",
     ),
     "markers of holes among categories": (
         "t.csv", "c,y\n?,2\nred,4\nblue,6\n", Y,

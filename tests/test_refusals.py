@@ -45,7 +45,7 @@ def network():
 
 
 LINEAR_PARAMS = "`params` must be a jaxgd.LinearParams(weights, bias), a dict with these names or a tuple in this order"
-RAVEL = "got (4, 1); `targets.ravel()` has it."
+RAVEL = 'got (4, 1); `targets.ravel()` has it, or `frame["name"]` if it is a column of a data frame.'
 
 REFUSED = [
     # Parameters.
@@ -184,6 +184,11 @@ REFUSED = [
         "labels [N, 1]",
         lambda: descend(LOGISTIC, W, (X, Y[:, None])),
         f"`targets` must have shape (4,) (one label for each row of the inputs), {RAVEL}",
+    ),
+    (
+        "targets in a frame of one column",
+        lambda: descend(batch=(X, frame(height=Y))),
+        f"`targets` must have shape (4,) (that of the predictions), {RAVEL}",
     ),
     (
         "a frame of labels",

@@ -10,7 +10,7 @@ import numpy as np
 from jaxgd.data.dataset import Array, DataError
 
 HOLES = ("na", "n/a", "#n/a", "null", "none", "nil", "?", "-", ".", "missing")
-"""What stands in the cells of other tools' files where there is no value."""
+"""What stands in the cells of other tools' files where a value is missing."""
 
 
 class Table(NamedTuple):
@@ -91,7 +91,7 @@ def why_no_number(cell: str) -> str | None:
     """
     word = cell.strip()
     if word.lower() in HOLES:
-        return f"expected a number, got {word!r}; leave a cell empty where there is no value"
+        return f"expected a number, got {word!r}; leave a cell empty where a value is missing"
     if re.match(r"^[-+]?\d+,\d+$", word):
         if not re.match(r"^[-+]?[1-9]\d{0,2},\d{3}$", word):
             return f"{word!r} has a decimal comma; write {word.replace(',', '.')}"

@@ -68,7 +68,7 @@ def over_batch_sizes(
 
     Args:
       run_sweep: `(over=, batch_size=) -> Result` over the other axes.
-      run_one: `(batch_size=) -> Result`, a single run, where there is no other axis.
+      run_one: `(batch_size=) -> Result`, a single run, if no other axis is swept.
       others: the other axes, trees of arrays.
       sizes: of the batches, None for all rows.
       axis: the position of the batch size among all axes; None if they are zipped.

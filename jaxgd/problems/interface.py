@@ -40,7 +40,7 @@ def accepting(problem: Problem, params_type: Any, *, targets: str | None) -> Pro
     def grad(params: Any, batch: Any) -> Params:
         return like(params, problem.grad(to_params(params), to_arrays(batch)))
 
-    changes: dict[str, Any] = {"loss": valued(problem.loss), "grad": grad, "accepts": accepts}
+    changes: dict[str, Any] = {"accepts": accepts}
     init, predict, minimizer, check_batch = problem.init, problem.predict, problem.minimizer, problem.check_batch
     if init is not None:
         changes["init"] = functools.wraps(init)(lambda key, batch: init(key, to_arrays(batch)))
@@ -52,9 +52,9 @@ def accepting(problem: Problem, params_type: Any, *, targets: str | None) -> Pro
         changes["minimizer"] = functools.wraps(minimizer)(lambda batch: minimizer(accepts.batch(batch)))
     if check_batch is not None:
         changes["check_batch"] = functools.wraps(check_batch)(lambda batch: check_batch(accepts.batch(batch)))
-    if problem.second_order is not None:
-        changes["second_order"] = _second_order(problem.second_order, to_params, to_arrays)
-    return problem._replace(**changes)
+    second_order = problem.second_order and _second_order(problem.second_order, to_params, to_arrays)
+    system = problem.system._replace(**changes)
+    return problem._replace(loss=valued(problem.loss), grad=grad, second_order=second_order, system=system)
 
 
 def _second_order(

@@ -30,6 +30,7 @@ from jaxgd.types import (
     RowCurvature,
     RowSum,
     SecondOrder,
+    System,
     WeightsParams,
     num_rows,
 )
@@ -283,16 +284,18 @@ def linear_map() -> Problem:
     )
     problem = Problem(
         name="linear_map",
-        init=init,
         loss=loss,
         grad=grad,
-        predict=predict,
-        minimizer=functools.partial(_minimizer, form, 0.0, True),
         reduction="sum",
-        formulas=Formulas("y = M x + b", "sum (g - y)^2", "dM = -2 (g - y) x^T, db = -2 (g - y)"),
         second_order=SecondOrder(hvp, RowCurvature(lambda batch: form.rows(batch)[0], 2.0, 2.0)),
         row_sum=RowSum(lambda batch: batch.inputs.shape[0] if batch.inputs.ndim == 2 else 1, form),
-        call=linear_map,
+        system=System(
+            init=init,
+            predict=predict,
+            minimizer=functools.partial(_minimizer, form, 0.0, True),
+            formulas=Formulas("y = M x + b", "sum (g - y)^2", "dM = -2 (g - y) x^T, db = -2 (g - y)"),
+            call=linear_map,
+        ),
     )
     return accepting(problem, LinearMapParams, targets="real")
 
@@ -350,16 +353,18 @@ def line() -> Problem:
     )
     problem = Problem(
         name="line",
-        init=init,
         loss=loss,
         grad=grad,
-        predict=predict,
-        minimizer=functools.partial(_minimizer, form, 0.0, True),
         reduction="sum",
         row_sum=RowSum(num_rows, form),
-        formulas=Formulas("f = phi0 + phi1 x", "sum r^2", "(sum 2r, sum 2 x r)"),
         second_order=SecondOrder(hvp, RowCurvature(lambda batch: form.rows(batch)[0], 2.0, 2.0)),
-        call=line,
+        system=System(
+            init=init,
+            predict=predict,
+            minimizer=functools.partial(_minimizer, form, 0.0, True),
+            formulas=Formulas("f = phi0 + phi1 x", "sum r^2", "(sum 2r, sum 2 x r)"),
+            call=line,
+        ),
     )
     return accepting(problem, LineParams, targets="real")
 
@@ -421,21 +426,23 @@ def _linear_regression(loss_name: str, l2: float, fit_intercept: bool) -> Proble
         name=call_name(
             "linear_regression", loss=(loss_name, "mean_squared_error"), fit_intercept=(fit_intercept, True)
         ),
-        init=init,
         loss=loss,
         grad=grad,
-        predict=model.predict,
         reduction=error.reduction,
-        formulas=Formulas("f = X W + b", error.formula, f"dW = {error.factor}X^T r, db = {error.factor}sum r")
-        if fit_intercept
-        else Formulas("f = X W", error.formula, f"dW = {error.factor}X^T r"),
         second_order=affine_second_order(loss_name, fit_intercept),
         row_sum=RowSum(num_rows, form if fit_intercept else None),
-        minimizer=functools.partial(_minimizer, form, l2, fit_intercept),
+        system=System(
+            init=init,
+            predict=model.predict,
+            minimizer=functools.partial(_minimizer, form, l2, fit_intercept),
+            formulas=Formulas("f = X W + b", error.formula, f"dW = {error.factor}X^T r, db = {error.factor}sum r")
+            if fit_intercept
+            else Formulas("f = X W", error.formula, f"dW = {error.factor}X^T r"),
+        ),
     )
     problem = accepting(problem, model.params_type, targets="real")
     call = functools.partial(linear_regression, loss=loss_name, l2=l2, fit_intercept=fit_intercept)
-    return penalisable(problem, l2)._replace(minimizer=problem.minimizer, call=call)
+    return penalisable(problem, l2, minimizer=problem.minimizer, call=call)
 
 
 def call_name(function: str, /, *positional: object, **options: tuple[object, object]) -> str:

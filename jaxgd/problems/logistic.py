@@ -10,7 +10,7 @@ from jaxgd.penalty import penalisable
 from jaxgd.problems.interface import accepting
 from jaxgd.problems.linear import affine_model, affine_second_order, call_name
 from jaxgd.problems.losses import SIGMOID_CROSS_ENTROPIES, SOFTMAX_CROSS_ENTROPIES
-from jaxgd.types import Batch, Formulas, Problem, RowSum, num_rows
+from jaxgd.types import Batch, Formulas, Problem, RowSum, System, num_rows
 from jaxgd.validation import check_choice, check_count, check_label_values, check_nonnegative, check_probability_values
 
 
@@ -127,20 +127,22 @@ def _cross_entropy_regression(loss_name: str, num_classes: int | None, l2: float
 
     problem = Problem(
         name=name,
-        init=init,
         loss=loss,
         grad=grad,
-        predict=predict,
-        check_batch=check_batch,
         reduction=entropy.reduction,
         row_sum=RowSum(num_rows),
         second_order=affine_second_order(loss_name, fit_intercept),
-        formulas=Formulas(
-            prediction,
-            entropy.formula,
-            f"dW = {entropy.factor}X^T {residual}"
-            + (f", db = {entropy.factor}sum {residual}" if fit_intercept else ""),
+        system=System(
+            init=init,
+            predict=predict,
+            check_batch=check_batch,
+            formulas=Formulas(
+                prediction,
+                entropy.formula,
+                f"dW = {entropy.factor}X^T {residual}"
+                + (f", db = {entropy.factor}sum {residual}" if fit_intercept else ""),
+            ),
         ),
     )
     problem = accepting(problem, model.params_type, targets="probabilities" if num_classes is None else "labels")
-    return penalisable(problem, l2)._replace(call=call)
+    return penalisable(problem, l2, call=call)

@@ -28,6 +28,7 @@ from jaxgd.types import (
     RowCurvature,
     RowSum,
     SecondOrder,
+    System,
     WeightsParams,
     num_rows,
 )
@@ -155,7 +156,7 @@ def mlp(
         R{dL/dW_l}     = R{a_{l-1}}^T delta_l + a_{l-1}^T R{delta_l} + l2 V_l
         R{dL/db_l}     = sum_i R{delta_l}
 
-    With a hidden layer the curvature grows with the weights of the other layers: there is no bound over all parameters.
+    With a hidden layer the curvature grows with the weights of the other layers: no bound holds over all parameters.
 
     At z = 0 the derivative of the ReLU is taken as 0, as `jax.nn.relu` does. Source: Rumelhart, Hinton & Williams
     1986, Nature 323, 533-536.
@@ -356,20 +357,22 @@ def _mlp(
             output=(output, None),
             biases=(held, None),
         ),
-        init=init,
         loss=loss,
         grad=grad,
-        predict=predict,
-        check_batch=check_batch,
         reduction=output_loss.reduction,
         row_sum=RowSum(num_rows),
         second_order=second_order,
-        formulas=Formulas(
-            f"a_l = {phi.formula}(a_{{l-1}} W_l + b_l), f {'a sigmoid' if sigmoid_output else 'linear'}"
-            + ", b held" * (held is not None),
-            output_loss.formula,
-            f"delta_L = {by_output}, delta_{{l-1}} = delta_l W_l^T {slope}, dW_l = a_{{l-1}}^T delta_l"
-            + (", db_l = sum delta_l" if held is None else ""),
+        system=System(
+            init=init,
+            predict=predict,
+            check_batch=check_batch,
+            formulas=Formulas(
+                f"a_l = {phi.formula}(a_{{l-1}} W_l + b_l), f {'a sigmoid' if sigmoid_output else 'linear'}"
+                + ", b held" * (held is not None),
+                output_loss.formula,
+                f"delta_L = {by_output}, delta_{{l-1}} = delta_l W_l^T {slope}, dW_l = a_{{l-1}}^T delta_l"
+                + (", db_l = sum delta_l" if held is None else ""),
+            ),
         ),
     )
     call = functools.partial(
@@ -384,4 +387,4 @@ def _mlp(
     )
     params_type = MLPParams if held is None else MLPWeights
     problem = accepting(problem, params_type, targets="real" if num_classes is None else "labels")
-    return penalisable(problem, l2)._replace(call=call)
+    return penalisable(problem, l2, call=call)

@@ -11,7 +11,7 @@ from jaxgd.problems.curvature import LOSS_CURVATURES
 from jaxgd.problems.interface import accepting
 from jaxgd.problems.linear import affine, call_name, grad_affine, init_affine
 from jaxgd.problems.losses import SQUARED_ERRORS
-from jaxgd.types import Batch, Formulas, LinearParams, Problem, RowCurvature, RowSum, SecondOrder, num_rows
+from jaxgd.types import Batch, Formulas, LinearParams, Problem, RowCurvature, RowSum, SecondOrder, System, num_rows
 from jaxgd.validation import (
     check_choice,
     check_floating,
@@ -125,19 +125,21 @@ def _sigmoid_neuron(loss_name: str, l2: float) -> Problem:
 
     problem = Problem(
         name=call_name("sigmoid_neuron", loss=(loss_name, "half_mean_squared_error")),
-        init=init,
         loss=loss,
         grad=grad,
-        predict=predict,
-        check_batch=check_batch,
         reduction=error.reduction,
         row_sum=RowSum(num_rows),
         second_order=SecondOrder(hvp, RowCurvature(design, low, high)),
-        formulas=Formulas(
-            "f = sigma(w . x + b)",
-            error.formula,
-            f"dw = {error.factor}sum r f (1 - f) x, db = {error.factor}sum r f (1 - f)",
+        system=System(
+            init=init,
+            predict=predict,
+            check_batch=check_batch,
+            formulas=Formulas(
+                "f = sigma(w . x + b)",
+                error.formula,
+                f"dw = {error.factor}sum r f (1 - f) x, db = {error.factor}sum r f (1 - f)",
+            ),
         ),
     )
     call = functools.partial(sigmoid_neuron, loss=loss_name, l2=l2)
-    return penalisable(accepting(problem, LinearParams, targets="real"), l2)._replace(call=call)
+    return penalisable(accepting(problem, LinearParams, targets="real"), l2, call=call)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.problems.interface import accepting
-from jaxgd.types import Formulas, Problem, RowSum, ScalarParams, SecondOrder
+from jaxgd.types import Formulas, Problem, RowSum, ScalarParams, SecondOrder, System
 from jaxgd.validation import check_same_tree
 
 
@@ -79,14 +79,16 @@ def _polynomial(coefficients: tuple[float, ...]) -> Problem:
         second_order = SecondOrder(hvp, unbounded="the curvature of a polynomial grows without bound")
     problem = Problem(
         name=f"polynomial({list(coefficients)!r})",
-        init=init,
         loss=loss,
         grad=grad,
-        minimizer=minimizer if bounded else None,
         row_sum=RowSum(num_rows=lambda batch: 1),
-        formulas=Formulas(f"p of degree {degree}", "p", "p'"),
         second_order=second_order,
-        call=functools.partial(polynomial, coefficients),
+        system=System(
+            init=init,
+            minimizer=minimizer if bounded else None,
+            formulas=Formulas(f"p of degree {degree}", "p", "p'"),
+            call=functools.partial(polynomial, coefficients),
+        ),
     )
     return accepting(problem, ScalarParams, targets=None)
 

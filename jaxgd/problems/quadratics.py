@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jaxgd.problems.interface import accepting
-from jaxgd.types import Formulas, Problem, RowSum, SecondOrder
+from jaxgd.types import Formulas, Problem, RowSum, SecondOrder, System
 from jaxgd.validation import check_count, check_same_tree
 
 Array = npt.NDArray[np.float64]
@@ -72,7 +73,7 @@ def _quadratic(rows: tuple[tuple[float, ...], ...], linear: tuple[float, ...], c
     if len(linear) > LONGEST_NAME:
         name = f"quadratic(<{len(linear)} x {len(linear)}>)"
     call = functools.partial(quadratic, rows, linear, constant)
-    return _build(np.array(rows), np.array(linear), constant, name=name)._replace(call=call)
+    return _build(np.array(rows), np.array(linear), constant, name=name, call=call)
 
 
 def nesterov_quadratic(num_params: int, *, smoothness: float = 1.0) -> Problem:
@@ -111,11 +112,11 @@ def _nesterov(num_params: int, smoothness: float) -> Problem:
     first = np.eye(num_params)[0]
     shown = "" if smoothness == 1.0 else f", smoothness={smoothness!r}"
     name = f"nesterov_quadratic({num_params}{shown})"
-    problem = _build(smoothness / 4 * chain, smoothness / 4 * first, 0.0, name=name)
-    return problem._replace(call=functools.partial(nesterov_quadratic, num_params, smoothness=smoothness))
+    call = functools.partial(nesterov_quadratic, num_params, smoothness=smoothness)
+    return _build(smoothness / 4 * chain, smoothness / 4 * first, 0.0, name=name, call=call)
 
 
-def _build(hessian: Array, linear: Array, constant: float, *, name: str) -> Problem:
+def _build(hessian: Array, linear: Array, constant: float, *, name: str, call: Callable[[], Problem]) -> Problem:
     eigenvalues, vectors = np.linalg.eigh(hessian)
     rounding = len(hessian) * np.finfo(np.float64).eps * np.abs(eigenvalues).max(initial=0.0)
 
@@ -151,14 +152,17 @@ def _build(hessian: Array, linear: Array, constant: float, *, name: str) -> Prob
 
     problem = Problem(
         name=name,
-        init=init,
         loss=loss,
         grad=grad,
-        minimizer=minimizer if bounded else None,
         row_sum=RowSum(num_rows=lambda batch: 1),
-        formulas=Formulas("f = 1/2 x . H x - g . x + c", "f", "H x - g"),
         second_order=SecondOrder(
             hvp, bounds=lambda batch: (float(eigenvalues[0]), float(eigenvalues[-1])), constant=True
+        ),
+        system=System(
+            init=init,
+            minimizer=minimizer if bounded else None,
+            formulas=Formulas("f = 1/2 x . H x - g . x + c", "f", "H x - g"),
+            call=call,
         ),
     )
     return accepting(problem, VectorParams, targets=None)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxgd.problems.interface import accepting
 from jaxgd.problems.quadratics import quadratic_of_vector
-from jaxgd.types import Formulas, Problem, RowSum, ScalarParams, SecondOrder
+from jaxgd.types import Formulas, Problem, RowSum, ScalarParams, SecondOrder, System
 from jaxgd.validation import check_same_tree
 
 
@@ -21,7 +21,7 @@ def quadratic(hessian: Any = None, linear: Any = None, constant: float = 0.0) ->
     Gradient of the general one, by hand: `d/dx_i 1/2 sum_jk x_j H_jk x_k = 1/2 sum_k (H_ik + H_ki) x_k = (H x)_i` for a
     symmetric H, so it is `H x - g`, and the Hessian takes v to `H v`. Where H is positive definite the minimum is
     `H^-1 g`, and descent multiplies the error along the eigenvector of lambda by `1 - eta lambda`; where H has a
-    negative eigenvalue there is no minimum. `theory.closed_form.trajectory(..., problem=problem)` gives all iterates.
+    negative eigenvalue it has no minimum. `theory.closed_form.trajectory(..., problem=problem)` gives all iterates.
 
     Args:
       hessian: H, `[P, P]`, symmetric; None, with the other two left out, for the parabola.
@@ -69,14 +69,16 @@ def _parabola() -> Problem:
 
     problem = Problem(
         name="quadratic",
-        init=init,
         loss=loss,
         grad=grad,
-        minimizer=minimizer,
         row_sum=RowSum(num_rows=lambda batch: 1),
-        formulas=Formulas("y = x^2 - 4x + 5", "y", "2x - 4"),
         second_order=SecondOrder(hvp, bounds=lambda batch: (2.0, 2.0), constant=True),
-        call=quadratic,
+        system=System(
+            init=init,
+            minimizer=minimizer,
+            formulas=Formulas("y = x^2 - 4x + 5", "y", "2x - 4"),
+            call=quadratic,
+        ),
     )
     return accepting(problem, ScalarParams, targets=None)
 
@@ -125,12 +127,14 @@ def cubic() -> Problem:
 
     problem = Problem(
         name="cubic",
-        init=init,
         loss=loss,
         grad=grad,
         row_sum=RowSum(num_rows=lambda batch: 1),
-        formulas=Formulas("f = w^3 + b^2", "f", "(3w^2, 2b)"),
         second_order=SecondOrder(hvp, unbounded="the curvature 6 w grows without bound"),
-        call=cubic,
+        system=System(
+            init=init,
+            formulas=Formulas("f = w^3 + b^2", "f", "(3w^2, 2b)"),
+            call=cubic,
+        ),
     )
     return accepting(problem, CubicParams, targets=None)

@@ -65,7 +65,7 @@ def largest_eigenvalue(problem: Problem, params: Params, batch: Any) -> LargestE
 
     Raises:
       TypeError: a parameter is not floating.
-      ValueError: there are no parameters.
+      ValueError: `params` holds no arrays.
     """
     params, batch = problem.accepts.arguments(params, batch)
     check_floating_tree("params", params)
@@ -102,7 +102,7 @@ def largest_stable_learning_rate(problem: Problem, params: Params, batch: Any) -
 
     Raises:
       TypeError: a parameter is not floating.
-      ValueError: there are no parameters.
+      ValueError: `params` holds no arrays.
     """
     curvature = largest_eigenvalue(problem, params, batch).value
     return jnp.where(curvature > 0, 2 / jnp.where(curvature > 0, curvature, 1), jnp.inf)
@@ -145,7 +145,7 @@ def hessian(problem: Problem, params: Params, batch: Any) -> jax.Array:
 
     Raises:
       TypeError: a parameter is not floating.
-      ValueError: there are no parameters.
+      ValueError: `params` holds no arrays.
     """
     params, batch = problem.accepts.arguments(params, batch)
     check_floating_tree("params", params)

@@ -81,7 +81,7 @@ def rate_facts(problem: Problem, params: Params, batch: Any) -> RateFacts:
 
     Raises:
       TypeError: a parameter is not floating.
-      ValueError: there are no parameters, or targets outside the range that a bound holds for.
+      ValueError: `params` holds no arrays, or targets outside the range that a bound holds for.
     """
     params, batch = problem.accepts.arguments(params, batch)
     if problem.check_batch is not None:

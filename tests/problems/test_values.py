@@ -13,6 +13,8 @@ from jaxgd.problems.scalar import CubicParams
 from jaxgd.theory import closed_form
 from jaxgd.types import Batch, LinearMapParams, LinearParams, LineParams, ScalarParams
 
+RAVEL = '`targets.ravel()` has it, or `frame["name"]` if it is a column of a data frame.'
+
 
 def test_the_parabola():
     problem = problems.quadratic()
@@ -333,19 +335,19 @@ REFUSED = [
         "targets [N, 1] are not broadcast",
         lambda: problems.linear_regression().loss(W, Batch(X, Y[:, None])),
         ValueError,
-        "`targets` must have shape (7,) (that of the predictions), got (7, 1); `targets.ravel()` has it.",
+        "`targets` must have shape (7,) (that of the predictions), got (7, 1); " + RAVEL,
     ),
     (
         "nor by the gradient",
         lambda: problems.linear_regression().grad(W, Batch(X, Y[:, None])),
         ValueError,
-        "`targets` must have shape (7,) (that of the predictions), got (7, 1); `targets.ravel()` has it.",
+        "`targets` must have shape (7,) (that of the predictions), got (7, 1); " + RAVEL,
     ),
     (
         "nor by the neuron",
         lambda: problems.sigmoid_neuron().grad(W, Batch(X, Y[:, None])),
         ValueError,
-        "`targets` must have shape (7,) (that of the predictions), got (7, 1); `targets.ravel()` has it.",
+        "`targets` must have shape (7,) (that of the predictions), got (7, 1); " + RAVEL,
     ),
     (
         "inputs of another width",
@@ -375,7 +377,7 @@ REFUSED = [
         "labels [N, 1]",
         lambda: problems.softmax_regression(3).grad(W3, Batch(X, LABELS[:, None])),
         ValueError,
-        "`targets` must have shape (7,) (one label for each row of the inputs), got (7, 1); `targets.ravel()` has it.",
+        "`targets` must have shape (7,) (one label for each row of the inputs), got (7, 1); " + RAVEL,
     ),
     (
         "binary logits of several columns",

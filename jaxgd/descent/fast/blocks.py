@@ -193,7 +193,7 @@ def _take_unjudged(run: Run, state: State, parts: Any, size: int, move: Move) ->
 
 @jax.custom_batching.custom_vmap
 def _in_all_lanes(flag: jax.Array) -> jax.Array:
-    """Whether a flag is true in every lane of a vmap: one answer for all, so that `lax.cond` on it is no select."""
+    """Whether a flag is true in every lane of a vmap: one answer for all, so that `lax.cond` on it branches."""
     return flag
 
 

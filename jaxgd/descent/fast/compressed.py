@@ -12,7 +12,7 @@ import numpy as np
 from jaxgd.data.statistics import Statistics
 from jaxgd.descent.fast.parts import unpenalised
 from jaxgd.penalty import penalisable
-from jaxgd.types import Batch, Params, Problem
+from jaxgd.types import Batch, Params, Problem, System
 
 CHUNK_BYTES = 2**23
 """Bytes of a chunk of rows in float64 while statistics are gathered."""
@@ -120,8 +120,10 @@ def _compressed(problem: Problem) -> Problem:
         name=f"compressed({unpenalised(problem).name})",
         loss=loss,
         grad=grad,
-        predict=problem.predict,
         reduction="sum",
-        formulas=problem.formulas,
+        system=System(
+            predict=problem.predict,
+            formulas=problem.formulas,
+        ),
     )
     return penalisable(small, problem.l2) if problem.penalty is not None else small

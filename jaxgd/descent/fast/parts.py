@@ -47,14 +47,15 @@ def evaluated_by(
         value, grads = value_and_grad(typed, jax.tree.map(jnp.asarray, rows))
         return value, accepts.like(params, grads)
 
-    changed = unpenalised(problem)._replace(
+    plain = unpenalised(problem)
+    changed = plain._replace(
         name=name,
         loss=lambda params, batch: converted(params, batch)[0],
         grad=lambda params, batch: converted(params, batch)[1],
         value_and_grad=converted,
-        call=call,
+        system=plain.system._replace(call=call),
     )
     # The penalty does not add up over rows: it is added once, to the sum of all parts.
     if problem.penalty is None:
         return changed
-    return penalisable(changed, problem.l2)._replace(minimizer=problem.minimizer, call=call)
+    return penalisable(changed, problem.l2, minimizer=problem.minimizer, call=call)
