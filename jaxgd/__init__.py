@@ -1,4 +1,4 @@
-"""Gradient descent that can be trusted: a functional reference implementation in JAX."""
+"""Gradient descent in JAX, as a reference implementation: pure functions and gradients derived by hand."""
 
 from jaxgd import interrupt  # noqa: F401  # isort: skip (first: what follows takes a second to import)
 from jaxgd import data, gradcheck, plot, problems, theory

@@ -1,6 +1,6 @@
-"""Ctrl-C while the command is still importing: it ends at once and in silence, with the exit code of an interrupt.
+"""Ctrl-C while the command is importing: the process ends at once, without a traceback, with the exit code 130.
 
-The package imports this module first. A library that is imported by someone else's program changes no handler.
+The package imports this module first. In a program that only imports jaxgd as a library no signal handler is changed.
 """
 
 import os
@@ -16,10 +16,10 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def is_command(words: list[str]) -> bool:
-    """Whether a process was started as the command.
+    """Whether a process was started as the command `jaxgd`.
 
     Args:
-      words: of its command line, `sys.orig_argv`.
+      words: the words of its command line, `sys.orig_argv`.
 
     Returns:
       True for `jaxgd ...` and `python -m jaxgd ...`.
@@ -31,7 +31,7 @@ def is_command(words: list[str]) -> bool:
 
 
 def begin() -> None:
-    """Until `restore` is called, end at SIGINT; does nothing unless this process is the command."""
+    """End the process at SIGINT until `restore` is called. Does nothing unless this process is the command."""
     if is_command(sys.orig_argv) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
 

@@ -10,18 +10,18 @@ from jaxgd.types import Batch, Params, Penalty, Problem, evaluate
 
 
 def with_l2(problem: Problem, l2: Any) -> Problem:
-    """Add the penalty `1/2 lambda |W|^2` on the weights of a problem; biases stay free.
+    """Add the penalty `1/2 lambda |W|^2` on the weights of a problem. Biases are not penalised.
 
-    Gradient, by hand: `d/dW 1/2 lambda sum_jk W_jk^2 = lambda W` is added for every leaf named `weights`,
-    nothing for the others. The Hessian gains lambda times the identity on the weights, so its product with a vector
-    gains `lambda V`.
+    Gradient, by hand: `d/dW 1/2 lambda sum_jk W_jk^2 = lambda W` is added to the gradient of every leaf named
+    `weights`; the other leaves do not change. The Hessian gains lambda times the identity on the weights, so its
+    product with a vector V gains `lambda V`.
 
     Args:
-      problem: unpenalised, with parameters whose weights are named `weights`.
-      l2: lambda, `[]`, a number or traced. 0 as a number gives `problem` itself.
+      problem: a problem without a penalty, with parameters whose weights are named `weights`.
+      l2: lambda, `[]`, a number or traced. If it is the number 0, `problem` is returned unchanged.
 
     Returns:
-      The penalised problem, without a minimiser: where there is one, its own module knows it.
+      The penalised problem. Its `minimizer` is None; the module of the problem sets it if a closed form exists.
     """
     if isinstance(l2, float | int) and not l2:
         return problem
@@ -66,15 +66,15 @@ def with_l2(problem: Problem, l2: Any) -> Problem:
 
 
 def penalisable(problem: Problem, l2: float, **known: Any) -> Problem:
-    """`with_l2(problem, l2)` whose penalty can be replaced later, as a sweep over l2 does.
+    """`with_l2(problem, l2)`, with a coefficient that can be replaced later, as in a sweep over l2.
 
     Args:
-      problem: unpenalised.
+      problem: a problem without a penalty.
       l2: lambda.
       **known: fields of `System` in which the penalised problem differs, such as its minimiser.
 
     Returns:
-      The penalised problem; its `penalty` gives the problem under another lambda.
+      The penalised problem; `penalty.with_l2` gives the problem with another lambda.
     """
     penalised = with_l2(problem, l2)
     return penalised._replace(

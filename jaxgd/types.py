@@ -1,4 +1,4 @@
-"""The values everything is made of: batches, parameters and problems."""
+"""Batches, parameters and problems: the types that all other modules use."""
 
 import functools
 import operator
@@ -12,7 +12,7 @@ Params = Any
 """A tree of floating arrays; the systems of this package use NamedTuples."""
 
 Leaf = Any
-"""A `jax.Array`, while a program runs; a NumPy array in float64 closed forms."""
+"""A `jax.Array` in a run; a NumPy array in closed forms, which are computed in float64."""
 
 Reduction = Literal["mean", "sum"]
 """How a loss adds up over the rows of a batch."""
@@ -59,7 +59,7 @@ class LinearParams(NamedTuple):
 
 
 class WeightsParams(NamedTuple):
-    """Parameters of `x W`, a linear model without an intercept, or of a layer whose bias is held.
+    """Parameters of `x W`: a linear model without an intercept, or a layer whose bias is a constant.
 
     Attributes:
       weights: `[D]` for targets `[N]`, `[D, K]` for targets `[N, K]`.
@@ -93,7 +93,7 @@ class LineParams(NamedTuple):
 
 
 class Formulas(NamedTuple):
-    """What a problem is, in one line each.
+    """The formulas of a problem as text, one line each.
 
     Attributes:
       model: the prediction.
@@ -107,13 +107,13 @@ class Formulas(NamedTuple):
 
 
 class LinearForm(NamedTuple):
-    """How a squared error of a model linear in its parameters is written as `scale(N) |[X, 1] Theta - Y|^2`.
+    """A squared error of a linear model as matrices: the loss is `scale(N) |[X, 1] Theta - Y|^2`.
 
     Attributes:
       rows: batch -> X `[N, D]` and Y `[N]` or `[N, K]`, arrays as they are.
       join: params -> Theta, `[D + 1]` or `[D + 1, K]`, the bias in the last row.
-      split: Theta, or a gradient by it -> a tree like the parameters.
-      scale: N -> what the plain sum of squares is multiplied by.
+      split: Theta, or a gradient with respect to Theta -> a tree like the parameters.
+      scale: N -> the factor of the sum of squares in the loss.
     """
 
     rows: Callable[[Batch], tuple[Any, Any]]
@@ -126,8 +126,8 @@ class RowSum(NamedTuple):
     """How a loss adds up over rows, so that it can be evaluated in parts.
 
     Attributes:
-      num_rows: batch -> N, the rows that the loss is the mean or the sum over.
-      linear_form: of a squared error of a linear model; None for every other problem.
+      num_rows: batch -> N, the number of rows over which the loss is a mean or a sum.
+      linear_form: the loss as matrices, for a squared error of a linear model; None for every other problem.
     """
 
     num_rows: Callable[[Any], int]
@@ -139,7 +139,7 @@ class Penalty(NamedTuple):
 
     Attributes:
       l2: its coefficient.
-      with_l2: l2 -> the problem under another coefficient, which may be traced.
+      with_l2: l2 -> the same problem with this coefficient, which may be traced.
     """
 
     l2: Any
@@ -147,17 +147,18 @@ class Penalty(NamedTuple):
 
 
 class RowCurvature(NamedTuple):
-    """Bounds on the second derivative of the loss of one row by its predictions, `a_i . theta`.
+    """Bounds on the second derivative of the loss of one row with respect to its prediction `a_i . theta`.
 
-    With A the rows `a_i = (x_i, 1)`, P the identity on the weights and 0 on the bias, the Hessian of a mean over rows
-    lies between `low/N A^T A + l2 P` and `high/N A^T A + l2 P` at all parameters; that of a sum lacks the 1/N. Equal
-    bounds make the loss quadratic, a `low` of at least 0 makes it convex.
+    Let A be the matrix with the rows `a_i = (x_i, 1)`, and P the diagonal matrix with 1 for each weight and 0 for the
+    bias. The Hessian of a mean over N rows lies between `low/N A^T A + l2 P` and `high/N A^T A + l2 P` at all
+    parameters. For a sum over rows the factor 1/N is absent. If `low` equals `high`, the loss is quadratic. If `low` is
+    at least 0, the loss is convex.
 
     Attributes:
       design: batch -> X `[N, D]`.
-      low: the smallest second derivative, over all predictions and all targets allowed.
-      high: the largest.
-      intercept: whether a column of ones stands beside X.
+      low: the smallest second derivative over all predictions and all allowed targets.
+      high: the largest second derivative over all predictions and all allowed targets.
+      intercept: whether the model has an intercept, so that A has a column of ones.
     """
 
     design: Callable[[Any], Any]
@@ -170,12 +171,12 @@ class SecondOrder(NamedTuple):
     """What is known about the second derivatives of a loss.
 
     Attributes:
-      hvp: `(params, vector, batch) -> H v`, a tree like params, by hand.
-      rows: bounds on the curvature of every row; None where there are none.
-      bounds: batch -> (mu, L) with `mu |v|^2 <= v . H v <= L |v|^2` at all parameters, for a loss that is not
-        bounded by its rows; None where no bound is known.
+      hvp: `(params, vector, batch) -> H v`, a tree like params, derived by hand.
+      rows: bounds on the curvature of every row; None if no bounds are known.
+      bounds: batch -> (mu, L) with `mu |v|^2 <= v . H v <= L |v|^2` at all parameters, for a loss without `rows`;
+        None if no such bounds are known.
       constant: whether the Hessian is the same at all parameters, so that the loss is quadratic.
-      unbounded: why no bound holds over all parameters, for reports; empty where there is one.
+      unbounded: the reason why no bound holds at all parameters, for reports; empty if a bound is known.
     """
 
     hvp: Callable[[Params, Params, Any], Params]
@@ -195,12 +196,12 @@ def _like_typed(given: Params, typed: Params) -> Params:
 
 
 class Accepts(NamedTuple):
-    """How a problem takes parameters and data in the forms in which people have them.
+    """Conversions from the forms in which users give parameters and data (dicts, tuples, lists, frames).
 
     Attributes:
-      params: parameters in such a form -> parameters of the problem's type.
-      like: (parameters in such a form, a tree of the problem's type) -> that tree in the same form.
-      batch: data in such a form -> arrays; what was on the host stays there.
+      params: parameters in any accepted form -> parameters of the problem's type.
+      like: (parameters in any accepted form, a tree of the problem's type) -> the tree in the form of the parameters.
+      batch: data in any accepted form -> arrays; data on the host stay NumPy arrays.
     """
 
     params: Callable[[Any], Params] = _as_given
@@ -208,11 +209,11 @@ class Accepts(NamedTuple):
     batch: Callable[[Any], Any] = _as_given
 
     def arguments(self, params: Any, batch: Any) -> tuple[Params, Any]:
-        """Both arguments of a loss, each converted.
+        """Convert both arguments of a loss.
 
         Args:
-          params: parameters in such a form.
-          batch: data in such a form.
+          params: parameters in any accepted form.
+          batch: data in any accepted form.
 
         Returns:
           Parameters of the problem's type, and arrays.
@@ -221,18 +222,18 @@ class Accepts(NamedTuple):
 
 
 class System(NamedTuple):
-    """What a problem offers besides its loss and gradient: where to start, what it predicts, which data it takes.
+    """The optional fields of a problem: starting point, predictions, closed form, accepted data.
 
     Attributes:
       init: `(key, batch) -> params`; shapes and dtypes come from the batch, the key is consumed.
       predict: `(params, inputs) -> predictions`, or None.
-      minimizer: `(batch) -> params` on the host, or None where no closed form is known.
-      check_batch: `(batch) -> None` on the host; raises ValueError, naming the row, where a value is
-        outside the problem's domain. None where any finite batch will do.
-      formulas: the problem in words, for tables.
-      accepts: what its functions take besides its own type of parameters and arrays; a pair of your own takes
-        them as they are.
-      call: what builds the problem again, for `pickle`; None pickles a pair of module-level functions as it is.
+      minimizer: `(batch) -> params` on the host, or None if no closed form is known.
+      check_batch: `(batch) -> None` on the host; raises a ValueError that names the row if a value is outside the
+        problem's domain. None if every finite batch is allowed.
+      formulas: the formulas of the problem as text, for tables.
+      accepts: conversions of parameters and data that the functions apply; by default none.
+      call: a function without arguments that builds the problem again, for `pickle`. None pickles the functions
+        themselves, which must then be at module level.
     """
 
     init: Callable[[jax.Array, Any], Params] | None = None
@@ -245,21 +246,21 @@ class System(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Something to minimise: pure functions, hashable, safe as a static argument of `jax.jit`.
+    """A loss to minimise, with its gradient. Holds only pure functions, and can be a static argument of `jax.jit`.
 
-    A pair of your own needs a name, a loss and a gradient:
-    `Problem(name="mine", loss=my_loss, grad=my_grad)`; if you have only a loss, see `autodiff`.
+    A problem of your own needs a name, a loss and a gradient: `Problem(name="mine", loss=my_loss, grad=my_grad)`. If
+    you have only a loss, use `autodiff`.
 
     Attributes:
       name: the call that builds the problem.
       loss: `(params, batch) -> []`.
       grad: `(params, batch) -> a tree like params`, derived by hand.
       reduction: whether the loss is the mean or the sum over the rows of its batch.
-      value_and_grad: `(params, batch) -> (loss, grad)`, where both together cost less than one after the other; None
-        where the compiler merges the two.
-      row_sum: how the loss adds up over rows; None where it is not known to.
-      penalty: the penalty on the weights; None for a problem that has none and cannot be given one.
-      second_order: the Hessian by hand and bounds on it; None where they are not known.
+      value_and_grad: `(params, batch) -> (loss, grad)`, if computing both together is faster than `loss` and `grad` in
+        one compiled program; otherwise None.
+      row_sum: how the loss is a sum over rows; None if this is not known.
+      penalty: the penalty on the weights; None if the problem does not support a penalty.
+      second_order: the Hessian-vector product derived by hand, and bounds on the curvature; None if they are not known.
       system: start, predictions, closed form and data; its fields are read as `problem.init`, `problem.predict`, ...
     """
 
@@ -274,9 +275,10 @@ class Problem(NamedTuple):
     system: System = System()
 
     def zeros(self, batch: Any) -> Params:
-        """Parameters of zeros, of the shapes and dtypes that `init` gives.
+        """Parameters that are all zero, with the shapes and dtypes that `init` gives.
 
-        Of a network with hidden layers this is a saddle that descent does not leave; start it from `init`.
+        For a network with hidden layers all zeros are a saddle point, which descent does not leave. Start a network
+        from `init`.
 
         Args:
           batch: the data, as `init` takes it.
@@ -297,7 +299,7 @@ class Problem(NamedTuple):
         return f"Problem({self.name})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A problem that was changed after its call (`_replace`) is not what the call builds, and pickles by its fields.
+        # A problem changed by `_replace` differs from the result of `call`, so its fields are pickled.
         call = self.system.call
         return (operator.call, (call,)) if call is not None and call() == self else (type(self), tuple(self))
 
@@ -333,12 +335,12 @@ class Problem(NamedTuple):
 
     @property
     def l2(self) -> Any:
-        """The coefficient of the penalty on the weights; 0 without one."""
+        """The coefficient of the penalty on the weights; 0 without a penalty."""
         return 0.0 if self.penalty is None else self.penalty.l2
 
     @property
     def linear_form(self) -> LinearForm | None:
-        """How a squared error of a linear model is written by matrices; None for every other problem."""
+        """The loss as matrices, for a squared error of a linear model; None for every other problem."""
         return None if self.row_sum is None else self.row_sum.linear_form
 
 
@@ -346,7 +348,7 @@ def evaluate(problem: Problem, params: Params, batch: Any) -> tuple[jax.Array, P
     """Loss and gradient at one point.
 
     Args:
-      problem: what to evaluate.
+      problem: the problem to evaluate.
       params: the point.
       batch: the data.
 
@@ -371,13 +373,13 @@ def num_rows(batch: Batch) -> int:
 
 
 def autodiff(loss: LossFn, *, name: str | None = None) -> Problem:
-    """A `Problem` from a loss, with its gradient by reverse mode.
+    """A `Problem` from a loss. The gradient is computed by reverse-mode automatic differentiation.
 
-    The same loss and name give the same object, so that compiled programs are found again.
+    The same loss and name give the same object, so that JAX reuses compiled programs.
 
     Args:
       loss: `(params, batch) -> []`, differentiable; `batch` is whatever the loss takes.
-      name: what reports call it; the function's own name if None.
+      name: the name of the problem in reports; None uses the name of the function.
 
     Returns:
       The problem, without `init`, `predict` and `minimizer`.

@@ -1,7 +1,7 @@
 """Every error text for shapes, dtypes, trees and ranges.
 
-Structure is checked while tracing, at no cost to the compiled program. Each error names the argument,
-what was expected and what came.
+Structure is checked while tracing, which costs the compiled program nothing. Each error names the argument, the
+expected value and the value that was given.
 """
 
 import math
@@ -17,10 +17,10 @@ def check_shape(name: str, array: Any, expected: tuple[int, ...], reason: str) -
     """Raise ValueError unless `array` has the shape `expected`.
 
     Args:
-      name: the argument, as its user wrote it.
+      name: the argument, as the caller wrote it.
       array: anything with a shape.
       expected: the shape it must have.
-      reason: where that shape comes from.
+      reason: the reason why this shape is expected, such as "that of the predictions".
 
     Raises:
       ValueError: the shapes differ.
@@ -85,7 +85,7 @@ def check_label_values(name: str, labels: Any, num_classes: int) -> None:
     """Raise ValueError unless every label is in [0, num_classes). Host side.
 
     Args:
-      name: the argument, as its user wrote it.
+      name: the argument, as the caller wrote it.
       labels: `[N]`, concrete.
       num_classes: K.
 
@@ -105,7 +105,7 @@ def check_probability_values(name: str, probabilities: Any) -> None:
     """Raise ValueError unless every number is a label 0 or 1, or a probability in [0, 1]. Host side.
 
     Args:
-      name: the argument, as its user wrote it.
+      name: the argument, as the caller wrote it.
       probabilities: `[N]` floating, concrete.
 
     Raises:
@@ -122,7 +122,7 @@ def check_probability_values(name: str, probabilities: Any) -> None:
 
 
 def _recoding(labels: Any) -> str:
-    """How labels of another code become 0, 1, ..."""
+    """How to convert labels such as -1 and 1 to 0, 1, ..."""
     found = np.unique(labels).tolist()
     if found == [-1, 1]:
         return "; `(targets + 1) // 2` codes -1 and 1 as 0 and 1"
@@ -136,11 +136,11 @@ def check_choice(name: str, value: Any, choices: Any) -> None:
 
     Args:
       name: the argument.
-      value: what came.
-      choices: what is allowed.
+      value: the value that was given.
+      choices: the allowed values.
 
     Raises:
-      ValueError: it is not one of them.
+      ValueError: the value is not one of them.
     """
     if value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
@@ -152,7 +152,7 @@ def check_count(name: str, value: Any, *, minimum: int = 1, maximum: int | None 
 
     Args:
       name: the argument.
-      value: what came; a Python or NumPy integer.
+      value: the value that was given; a Python or NumPy integer.
       minimum: the smallest allowed.
       maximum: the largest allowed, or None.
 
@@ -177,7 +177,7 @@ def check_nonnegative(name: str, value: Any) -> float:
 
     Args:
       name: the argument.
-      value: what came; a real number, concrete.
+      value: the value that was given; a real number, concrete.
 
     Returns:
       The value.
@@ -217,7 +217,7 @@ def check_floating_tree(name: str, tree: Any) -> None:
 
 
 def _part(tree: Any) -> str:
-    """How the arrays of an equinox module are taken apart from its functions."""
+    """Advice for an equinox module: how to separate its arrays from its functions."""
     if not any(base.__module__.partition(".")[0] == "equinox" for base in type(tree).__mro__):
         return ""
     return (
@@ -227,14 +227,14 @@ def _part(tree: Any) -> str:
 
 
 def check_concrete(function: str, arguments: Any) -> None:
-    """Raise TypeError where a function of the host is called inside jit, vmap or grad.
+    """Raise TypeError if a function that runs on the host is called inside jit, vmap or grad.
 
     Args:
-      function: its name.
+      function: the name of the function.
       arguments: a tree of its arguments.
 
     Raises:
-      TypeError: one of them is a tracer; the text names the function that can be traced.
+      TypeError: an argument is a tracer; the text names the function to use instead.
     """
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
         raise TypeError(
@@ -244,10 +244,10 @@ def check_concrete(function: str, arguments: Any) -> None:
 
 
 def check_key(key: Any) -> None:
-    """Raise TypeError unless `key` can be one of jax.random, or is None.
+    """Raise TypeError unless `key` is None or can be a key of jax.random.
 
     Args:
-      key: what came.
+      key: the value that was given.
 
     Raises:
       TypeError: it is not an array.
@@ -260,9 +260,9 @@ def check_same_tree(name: str, tree: Any, reference_name: str, reference: Any) -
     """Raise unless two trees agree in structure, shapes and dtypes.
 
     Args:
-      name: what is checked.
+      name: the name of the checked tree.
       tree: arrays or shape structs.
-      reference_name: what it must be like.
+      reference_name: the name of the tree with which it must agree.
       reference: arrays or shape structs.
 
     Raises:

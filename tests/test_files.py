@@ -182,7 +182,7 @@ BAD = {
     ),
     "nothing left": (
         "t.csv", "a,y\n1,2\n,4\n5,\n", Y | {"drop_missing": True},
-        "{path}: --drop-missing leaves 1 of 3 rows; column 'a' has holes.",
+        "{path}: --drop-missing leaves 1 of 3 rows; column 'a' has empty cells.",
     ),
     "every row its own word": (
         "t.csv", "a,y\n" + "".join(f"{i},name{i}\n" for i in range(30)), Y,

@@ -152,7 +152,7 @@ REFUSED = [
     (
         "rows of unequal length",
         lambda: descend(batch=([[1.0, 2.0], [3.0]], [1.0, 2.0])),
-        "`inputs` must have rows of equal length, got a list of unequal ones.",
+        "`inputs` must have rows of equal length, got a list with rows of different lengths.",
     ),
     (
         "masked entries",

@@ -1,7 +1,8 @@
-"""Host side: load, validate and standardise data into a Batch.
+"""Load, check and standardise data on the host, and make a Batch of them.
 
-Everything here is NumPy in float64; what reaches the device is cast once, at the end. A mistake in the
-data is a `DataError` of one line that names the file, the line and the column.
+All functions compute in NumPy and float64. The arrays are cast to the dtype of the run once, when they are put on the
+device. If the data contain a mistake, a `DataError` is raised, whose one-line message names the file, the line and the
+column.
 """
 
 from jaxgd.data.classes import codes_note

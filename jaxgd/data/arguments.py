@@ -1,4 +1,4 @@
-"""The parameters, data and swept axes of a run, in whatever form they came, as arrays of jax."""
+"""Convert the parameters, the data and the swept axes of a run to JAX arrays, from every accepted form."""
 
 from typing import Any
 
@@ -12,18 +12,19 @@ from jaxgd.validation import check_floating_tree
 
 
 def arguments(problem: Problem, params: Any, batch: Any) -> tuple[Params, Any]:
-    """Parameters and data of a run as arrays of jax, whatever form they came in.
+    """Convert the parameters and the data of a run to JAX arrays.
 
     Args:
-      problem: what is minimised.
-      params: theta_0, as the problem accepts it.
-      batch: the data, as the problem accepts it; for your own problem any tree, whose frames become arrays.
+      problem: the problem to minimise.
+      params: theta_0, in a form that the problem accepts.
+      batch: the data, in a form that the problem accepts. For a problem of your own any tree is accepted, and data
+        frames in it are converted to arrays.
 
     Returns:
       A tree of floating arrays, and the data.
 
     Raises:
-      TypeError: another type of parameters or data than the problem takes; the text names the expected one.
+      TypeError: the problem does not accept parameters or data of this type; the text names the expected type.
       ValueError: `params` is empty; see `array`.
     """
     return parameters(problem, params), jax.tree.map(_leaf, problem.accepts.batch(batch))
@@ -49,7 +50,7 @@ def parameters(problem: Problem, params: Any) -> Params:
 
 
 def _strongly_typed(leaf: Any) -> jax.Array:
-    # A weak dtype would change in the first step, and the carry of a scan with it.
+    # A weak dtype would change in the first step, but the carry of a scan must keep its dtype.
     if isinstance(leaf, jax.Array):
         return leaf.astype(leaf.dtype) if leaf.weak_type else leaf
     return on_device(np.asarray(leaf, jnp.result_type(leaf)))
@@ -62,18 +63,18 @@ def _leaf(leaf: Any) -> Any:
 
 
 def sweep_axis(problem: Problem, name: str, values: Any) -> Any:
-    """The values of one axis of a sweep as arrays with a leading axis of lanes.
+    """Convert the values of one axis of a sweep to arrays with a leading axis of lanes.
 
     Args:
-      problem: what is minimised.
-      name: of the swept argument.
-      values: scalars in any form that `array` takes; keys; parameters or batches, stacked or in a list.
+      problem: the problem to minimise.
+      name: the name of the swept argument.
+      values: scalars in any form that `array` accepts, keys, or parameters or batches (stacked, or in a list).
 
     Returns:
-      A tree of arrays of jax.
+      A tree of JAX arrays.
 
     Raises:
-      TypeError: values of another type; the text names the axis.
+      TypeError: the values have another type; the text names the axis.
       ValueError: see `array`.
     """
     named = f"over[{name!r}]"

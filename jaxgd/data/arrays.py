@@ -1,8 +1,8 @@
-"""Numbers and labels in the forms in which people have them, as arrays; for Python and for the command.
+"""Convert numbers and labels in every accepted form to arrays.
 
-Lists, NumPy arrays, pandas and polars objects become arrays; integers become floating numbers where the system
-computes with them. Arrays of jax, and so the tracers of `jit` and `vmap`, stay as they are wherever their dtype fits.
-Shapes are never changed.
+Lists, NumPy arrays, pandas and polars objects are converted to arrays. Integers are converted to floating-point numbers
+if the problem computes with them. JAX arrays, including the tracers of `jit` and `vmap`, are not changed if their dtype
+is right. Shapes are never changed.
 """
 
 from collections.abc import Mapping
@@ -14,18 +14,18 @@ import numpy as np
 
 
 def array(name: str, values: Any) -> Any:
-    """Numbers as an array: a `jax.Array` as it is, everything else in NumPy.
+    """Convert numbers to an array. A `jax.Array` is returned unchanged, everything else as a NumPy array.
 
     Args:
-      name: the argument, as its user wrote it.
+      name: the argument, as the caller wrote it.
       values: an array, a nested list, a number, a pandas or polars frame or series.
 
     Returns:
       A `jax.Array`, or a NumPy array of bool, integers or real floating numbers.
 
     Raises:
-      TypeError: the values are not real numbers; the text says what came and what to do.
-      ValueError: rows of unequal length, or masked entries.
+      TypeError: the values are not real numbers; the text names their type and a remedy.
+      ValueError: the rows have unequal lengths, or entries are masked.
     """
     if isinstance(values, jax.Array):
         return values
@@ -49,14 +49,14 @@ def _as_numpy(name: str, values: Any) -> np.ndarray[Any, Any]:
         return jnp.asarray(values)  # type: ignore[return-value]  # a list of tracers
     except ValueError:
         raise ValueError(
-            f"`{name}` must have rows of equal length, got a {type_name(values)} of unequal ones."
+            f"`{name}` must have rows of equal length, got a {type_name(values)} with rows of different lengths."
         ) from None
     except (TypeError, RuntimeError) as error:
         raise TypeError(f"`{name}` must be an array of numbers, got {type_name(values)} ({error}).") from None
 
 
 def _numbers(name: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """An object array of numbers in float64; everything else is refused."""
+    """Convert an object array of numbers to float64; raise an error for everything else."""
     if values.dtype.kind == "c":
         raise TypeError(f"`{name}` must be real, got {values.dtype}.")
     if values.dtype.kind in "Mm":
@@ -80,25 +80,25 @@ def _at(position: int, values: np.ndarray[Any, Any]) -> str:
 
 
 def type_name(value: Any) -> str:
-    """The type of a value as its user knows it.
+    """The type of a value, as text for a message.
 
     Args:
-      value: what came.
+      value: any value.
 
     Returns:
-      Such as `list` or `pandas.Series`.
+      A name such as `list` or `pandas.Series`.
     """
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
 
 
 def floating(name: str, values: Any, dtype: Any = None) -> Any:
-    """Real numbers as a floating array, integers and bool among them.
+    """Convert real numbers, integers or bools to a floating array.
 
     Args:
-      name: the argument, as its user wrote it.
+      name: the argument, as the caller wrote it.
       values: see `array`.
-      dtype: what integers become; jax's default floating type if None.
+      dtype: the dtype of converted integers; None means JAX's default floating dtype.
 
     Returns:
       A floating array; floating arrays keep their dtype.
@@ -116,32 +116,32 @@ def floating(name: str, values: Any, dtype: Any = None) -> Any:
 
 
 def on_device(values: Any) -> jax.Array:
-    """An array of NumPy as an array of jax, by a copy; one of jax as it is.
+    """Copy a NumPy array to a JAX array. A JAX array is returned unchanged.
 
-    `jnp.asarray` compiles a program for every shape that it meets for the first time, which takes longer than most
-    copies. `jax.device_put` does not, but may share the memory of NumPy. So it is given a copy that nobody else holds.
+    `jnp.asarray` compiles a program for every new shape, which takes longer than most copies. `jax.device_put` compiles
+    nothing, but may share memory with the NumPy array. Therefore a copy is made first, and given to `jax.device_put`.
 
     Args:
-      values: an array of numbers, of either.
+      values: a NumPy array or a JAX array of numbers.
 
     Returns:
-      The same numbers, float64 as float32 where jax computes in that.
+      The same numbers as a JAX array; float64 becomes float32 unless `jax_enable_x64` is set.
     """
     return values if isinstance(values, jax.Array) else jax.device_put(np.array(values))
 
 
 def labels(name: str, values: Any) -> Any:
-    """Class labels as integers: 0, 0.0 and False are one label.
+    """Convert class labels to integers. 0, 0.0 and False are the same label.
 
     Args:
-      name: the argument, as its user wrote it.
-      values: see `array`; floating ones must be whole numbers.
+      name: the argument, as the caller wrote it.
+      values: see `array`; floating-point values must be whole numbers.
 
     Returns:
       An integer array.
 
     Raises:
-      TypeError: see `array`; or floating numbers inside `jit` or `vmap`, where they cannot be looked at.
+      TypeError: see `array`; or the values are floating inside `jit` or `vmap`, where they cannot be checked.
       ValueError: a label is not a whole number; the text names its row.
     """
     found = array(name, values)
@@ -161,7 +161,7 @@ def labels(name: str, values: Any) -> Any:
 
 
 def not_whole(numbers: Any) -> Any:
-    """Which numbers are not whole, and so not labels.
+    """A mask of the numbers that are not whole numbers, and therefore not labels.
 
     Args:
       numbers: an array on the host.
@@ -174,10 +174,10 @@ def not_whole(numbers: Any) -> Any:
 
 
 def probabilities(name: str, values: Any) -> Any:
-    """Labels 0 and 1 as integers, or probabilities of label 1 as floating numbers.
+    """Convert labels 0 and 1 to integers; probabilities of label 1 remain floating-point numbers.
 
     Args:
-      name: the argument, as its user wrote it.
+      name: the argument, as the caller wrote it.
       values: see `array`.
 
     Returns:
@@ -192,13 +192,13 @@ def probabilities(name: str, values: Any) -> Any:
 
 
 def described(value: Any) -> str:
-    """What came instead of a tree of arrays, in words.
+    """A description of a value that is not the expected tree of arrays, for a message.
 
     Args:
-      value: what came.
+      value: the value that was given.
 
     Returns:
-      Such as "a dict with 'w', 'b'".
+      Text such as "a dict with 'w', 'b'".
     """
     if isinstance(value, Mapping):
         return f"a dict with {', '.join(map(repr, value)) or 'no names'}"

@@ -1,4 +1,4 @@
-"""From a table to a `Dataset`: which columns are inputs, which is the target, and what becomes of other cells."""
+"""Make a `Dataset` from a table: choose inputs and target, encode categories, and handle missing cells."""
 
 import itertools
 import re
@@ -13,13 +13,14 @@ from jaxgd.data.table import HOLES, Table, as_number, is_text, missing, near, wh
 
 
 class Choice(NamedTuple):
-    """What is wanted from a table.
+    """The columns to use from a table, and how to treat them.
 
     Attributes:
       target: the column to predict.
-      features: the columns to predict from; empty for all others.
-      one_hot: columns among them to be coded as one column of 0 and 1 for each value but the first.
-      drop_missing: whether rows with an empty cell are left out, rather than refused.
+      features: the input columns; empty means all columns except the target.
+      one_hot: input columns of categories. For each of their values except the first, the inputs get a column of 0 and
+        1.
+      drop_missing: True leaves out rows with an empty cell; False raises an error for them.
     """
 
     target: str | None = None
@@ -32,14 +33,14 @@ def dataset_of(table: Table, choice: Choice) -> Dataset:
     """The inputs and the targets of a table.
 
     Args:
-      table: of a file.
-      choice: what is wanted from it.
+      table: the table.
+      choice: the columns to use.
 
     Returns:
-      The data, with class names and notes on what was done to them.
+      The data, with class names, and with notes on all changes made to the data.
 
     Raises:
-      DataError: no such column, or a column that cannot serve; the text says where, and what can be done.
+      DataError: a column does not exist or cannot be used; the text names the column and a remedy.
     """
     target, wanted = wanted_columns(table, choice)
     check_columns(table, choice, wanted)
@@ -71,10 +72,10 @@ def dataset_of(table: Table, choice: Choice) -> Dataset:
 
 
 def wanted_columns(table: Table, choice: Choice) -> tuple[str, list[str]]:
-    """The target and the inputs among the columns of a table, by their names.
+    """The names of the target column and of the input columns.
 
     Raises:
-      DataError: no such column, or one that is named twice; the text says what can be done.
+      DataError: a column does not exist or is named twice; the text names a remedy.
     """
     target = choice.target
     if target is None:
@@ -97,10 +98,10 @@ def wanted_columns(table: Table, choice: Choice) -> tuple[str, list[str]]:
 
 
 def check_columns(table: Table, choice: Choice, wanted: Sequence[str]) -> None:
-    """Refuse columns whose cells cannot serve as what was chosen.
+    """Raise an error if the cells of a chosen column have a type that cannot be used.
 
     Raises:
-      DataError: text or dates among the inputs, or dates for a target.
+      DataError: an input column contains text or dates, or the target column contains dates.
     """
     for name in wanted:
         if name not in choice.one_hot:
@@ -112,10 +113,10 @@ def check_columns(table: Table, choice: Choice, wanted: Sequence[str]) -> None:
 
 
 def check_numbers(table: Table, name: str) -> None:
-    """Refuse a column of inputs that does not hold numbers, with the remedy that fits what it holds.
+    """Raise an error if an input column does not contain numbers. The text names a remedy.
 
     Raises:
-      DataError: it holds text or dates.
+      DataError: the column contains text or dates.
     """
     column = table.columns[name]
     dates = (
@@ -135,7 +136,7 @@ def check_numbers(table: Table, name: str) -> None:
         raise DataError(f"{place}: {why}.")
     if _is_date(first):
         raise DataError(dates)
-    # One word among numbers is a slip in that cell; a column of words is of another kind.
+    # A single word among numbers is probably a typing error in that cell; otherwise the whole column is text.
     if len(words) < 0.5 * sum(cell is not None for cell in column):
         raise DataError(f"{place}: expected a number, got {first!r}.")
     levels = list(dict.fromkeys(column[row] for row in words))
@@ -156,10 +157,10 @@ def _is_date(cell: str) -> bool:
 
 
 def without_missing(table: Table, names: Sequence[str], *, drop: bool) -> tuple[Table, list[str]]:
-    """The table without the rows that lack a cell in one of some columns, and a note that counts them.
+    """The table without rows with an empty cell in one of the given columns, and a note that gives their number.
 
     Raises:
-      DataError: a cell is empty and `drop` is False, or no two rows are left.
+      DataError: a cell is empty and `drop` is False, or fewer than two rows are left.
     """
     holes = {name: missing(table.columns[name]) for name in names}
     any_hole = np.any(list(holes.values()), axis=0)
@@ -175,7 +176,7 @@ def without_missing(table: Table, names: Sequence[str], *, drop: bool) -> tuple[
         )
     if total - count < 2:
         raise DataError(
-            f"{table.name}: --drop-missing leaves {total - count} of {total} rows; column {name!r} has holes."
+            f"{table.name}: --drop-missing leaves {total - count} of {total} rows; column {name!r} has empty cells."
         )
     kept = np.flatnonzero(~any_hole)
     lines = table.lines
@@ -188,15 +189,15 @@ def inputs_of(table: Table, names: Sequence[str], one_hot: Sequence[tuple[str, t
     """The inputs of a fitted model, from a table of new rows.
 
     Args:
-      table: of new rows; other columns are passed over.
-      names: of the inputs that the model needs, in their order.
+      table: the new rows; columns that the model does not need are ignored.
+      names: the names of the inputs that the model needs, in their order.
       one_hot: for each column of categories its name and its values.
 
     Returns:
       `[N, D]` float64.
 
     Raises:
-      DataError: columns are missing, a cell is not a finite number, or a category was not among those fitted.
+      DataError: a column is missing, a cell is not a finite number, or a category did not occur in the fitted data.
     """
     levels = dict(one_hot)
     coded = {f"{name}={level}": (name, level) for name in levels for level in levels[name][1:]}
@@ -247,7 +248,7 @@ def inputs_of(table: Table, names: Sequence[str], one_hot: Sequence[tuple[str, t
 
 
 def words_of(column: Array) -> set[str]:
-    """The different cells of a column, as text."""
+    """The distinct values of a column, as text."""
     return {_word(cell) for cell in column}
 
 
@@ -256,15 +257,15 @@ def _word(cell: object) -> str:
 
 
 def input_columns(table: Table, name: str, levels: Sequence[str] | None) -> tuple[list[str], list[Array]]:
-    """The input columns that a column of the table becomes, with their names.
+    """The input columns that one column of a table is converted to, with their names.
 
-    Coding leaves out the first value: with a bias, the columns of all values would add up to the column of ones, and
-    the minimiser would not be unique.
+    A column of categories gets one input column for each value except the first. With a column for every value, the sum
+    of the columns would be the column of ones of the bias, and the minimiser would not be unique.
 
     Args:
-      table: that has the column.
-      name: of the column.
-      levels: the values of a column of categories; None for one of numbers.
+      table: the table with the column.
+      name: the name of the column.
+      levels: the values of a column of categories; None for a column of numbers.
 
     Returns:
       Names and columns `[N]`.

@@ -1,4 +1,4 @@
-"""Targets that are classes: words as numbers, and numbers that may be codes."""
+"""Targets that are classes: words are converted to labels, and numbers that may be class codes are noted."""
 
 import numpy as np
 
@@ -6,22 +6,22 @@ from jaxgd.data.dataset import Array, DataError
 from jaxgd.data.table import HOLES, Table, as_number, is_text, why_no_number
 
 NEGATIVE = ("no", "false", "n", "f", "negative", "neg", "absent", "benign", "-1", "0")
-"""The word of a pair that stands for class 0, whatever its place in the alphabet."""
+"""Pairs of words with their class 0 first; this overrides alphabetical order."""
 
 
 MOST_CODES = 10
-"""Different whole numbers up to which a target may be codes of classes."""
+"""A target with at most this many distinct whole numbers may contain class codes."""
 
 
 def codes_note(column: str, values: Array) -> list[str]:
-    """A note where a regression is fitted to numbers that may be codes of classes or counts.
+    """A note if a regression is fitted to numbers that may be class codes.
 
     Args:
-      column: the target.
-      values: the different ones that it has, sorted.
+      column: the name of the target.
+      values: the distinct values of the target, sorted.
 
     Returns:
-      One note or none.
+      A list with one note, or an empty list.
     """
     if len(values) > MOST_CODES or not np.array_equal(values, np.floor(values)):
         return []
@@ -31,12 +31,12 @@ def codes_note(column: str, values: Array) -> list[str]:
 
 
 def classes(table: Table, target: str) -> tuple[Array, tuple[str, ...]]:
-    """The targets as numbers, and the class names if they are words.
+    """The targets as numbers, and the class names if the targets are words.
 
-    Of two words that say no and yes, no is class 0; other words are numbered in alphabetical order.
+    If the words mean no and yes, no is class 0. All other words are numbered in alphabetical order.
 
     Raises:
-      DataError: words and numbers are mixed, or nearly every row has a word of its own.
+      DataError: words and numbers are mixed, or nearly every row has a different word.
     """
     column = table.columns[target]
     if not is_text(column):

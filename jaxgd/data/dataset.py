@@ -1,4 +1,4 @@
-"""A table of numbers on the host, its labels, its split, and its way onto the device."""
+"""A table of numbers on the host: its labels, how it is split, and its conversion to a Batch."""
 
 import os
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Array = npt.NDArray[Any]
 
 
 class DataError(ValueError):
-    """A mistake in the data or in how it was named: one line for its user."""
+    """A mistake in the data, or in the name of a file or column. The message is one line."""
 
 
 class Dataset(NamedTuple):
@@ -28,13 +28,13 @@ class Dataset(NamedTuple):
       targets: `[N]` or `[N, K]` float64, or `[N]` int64 labels.
       input_names: D column names.
       target_names: K column names, one for targets `[N]`.
-      lines: gives the line of the file on which each row stood, `[N]`, or is None for a source without lines.
-      shared_unit: whether all inputs are of one kind, as pixels are, and so share one scale.
-      class_names: what the labels 0 .. K - 1 are called; empty where the targets are not classes with names.
-      notes: what was done to the data on the way here, in sentences.
-      one_hot: for each column of categories that was coded its name and its values; the first has no input.
-      stands_for: how many rows of the source these rows summarise (same means and covariances); None if they are the
-        rows themselves.
+      lines: a function that returns the line number in the file for each row, `[N]`; None for a source without lines.
+      shared_unit: whether all inputs have the same unit (such as pixels), and are scaled by the same number.
+      class_names: the names of the labels 0 .. K - 1; empty if the targets are not classes with names.
+      notes: sentences that describe all changes made to the data.
+      one_hot: for each encoded column of categories its name and its values. The first value has no input column.
+      stands_for: the number of rows of the source, if these rows are a summary with the same means and covariances;
+        None if these are the rows of the source.
     """
 
     name: str
@@ -51,11 +51,11 @@ class Dataset(NamedTuple):
 
     @property
     def num_rows(self) -> int:
-        """Rows of the source."""
+        """The number of rows of the source."""
         return len(self.inputs) if self.stands_for is None else self.stands_for
 
     def place(self, row: int) -> str:
-        """Where a row stands, in words.
+        """The position of a row, for a message.
 
         Args:
           row: 0 .. N - 1.
@@ -67,9 +67,9 @@ class Dataset(NamedTuple):
 
 
 def as_labels(dataset: Dataset, num_classes: int | None = None) -> Dataset:
-    """The targets as integer labels 0 .. K - 1.
+    """Convert the targets to integer labels 0 .. K - 1.
 
-    Codes that count from 1, and the codes -1 and +1 of two classes, are taken as classes too; a note says so.
+    Targets 1 .. K, and targets -1 and +1, are converted as well; a note reports this.
 
     Args:
       dataset: its targets `[N]` must be whole numbers from 0, whole numbers from 1 without a gap, or -1 and +1.
@@ -79,7 +79,7 @@ def as_labels(dataset: Dataset, num_classes: int | None = None) -> Dataset:
       The data with targets `[N]` int64.
 
     Raises:
-      DataError: a target is not a label; the text says where.
+      DataError: a target is not a label; the text names its row.
     """
     if dataset.targets.ndim != 1:
         raise DataError(f"{dataset.name}: labels must be one column, got {', '.join(dataset.target_names)}.")
@@ -107,25 +107,25 @@ def as_labels(dataset: Dataset, num_classes: int | None = None) -> Dataset:
 
 
 def are_probabilities(dataset: Dataset) -> bool:
-    """Whether the targets are probabilities of class 1 rather than labels: all in [0, 1], some not whole.
+    """Whether the targets are probabilities of class 1: all are in [0, 1], and some are neither 0 nor 1.
 
     Args:
-      dataset: finite targets.
+      dataset: a data set with finite targets.
 
     Returns:
-      True for one column of such numbers.
+      True if the targets are one column of such numbers.
     """
     targets = np.asarray(dataset.targets, np.float64)
     return targets.ndim == 1 and bool(((targets >= 0) & (targets <= 1)).all() and not_whole(targets).any())
 
 
 def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Set rows aside, drawn at random.
+    """Split the rows at random into rows to fit and rows to hold out.
 
     Args:
       dataset: N rows.
       fraction: share of rows to hold out, in [0, 1).
-      seed: of the draw.
+      seed: the random seed.
 
     Returns:
       The rows to fit and the rows held out.
@@ -153,8 +153,8 @@ def to_batch(dataset: Dataset, transform: Callable[[Array], Array] = lambda inpu
     """The data on the device, in the default floating dtype; labels stay integers.
 
     Args:
-      dataset: what to cast.
-      transform: applied to the inputs in float64 before the cast, such as `Standardization.apply`.
+      dataset: the data set.
+      transform: a function applied to the inputs in float64 before the cast, such as `Standardization.apply`.
 
     Returns:
       The batch.
@@ -169,12 +169,12 @@ def to_batch(dataset: Dataset, transform: Callable[[Array], Array] = lambda inpu
 
 
 def short_name(source: str) -> str:
-    """The name of a data set without folders and ending.
+    """The name of a data set without folders and file name extension.
 
     Args:
       source: a bundled name or a path.
 
     Returns:
-      Such as "satgpa" for "data/satgpa.csv".
+            For example "satgpa" for "data/satgpa.csv".
     """
     return Path(os.path.basename(source)).stem

@@ -16,16 +16,16 @@ from jaxgd.data.dataset import Array, DataError
 from jaxgd.data.table import Table, is_text, of_values
 
 FAST_FROM = 2**20
-"""Bytes from which a file of text is given to pyarrow; below, importing it takes longer than reading carefully."""
+"""Text files of at least this many bytes are read by pyarrow. For smaller files, importing pyarrow takes longer."""
 
 PART_ROWS = 2**16
-"""Rows of a part of a file that is read in parts."""
+"""The number of rows of one part of a file that is read in parts."""
 
 PART_BYTES = 2**20
-"""Bytes of a part of a text table that is read in parts."""
+"""The number of bytes of one part of a text table that is read in parts."""
 
 BUFFER_BYTES = 2**20
-"""Bytes of a column of a Parquet file that are read at a time."""
+"""The number of bytes of a column of a Parquet file that are read at once."""
 
 
 def installed(name: str) -> bool:
@@ -34,7 +34,7 @@ def installed(name: str) -> bool:
 
 
 def read_text(path: str, opened: Callable[[], BinaryIO], lines: Any) -> Table | None:
-    """A text table by pyarrow; None where it refuses, so that the careful reader can say why, and where.
+    """Read a text table with pyarrow. Returns None if pyarrow fails: the slow reader then finds the mistake.
 
     Args:
       path: for errors.
@@ -56,7 +56,7 @@ def read_text(path: str, opened: Callable[[], BinaryIO], lines: Any) -> Table | 
         pyarrow.default_memory_pool().release_unused()
     except (pyarrow.ArrowException, TypeError):
         return None
-    # A comment may have been taken for a row; the column that it begins is then text.
+    # pyarrow may have read a comment as a row; then the first column is text.
     first = columns[dialect.header[0]]
     if not len(first):
         return None
@@ -68,7 +68,7 @@ def read_text(path: str, opened: Callable[[], BinaryIO], lines: Any) -> Table | 
 def text_parts(
     path: str, opened: Callable[[], BinaryIO], numbers: Sequence[str], words: Sequence[str]
 ) -> Iterator[Table]:
-    """Some columns of a text table by pyarrow, part by part.
+    """Read some columns of a text table with pyarrow, part by part.
 
     Args:
       path: for errors.
@@ -80,7 +80,7 @@ def text_parts(
       Tables without lines.
 
     Raises:
-      DataError: pyarrow refuses the file; the careful reader can say where.
+      DataError: pyarrow cannot read the file; the slow reader then finds the line of the mistake.
     """
     import pyarrow
     from pyarrow import csv
@@ -95,7 +95,7 @@ def text_parts(
 
 
 def _options(dialect: text.Dialect, kinds: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """How pyarrow reads a text table: the columns of `kinds` as such, or all of them as they seem to be."""
+    """The options of pyarrow for a text table: the columns and types in `kinds`, or all columns with inferred types."""
     import pyarrow
     from pyarrow import csv
 
@@ -108,7 +108,7 @@ def _options(dialect: text.Dialect, kinds: dict[str, Any]) -> tuple[Any, Any, An
             newlines_in_values=True,
             invalid_row_handler=lambda row: "skip" if row.text.startswith("#") else "error",
         ),
-        # Cells are kept as text if one of them is not a number: "NA" is then reported, not read as a missing value.
+        # If one cell is not a number, the column is kept as text, so "NA" is reported and not read as a missing value.
         csv.ConvertOptions(
             null_values=["", "nan", "NaN"],
             strings_can_be_null=True,
@@ -119,7 +119,7 @@ def _options(dialect: text.Dialect, kinds: dict[str, Any]) -> tuple[Any, Any, An
 
 
 def _column(column: Any) -> Array:
-    """A column of pyarrow as a column of a table."""
+    """Convert a column of pyarrow to a column of a table."""
     import pyarrow
 
     kind = column.type

@@ -1,4 +1,4 @@
-"""Batches and parameters in the forms in which people have them, as the types that the systems compute with."""
+"""Convert batches and parameters in every accepted form to the types that the problems compute with."""
 
 import functools
 import typing
@@ -16,22 +16,23 @@ TARGETS: dict[str, Callable[[str, Any], Any]] = {
     "labels": labels,
     "probabilities": probabilities,
 }
-"""What the targets of a system are, and the function that makes them so."""
+"""For each kind of targets, the function that converts values to this kind."""
 
 
 def as_batch(targets: str, batch: Any) -> Batch:
-    """Rows of data as a `Batch` of arrays.
+    """Convert rows of data to a `Batch` of arrays.
 
     Args:
-      targets: what the targets of the system are, a key of `TARGETS`.
+      targets: the kind of the targets, a key of `TARGETS`.
       batch: a `Batch`, a pair (inputs, targets) or a dict with these names.
 
     Returns:
-      Inputs floating, targets floating or integers. What was on the host is in NumPy and keeps its dtype.
+      A batch with floating inputs, and floating or integer targets. Data on the host become NumPy arrays of the same
+      dtype.
 
     Raises:
-      TypeError: another type, or values that are not real numbers.
-      ValueError: see `array`; or classes [N, 1] where [N] is meant.
+      TypeError: the batch has another type, or values are not real numbers.
+      ValueError: see `array`; or class labels have the shape [N, 1] instead of [N].
     """
     given_inputs, given_targets = _parts(batch)
     inputs = floating("inputs", given_inputs)
@@ -66,17 +67,17 @@ def _parts(batch: Any) -> tuple[Any, Any]:
 
 
 def as_params(params_type: Any, params: Any) -> Params:
-    """Parameters as the type of a system.
+    """Convert parameters to the parameter type of a problem.
 
     Args:
-      params_type: a NamedTuple of arrays, or of a tuple of such.
-      params: that type, a dict with its names, a tuple or list in its order.
+      params_type: a NamedTuple of arrays, or a NamedTuple that contains a tuple of such NamedTuples.
+      params: an instance of that type, a dict with the same names, or a tuple or list in the same order.
 
     Returns:
-      A `params_type` of `jax.Array`; numbers on the host become floating, arrays of jax stay as they are.
+      A `params_type` of `jax.Array`. Numbers on the host become floating; JAX arrays are not changed.
 
     Raises:
-      TypeError: anything else; the text names the expected type.
+      TypeError: the parameters have another form; the text names the expected type.
       ValueError: see `array`.
     """
     return _typed(params_type, params, "params")
@@ -84,7 +85,7 @@ def as_params(params_type: Any, params: Any) -> Params:
 
 @functools.cache
 def _fields(params_type: Any) -> dict[str, Any]:
-    """The names of a type, each with the type of its items, or None for an array."""
+    """The field names of a parameter type, each with the type of its items, or None for an array."""
     hints = typing.get_type_hints(params_type)
     return {
         name: typing.get_args(hints[name])[0] if typing.get_origin(hints[name]) is tuple else None
@@ -105,7 +106,7 @@ def _typed(params_type: Any, params: Any, name: str) -> Any:
 
 
 def _values(params_type: Any, fields: dict[str, Any], params: Any, name: str) -> Any:
-    """The values of parameters in the order of their type."""
+    """The values of parameters in the order of the fields of their type."""
     if isinstance(params, params_type):
         return params
     if isinstance(params, Mapping) and set(params) == set(fields):
@@ -123,7 +124,7 @@ def _values(params_type: Any, fields: dict[str, Any], params: Any, name: str) ->
 
 
 def _is_bare(fields: dict[str, Any], params: Any) -> bool:
-    """Whether a sequence is the layers of a network, rather than a tuple whose only entry holds them."""
+    """Whether a sequence is the list of layers of a network, and not a tuple whose only entry is that list."""
     if None in fields.values() or not params:
         return False
     only = params[0] if len(params) == 1 else None
@@ -131,11 +132,11 @@ def _is_bare(fields: dict[str, Any], params: Any) -> bool:
 
 
 def like(given: Any, typed: Any) -> Any:
-    """A tree of the type of a system in the form in which its user gave the parameters.
+    """Convert a tree of a problem's parameter type back to the form of given parameters.
 
     Args:
-      given: parameters as `as_params` takes them.
-      typed: a tree of the type that `as_params` made of them.
+      given: parameters in a form that `as_params` accepts.
+      typed: a tree of the type that `as_params` returns for them.
 
     Returns:
       The values of `typed` in the form of `given`.

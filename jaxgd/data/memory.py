@@ -1,18 +1,18 @@
-"""How much memory a process may still take, asked of the machine."""
+"""The memory that this process can still allocate, as reported by the machine."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
-"""Where Linux shows the limits of a container."""
+"""The files in which Linux shows the memory limits of a container."""
 
 
 def free_bytes() -> float:
-    """Bytes that can still be allocated: the smallest of what the machine, a container and the process's limits allow.
+    """Bytes that this process can still allocate: the smallest limit of the machine, the container and the process.
 
     Returns:
-      The number; infinity where the system does not tell.
+      The number of bytes; infinity if no limit is known.
     """
     return min((found for ask in LIMITS for found in ask()), default=float("inf"))
 
@@ -32,7 +32,7 @@ def _container() -> Iterator[float]:
 
 
 def _process() -> Iterator[float]:
-    """Bytes left under `ulimit -v` and `ulimit -d`."""
+    """Bytes that `ulimit -v` and `ulimit -d` still allow."""
     with contextlib.suppress(OSError, ImportError, IndexError, ValueError):
         import resource
 
@@ -44,4 +44,4 @@ def _process() -> Iterator[float]:
 
 
 LIMITS: tuple[Callable[[], Iterator[float]], ...] = (_machine, _container, _process)
-"""Each gives the bytes that one kind of limit leaves, or nothing where there is none."""
+"""Each function yields the bytes that one kind of limit still allows, or nothing if there is no such limit."""

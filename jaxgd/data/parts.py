@@ -1,4 +1,4 @@
-"""Tables that are read part by part, so that memory holds one part, whatever the size of the file."""
+"""Tables that are read part by part, so that only one part is in memory."""
 
 import gzip
 import os
@@ -13,10 +13,10 @@ from jaxgd.data.memory import free_bytes
 from jaxgd.data.table import Table
 
 COPIES = 8
-"""Bytes at the peak of a fit that holds all rows, over the bytes of its numbers in float64; measured."""
+"""Peak memory of a fit with all rows in memory, divided by the bytes of the rows in float64; measured."""
 
 SMALL_FILE = 2**20
-"""Bytes of a file up to which nothing is asked about its rows."""
+"""For files of at most this many bytes the memory is not checked."""
 
 Reader = Callable[[Sequence[str], Sequence[str]], Iterator[Table]]
 
@@ -26,9 +26,10 @@ class Large(NamedTuple):
 
     Attributes:
       path: of the file.
-      names: of all its columns.
-      num_rows: N; for a file of text an estimate, from the length of its first lines.
-      readers: (columns of numbers, columns of text) -> tables; each is tried where those before it refuse.
+      names: the names of all columns.
+      num_rows: N; for a text file an estimate from the length of the first lines.
+      readers: functions (columns of numbers, columns of text) -> tables. A reader is used if all readers before it
+        fail.
     """
 
     path: str
@@ -37,7 +38,7 @@ class Large(NamedTuple):
     readers: tuple[Reader, ...]
 
     def num_columns(self, choice: Choice) -> int:
-        """Columns that were chosen, the target among them."""
+        """The number of chosen columns, including the target."""
         return len(choice.features) + 1 if choice.features else len(self.names)
 
     def num_bytes(self, choice: Choice) -> int:
@@ -63,7 +64,7 @@ def large_text(path: str) -> Large:
 
 
 def _unpacked_bytes(path: str) -> int:
-    """The size of a packed file, from how much the first megabytes shrank."""
+    """The estimated size of a compressed file after decompression, from the compression of its first megabytes."""
     with open(path, "rb") as packed, gzip.GzipFile(fileobj=packed) as file:
         unpacked = len(file.read(2**22))
         return os.path.getsize(path) * unpacked // max(packed.tell(), 1)
@@ -80,7 +81,7 @@ LARGE: dict[tuple[str, ...], Callable[[str], Large]] = {
     (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".txt"): large_text,
     (".parquet", ".pq"): large_parquet,
 }
-"""The kinds of tables that can be read in parts, by how the path ends."""
+"""The kinds of tables that can be read in parts, by file name extension."""
 
 
 def large(source: object) -> Large | None:
@@ -91,10 +92,10 @@ def large(source: object) -> Large | None:
 
 
 def check_fits(source: object, choice: Choice) -> None:
-    """Refuse a file whose rows do not all fit into memory.
+    """Raise an error if the rows of a file do not all fit into memory.
 
     Raises:
-      DataError: they do not; the text says how many bytes they take and what can be done.
+      DataError: the rows do not fit; the text gives the number of bytes they need and a remedy.
     """
     path, found = str(source), large(source)
     if found is not None:
@@ -122,7 +123,7 @@ def _is_large(path: str) -> bool:
 
 
 def in_words(num_bytes: float) -> str:
-    """Bytes as people count them, such as "3.2 GB" or "64 MB"."""
+    """A number of bytes as text, such as "3.2 GB" or "64 MB"."""
     for unit, size in (("GB", 1e9), ("MB", 1e6)):
         if num_bytes >= size:
             return f"{num_bytes / size:.{1 if num_bytes < 10 * size else 0}f} {unit}"

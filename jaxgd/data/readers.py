@@ -1,4 +1,4 @@
-"""Bundled data sets, files and frames, read into a `Dataset`: one reader a kind, in one table."""
+"""Read bundled data sets, files and data frames into a `Dataset`. A table lists one reader for each kind of file."""
 
 import functools
 import os
@@ -16,10 +16,10 @@ from jaxgd.data.parts import check_fits
 from jaxgd.data.table import Table, did_you_mean, of_values
 
 BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "linnerud", "wine")
-"""scikit-learn's data sets, by name; in their raw units."""
+"""The data sets of scikit-learn, by name, in their raw units."""
 
 NPZ_NAMES = (("inputs", "targets"), ("X", "y"), ("x", "y"), ("data", "target"), ("arr_0", "arr_1"))
-"""Under which names an NPZ file may hold its inputs and its targets; the first pair that is there counts."""
+"""The names of the two arrays in an NPZ file, inputs and targets; the first pair that exists is used."""
 
 
 def load(
@@ -33,20 +33,20 @@ def load(
     """Load a data set.
 
     Args:
-      source: a bundled name; the path of a table with a header (`.csv`, `.tsv`, `.parquet`, the first two also as
-        `.gz`); "-" for such a text table on standard input; the path of an `.npz` with two arrays, named as in
-        `NPZ_NAMES`; or a pandas or polars frame.
-      target: the column to predict; needed for tables.
-      features: the columns to predict from; empty for all others.
-      one_hot: columns among them that hold categories, to be coded by columns of 0 and 1.
-      drop_missing: leave out rows with an empty cell or NaN, rather than refuse them.
+      source: one of these: the name of a bundled data set; the path of a table with a header line (`.csv`, `.tsv`,
+        `.csv.gz`, `.tsv.gz` or `.parquet`); "-" for a text table on standard input; the path of an `.npz` file with two
+        arrays, named as in `NPZ_NAMES`; a pandas or polars data frame.
+      target: the column to predict; required for tables.
+      features: the input columns; empty means all columns except the target.
+      one_hot: input columns that contain categories, which are encoded by columns of 0 and 1.
+      drop_missing: True leaves out rows with an empty cell or NaN; False raises an error for them.
 
     Returns:
-      The data, in their own units, with what was done to them in `notes`.
+      The data in their own units. `notes` lists all changes made to the data.
 
     Raises:
-      DataError: no such data set or file, a mistake inside, or more rows than fit into memory; the text says where,
-        and what can be done.
+      DataError: the data set or the file does not exist, it contains a mistake, or its rows do not fit into memory. The
+        text names the place and a remedy.
     """
     choice = Choice(target, tuple(features), tuple(one_hot), drop_missing)
     check_fits(source, choice)
@@ -97,7 +97,7 @@ def _check_no_columns(name: str, choice: Choice, why: str) -> None:
 
 
 def text_table(path: str) -> Table:
-    """A text table: the fast engine for a large one, the careful reader for a small one and for every mistake."""
+    """Read a text table: a large one with pyarrow, a small one or one with a mistake with the slow reader."""
     opened = text.opener(path)
     with text.reading(path):
         with opened() as file:
@@ -118,7 +118,7 @@ def text_table(path: str) -> Table:
 
 
 def npz_arrays(path: str) -> tuple[tuple[str, str], Array, Array]:
-    """The inputs and the targets of an NPZ file, and the names that it has for them."""
+    """The inputs and the targets of an NPZ file, and their names in the file."""
     with text.reading(path), open(path, "rb") as file:
         try:
             with np.load(file, allow_pickle=False) as archive:
@@ -174,14 +174,14 @@ TABLES: dict[tuple[str, ...], Callable[[str], Table]] = {
     (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".txt", "-"): text_table,
     (".parquet", ".pq"): engines.read_parquet,
 }
-"""The reader of each kind of table, by how the path ends. Adding a kind is adding a row."""
+"""The reader of each kind of table, by file name extension."""
 
 
 def table(source: Any) -> Table | None:
-    """A file or a frame as a table; None where it is neither a frame nor a file of a kind in `TABLES`.
+    """Read a file or a data frame as a table. Returns None if it is neither a frame nor a file of a kind in `TABLES`.
 
     Raises:
-      DataError: no such file, or a mistake inside; the text says where.
+      DataError: the file does not exist or contains a mistake; the text names the place.
     """
     if hasattr(source, "columns") and hasattr(source, "__getitem__"):
         columns = {str(name): of_values(source[name]) for name in source.columns}
@@ -195,15 +195,15 @@ def new_inputs(source: Any, names: Sequence[str], one_hot: Sequence[tuple[str, t
     """The inputs of a fitted model from new data.
 
     Args:
-      source: as `load` takes it; columns that the model does not need are passed over.
-      names: of the inputs that the model needs, in their order.
+      source: see `load`; columns that the model does not need are ignored.
+      names: the names of the inputs that the model needs, in their order.
       one_hot: for each column of categories its name and its values, see `Dataset.one_hot`.
 
     Returns:
       `[N, D]` float64.
 
     Raises:
-      DataError: a column is missing, or a cell is not a finite number or not one of the values that were fitted.
+      DataError: a column is missing, a cell is not a finite number, or a category did not occur in the fitted data.
     """
     read = table(source)
     if read is None:
@@ -215,7 +215,7 @@ def new_inputs(source: Any, names: Sequence[str], one_hot: Sequence[tuple[str, t
 
 
 def selected(dataset: Dataset, choice: Choice) -> Dataset:
-    """Only the inputs that were asked for."""
+    """The data with only the chosen inputs."""
     if not choice.features or choice.features == dataset.input_names:
         return dataset
     for name in choice.features:
@@ -229,7 +229,7 @@ def selected(dataset: Dataset, choice: Choice) -> Dataset:
 
 
 def dropped(dataset: Dataset, *, drop: bool) -> Dataset:
-    """The data without rows that hold NaN, and a note that counts them."""
+    """The data without rows that contain NaN, and a note with the number of these rows."""
     targets = dataset.targets.astype(np.float64).reshape(len(dataset.targets), -1)
     holes = np.any(np.isnan(np.concatenate([dataset.inputs, targets], axis=1)), axis=1)
     if not drop or not holes.any():
@@ -241,10 +241,10 @@ def dropped(dataset: Dataset, *, drop: bool) -> Dataset:
 
 
 def checked(dataset: Dataset) -> Dataset:
-    """The data, if every number is finite and there is something to fit.
+    """The data, unchanged, after a check that all numbers are finite and that there are inputs and rows.
 
     Raises:
-      DataError: a value is NaN or infinite, no column is left for the inputs, or fewer than two rows are.
+      DataError: a value is NaN or infinite, there is no input column, or there are fewer than two rows.
     """
     if dataset.inputs.shape[1] == 0:
         raise DataError(f"{dataset.name}: no column is left to predict from.")

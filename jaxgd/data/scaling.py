@@ -1,4 +1,4 @@
-"""Standard scores of the inputs, and the way back to the units of the data."""
+"""Standardise inputs, and convert fitted parameters back to the units of the data."""
 
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ class Standardization(NamedTuple):
 
     Attributes:
       mean: `[D]`, in the units of the inputs.
-      scale: `[D]`, their standard deviations (over N), or one for all.
+      scale: `[D]`, the standard deviations of the inputs (divided by N, not N - 1), or one number for all inputs.
     """
 
     mean: Array
@@ -43,17 +43,17 @@ class Standardization(NamedTuple):
     def in_data_units(self, params: Any) -> Any:
         """Parameters for the raw inputs from parameters for the standardised ones.
 
-        `w . (x - mean) / scale + b = (w / scale) . x + (b - sum w mean / scale)`, in float64; of a network
-        the first layer changes.
+        `w . (x - mean) / scale + b = (w / scale) . x + (b - sum w mean / scale)`, computed in float64. For a network
+        this is applied to the first layer.
 
         Args:
-          params: a `LinearParams`, `LineParams`, `LinearMapParams` or a network's parameters.
+          params: a `LinearParams`, `LineParams`, `LinearMapParams`, or the parameters of a network.
 
         Returns:
-          The same type, float64.
+          Parameters of the same type, in float64.
 
         Raises:
-          TypeError: parameters of another model.
+          TypeError: the parameters belong to another model.
         """
         if hasattr(params, "layers"):
             first, *others = params.layers
@@ -74,14 +74,15 @@ class Standardization(NamedTuple):
 
 
 def standardize(inputs: Any, *, shared_unit: bool = False) -> tuple[Array, Standardization]:
-    """Standard scores of the inputs: mean 0 and standard deviation 1 in every column.
+    """Scale the inputs to mean 0 and standard deviation 1 in every column.
 
-    Descent on such inputs takes far fewer steps. Fit on the scores, and take the parameters back:
-    `scores, scaling = standardize(X)`, later `scaling.in_data_units(result.params)`; new rows are `scaling.apply(new)`.
+    Descent needs far fewer steps on standardised inputs. Write `scores, scaling = standardize(X)` and fit on `scores`.
+    Then `scaling.in_data_units(result.params)` converts the parameters to the units of X, and `scaling.apply(new)`
+    standardises new rows.
 
     Args:
       inputs: `[N, D]`, in their own units; an array, nested lists or a frame.
-      shared_unit: whether all columns are of one kind, as pixels are, and so share one scale.
+      shared_unit: True scales all columns by the same number, for columns with the same unit, such as pixels.
 
     Returns:
       `[N, D]` float64 without units, and the means and scales.
@@ -109,7 +110,7 @@ def standardize(inputs: Any, *, shared_unit: bool = False) -> tuple[Array, Stand
 
 
 def _scaling(inputs: Array, shared_unit: bool) -> tuple[Standardization, int | None]:
-    """Means and scales, and the first column that is constant (None if none is)."""
+    """Means and scales, and the index of the first constant column, or None."""
     mean, scale = inputs.mean(axis=0), inputs.std(axis=0)
     if shared_unit:
         scale = np.full_like(mean, np.sqrt(np.mean(scale**2)))
@@ -118,7 +119,7 @@ def _scaling(inputs: Array, shared_unit: bool) -> tuple[Standardization, int | N
 
 
 def standardization(dataset: Dataset) -> Standardization:
-    """Means and standard deviations of the inputs; one deviation for all where they share a unit.
+    """Means and standard deviations of the inputs; one deviation for all columns if they share a unit.
 
     Args:
       dataset: inputs `[N, D]`.

@@ -1,4 +1,4 @@
-"""Least squares of a table that is read once, in parts: few rows with the same means and covariances take its place."""
+"""Least squares on a large table: it is read once, in parts, and replaced by few rows with the same covariances."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,18 +13,18 @@ from jaxgd.data.statistics import Statistics
 from jaxgd.data.table import Table, is_text, missing
 
 PARTS_FROM = 2**25
-"""Bytes of numbers from which a table is read in parts though it would fit: this is also faster."""
+"""Tables of at least this many bytes are read in parts even if they fit into memory, because this is faster."""
 
 ROWS_PER_COLUMN = 20
-"""Fewer rows than this for each column are not worth their covariances."""
+"""Tables with fewer rows than this for each column are not replaced: computing the covariances would not pay."""
 
 
 class Plan(NamedTuple):
-    """What every part of a table is turned into.
+    """How every part of a table is converted.
 
     Attributes:
-      path: of the file.
-      choice: what is wanted from the table.
+      path: the path of the file.
+      choice: the columns to use.
       target: the column to predict.
       wanted: the columns to predict from.
       levels: the values of each column of categories.
@@ -46,13 +46,13 @@ class Plan(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """What is known of the rows so far.
+    """The statistics of the rows read so far.
 
     Attributes:
-      fitted: statistics of the rows to fit, targets in the last column.
-      held_out: of the others.
-      num_missing: rows with an empty cell.
-      values: different targets, until they are more than `MOST_CODES`.
+      fitted: statistics of the rows to fit, with the targets in the last column.
+      held_out: statistics of the held-out rows.
+      num_missing: the number of rows with an empty cell.
+      values: the distinct targets, as long as there are at most `MOST_CODES`.
     """
 
     fitted: Statistics
@@ -62,7 +62,7 @@ class Gathered(NamedTuple):
 
 
 class ClassesError(Exception):
-    """The targets are classes, for which least squares is not the model."""
+    """The targets are classes, so least squares is not the right model."""
 
 
 def least_squares(
@@ -76,27 +76,28 @@ def least_squares(
     seed: int = 0,
     classes_too: bool = False,
 ) -> tuple[Dataset, Dataset] | None:
-    """Few rows in place of all those of a large table, for a mean of squared errors of a linear model.
+    """Replace the rows of a large table by few rows that give the same mean squared error of a linear model.
 
-    They have the same means and covariances (`Statistics.equivalent_rows`), and so the same loss, gradient, curvature
-    and minimiser at all parameters, within the rounding of float64.
+    The few rows have the same means and covariances as all rows (`Statistics.equivalent_rows`). Therefore the loss, the
+    gradient, the curvature and the minimiser are the same at all parameters, within the rounding of float64.
 
     Args:
       source: see `load`.
       target: see `load`.
       features: see `load`.
-      one_hot: see `load`; such columns are read twice.
+      one_hot: see `load`; these columns are read twice.
       drop_missing: see `load`.
-      held_out: share of the rows to hold out. Each row is drawn by itself, since their number is known at the end.
-      seed: of the draw.
-      classes_too: whether targets that are all 0 or 1 are numbers like others, rather than classes.
+      held_out: share of the rows to hold out. Each row is drawn independently, because the number of rows is not known
+        before the end of the file.
+      seed: the random seed.
+      classes_too: True treats targets that are all 0 or 1 as numbers; False treats them as classes.
 
     Returns:
-      The rows to fit and the rows held out, with the number of rows they stand for. None if all rows are to be loaded
-      instead: the targets are classes, or the source is small or not a table in a file.
+      The rows to fit and the rows held out. Both also hold the number of rows that they replace. Returns None if the
+      caller should load all rows instead: the targets are classes, the source is small, or it is not a table in a file.
 
     Raises:
-      DataError: a mistake in the file; the text says where, and what can be done.
+      DataError: the file contains a mistake; the text names the place and a remedy.
     """
     choice = Choice(target, tuple(features), tuple(one_hot), drop_missing)
     found = large(source)
@@ -121,7 +122,7 @@ def least_squares(
 
 
 def _levels(reader: Reader, one_hot: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The values of columns of categories, by a reading of only these columns."""
+    """The values of the columns of categories; reads only these columns."""
     found: dict[str, set[str]] = {name: set() for name in one_hot}
     for part in reader([], one_hot) if one_hot else ():
         for name, words in found.items():
@@ -134,7 +135,7 @@ def _gathered(plan: Plan, reader: Reader, held_out: float, rng: np.random.Genera
 
     Raises:
       ClassesError: the targets are classes.
-      DataError: a part cannot serve; or fewer than two rows are left to fit.
+      DataError: a part cannot be used, or fewer than two rows are left to fit.
     """
     none = Statistics.empty(len(plan.names()) + 1)
     found = Gathered(none, none, 0, np.zeros(0))
@@ -150,7 +151,7 @@ def _gathered(plan: Plan, reader: Reader, held_out: float, rng: np.random.Genera
             found.num_missing + num_missing,
             values,
         )
-        # The first part of classes tells, and spares the reading of the others.
+        # The first part already shows that the targets are classes; the other parts need not be read.
         if not classes_too and np.array_equal(values, [0, 1]):
             raise ClassesError
     if found.fitted.num_rows < 2:
@@ -163,11 +164,11 @@ def _with_rows(statistics: Statistics, rows: Array) -> Statistics:
 
 
 def _rows(plan: Plan, part: Table) -> tuple[Array, int]:
-    """Inputs and target of a part, `[n, D + 1]` without the rows that lack a cell, and how many those were.
+    """Inputs and target of a part, `[n, D + 1]`, without rows with an empty cell, and the number of these rows.
 
     Raises:
       ClassesError: the targets are words.
-      DataError: a cell is empty and is not to be left out, or a column is not of finite numbers.
+      DataError: a cell is empty and `drop_missing` is False, or a column contains values that are not finite numbers.
     """
     check_columns(part, plan.choice, plan.wanted)
     if is_text(part.columns[plan.target]):
@@ -195,7 +196,7 @@ def _rows(plan: Plan, part: Table) -> tuple[Array, int]:
 
 
 def _datasets(plan: Plan, found: Gathered, notes: list[str]) -> tuple[Dataset, Dataset]:
-    """The statistics as two sets of rows."""
+    """The rows to fit and the rows held out, as two data sets that have these statistics."""
     num_rows = found.fitted.num_rows + found.held_out.num_rows
     if found.num_missing:
         total = num_rows + found.num_missing

@@ -1,4 +1,4 @@
-"""Means and covariances of rows that are read once, and a few rows that have the same ones."""
+"""Means and covariances of rows that are read once, and few rows with the same means and covariances."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from jaxgd.data.dataset import Array
 
 
 class Statistics(NamedTuple):
-    """Sufficient statistics of the rows so far, `[P]` columns, in float64.
+    """The number, means and covariances of the rows read so far, with P columns, in float64.
 
     Attributes:
       num_rows: N.
@@ -34,16 +34,17 @@ class Statistics(NamedTuple):
         return cls(0, np.zeros(num_columns), np.zeros((num_columns, num_columns)))
 
     def with_rows(self, columns: Sequence[Array], buffer: Array) -> "Statistics":
-        """The statistics with more rows: two sets are joined by Chan, Golub and LeVeque (1983).
+        """The statistics after n more rows, with the update formula of Chan, Golub and LeVeque (1983).
 
-        The products are of differences from the mean so far, so that columns far from 0 keep their digits.
+        The formula multiplies differences from the current mean. This keeps the statistics accurate for columns with a
+        mean far from 0.
 
         Args:
           columns: arrays `[n, .]` that together have P columns.
-          buffer: `[n, P + 1]`, overwritten; its last column is 1, so that its products are sums.
+          buffer: `[n, P + 1]`, overwritten. Its last column is 1, so one matrix product also computes the sums.
 
         Returns:
-          The statistics of N + n rows; NaN or infinite where the rows are.
+          The statistics of N + n rows; NaN or infinite if rows are NaN or infinite.
         """
         if not len(buffer):
             return self
@@ -65,18 +66,19 @@ class Statistics(NamedTuple):
             return Statistics(num_rows, self.mean + step * (len(buffer) / num_rows), self.scatter + scatter + between)
 
     def equivalent_rows(self) -> Array:
-        """2 P rows with the same means and covariances as all N.
+        """2 P rows with the same means and covariances as all N rows.
 
-        With the correlations `R = V diag(e) V^T` and the deviations s, the rows `mean +- sqrt(P e_j) s v_j` have the
-        mean of the N rows, and `1/(2P) sum_j 2 P e_j (s v_j)(s v_j)^T = diag(s) R diag(s)` is their covariance over
-        N. A mean of squared errors of a linear model needs no more: it is the same function of the parameters.
-        Correlations rather than covariances, so that columns of small numbers keep their digits.
+        With the correlations `R = V diag(e) V^T` and the standard deviations s, the rows `mean +- sqrt(P e_j) s v_j`
+        have the mean of the N rows. Their covariance is
+        `1/(2P) sum_j 2 P e_j (s v_j)(s v_j)^T = diag(s) R diag(s)`, the covariance of the N rows. The mean squared
+        error of a linear model depends only on means and covariances, so it is the same function of the parameters.
+        Correlations are decomposed instead of covariances, because this is accurate also for columns of small numbers.
 
         Returns:
-          `[2 P, P]`; a column that is constant, or a combination of others within rounding, stays so.
+          `[2 P, P]`. A column that is constant, or a linear combination of other columns within rounding, stays so.
         """
         deviations = np.sqrt(np.maximum(np.diag(self.scatter), 0.0) / self.num_rows)
-        # The mean of a constant column is known to some eps, and its rows then seem to deviate by as much.
+        # The mean of a constant column has a rounding error, so its rows seem to deviate by a few eps.
         varying = np.flatnonzero(deviations > 16 * np.finfo(np.float64).eps * np.abs(self.mean))
         scale = deviations[varying]
         correlations = self.scatter[np.ix_(varying, varying)] / (self.num_rows * np.outer(scale, scale))

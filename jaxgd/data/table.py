@@ -1,4 +1,4 @@
-"""A table as a file gives it: named columns of numbers, of text or of dates, before anything is chosen from it."""
+"""A table as read from a file: named columns of numbers, text or dates."""
 
 import difflib
 import re
@@ -10,19 +10,19 @@ import numpy as np
 from jaxgd.data.dataset import Array, DataError
 
 HOLES = ("na", "n/a", "#n/a", "null", "none", "nil", "?", "-", ".", "missing")
-"""What stands in the cells of other tools' files where a value is missing."""
+"""Cell texts by which other tools mark a missing value."""
 
 
 class Table(NamedTuple):
     """Named columns of one length.
 
     Attributes:
-      name: the path, or what stands for it in errors.
-      columns: `[N]` each, by name: float64 with NaN where a cell is empty; objects, that is text with None where a
-        cell is empty; or datetime64.
-      lines: gives the line of the file on which each row stood, `[N]`, or is None for a source without lines. A
-        function, because it takes a second reading where the file was read by a fast engine.
-      first_row: the number of the first row, where the table is a part of a larger one.
+      name: the path, or another name of the source for messages.
+      columns: the columns `[N]` by name. Numbers are float64, with NaN for an empty cell. Text is an object array, with
+        None for an empty cell. Dates are datetime64.
+      lines: a function that returns the line number in the file for each row, `[N]`; None for a source without lines.
+        It is a function because after reading with pyarrow the file must be read again to find the lines.
+      first_row: the number of the first row, if the table is a part of a larger one.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Table(NamedTuple):
         return len(next(iter(self.columns.values()), ()))
 
     def place(self, row: int) -> str:
-        """Where a row stands, in words: "line 7" of a file of text, "row 5" elsewhere."""
+        """The position of a row, for a message: "line 7" for a text file, "row 5" for other sources."""
         return f"row {self.first_row + row}" if self.lines is None else f"line {self.lines()[row]}"
 
     def column(self, name: str) -> Array:
@@ -54,15 +54,16 @@ class Table(NamedTuple):
 
 
 def did_you_mean(word: str, known: Iterable[str], likeness: float = 0.65) -> str:
-    """A question that offers the nearest known word, or nothing if none is near.
+    """The text " Did you mean ...?" with the most similar known word, or "" if no known word is similar.
 
     Args:
-      word: what came.
-      known: what would have been right.
-      likeness: how much of a word must agree, from 0 to 1.
+      word: the word that was given.
+      known: the valid words.
+      likeness: how similar two words must be, from 0 to 1.
 
     Returns:
-      " Did you mean 'diabetes'?", or "". It says so if the word is several known names with commas between.
+      Text such as " Did you mean 'diabetes'?", or "". If the word consists of several known names separated by commas,
+      the text advises to separate them by spaces.
     """
     others = [other for other in known if other != word]
     names = [name.strip() for name in word.split(",")]
@@ -73,7 +74,7 @@ def did_you_mean(word: str, known: Iterable[str], likeness: float = 0.65) -> str
 
 
 def near(word: str, known: Iterable[str], likeness: float = 0.65) -> str | None:
-    """The known word that begins with a word, or the one most like it, whatever their case; None if there is none."""
+    """The known word that begins with `word`, or the most similar one, ignoring case; None if no word is similar."""
     by_lower = {other.lower(): other for other in known}
     beginning = [other for other in by_lower if len(word) > 2 and other.startswith(word.lower())]
     found = beginning if len(beginning) == 1 else difflib.get_close_matches(word.lower(), by_lower, 1, likeness)
@@ -81,10 +82,10 @@ def near(word: str, known: Iterable[str], likeness: float = 0.65) -> str | None:
 
 
 def why_no_number(cell: str) -> str | None:
-    """What is the matter with a cell that is nearly a number, and what to write; None for any other text.
+    """Why a cell that is nearly a number cannot be read, and how to write it; None for any other text.
 
     Args:
-      cell: of text.
+      cell: the text of the cell.
 
     Returns:
       The end of a sentence, such as "'1,5' has a decimal comma; write 1.5".
@@ -145,7 +146,7 @@ def is_text(column: Array) -> bool:
 
 
 def missing(column: Array) -> Array:
-    """Which cells of a column are empty, `[N]` bool."""
+    """A mask `[N]` of the empty cells of a column."""
     if is_text(column):
         return np.array([cell is None for cell in column], bool)
     return np.isnat(column) if column.dtype.kind == "M" else np.isnan(column)

@@ -1,4 +1,4 @@
-"""Text tables: comma, semicolon or tab between cells, one header line. The careful reader, which knows its lines."""
+"""A reader of text tables (separated by comma, semicolon or tab, with a header line) that reports line numbers."""
 
 import contextlib
 import csv
@@ -20,16 +20,16 @@ from jaxgd.data.table import Table, as_number, did_you_mean
 SEPARATORS = (",", ";", "\t")
 
 BEGINNING_BYTES = 2**16
-"""Bytes that are looked at for the separator and the header."""
+"""The separator and the header are determined from this many bytes at the start of a file."""
 
 
 class Dialect(NamedTuple):
-    """How a text table is written.
+    """The separator and the header of a text table.
 
     Attributes:
-      separator: between the cells.
+      separator: the character between the cells.
       header: the column names, in order.
-      num_extra: empty names behind them, from separators at the end of the line.
+      num_extra: the number of empty names after them, from separators at the end of the header line.
       header_line: the number of the header's (last) line.
     """
 
@@ -41,7 +41,7 @@ class Dialect(NamedTuple):
 
 @contextlib.contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Turn an error of reading a file into a line that names it.
+    """Convert an error of reading a file to a `DataError` that names the file.
 
     Raises:
       DataError: the file does not exist, or cannot be read.
@@ -63,7 +63,7 @@ def first_line(error: BaseException) -> str:
 
 
 def opener(path: str) -> Callable[[], BinaryIO]:
-    """What opens a file at its start, unpacked if its name ends in .gz; "-" is standard input, which is kept."""
+    """A function that opens a file, and decompresses it if its name ends in .gz. For "-" it opens standard input."""
     if path == "-":
         given = sys.stdin.buffer.read()
         return lambda: io.BytesIO(given)
@@ -71,18 +71,19 @@ def opener(path: str) -> Callable[[], BinaryIO]:
 
 
 def beginning(opened: Callable[[], BinaryIO]) -> bytes:
-    """Whole lines from the start of a file, enough of them to know how it is written."""
+    """The first lines of a file, enough to determine the separator and the header."""
     with opened() as file:
         return file.read(BEGINNING_BYTES) + file.readline()
 
 
 def lines_of(path: str, file: BinaryIO) -> Iterator[str]:
-    """The lines of a text, without a byte order mark, their ends as they are.
+    """The lines of a text file, without a byte order mark and with unchanged line ends.
 
     Raises:
-      DataError: they are not UTF-8; the text names the line.
+      DataError: a line is not UTF-8; the text names the line.
     """
-    # What is not UTF-8 comes as a surrogate, which tells the line; a strict decoder only knows its own buffer.
+    # Bytes that are not UTF-8 become surrogates, which are then found in their line; a strict decoder would not know
+    # the line.
     with io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="") as text:
         for number, line in enumerate(text, 1):
             if not line.isascii() and (wrong := re.search("[\udc80-\udcff]", line)):
@@ -94,12 +95,12 @@ def lines_of(path: str, file: BinaryIO) -> Iterator[str]:
 
 
 def dialect_of(path: str, opened: Callable[[], BinaryIO]) -> Dialect:
-    """The separator and the header of a text table, from its beginning.
+    """The separator and the header of a text table, from its first lines.
 
-    The separator is the sign of `SEPARATORS` that the header holds most often.
+    The separator is the character of `SEPARATORS` that occurs most often in the header.
 
     Raises:
-      DataError: the file is empty, or its first line is not a header of different names.
+      DataError: the file is empty, or its first line is not a header of distinct names.
     """
     start = list(lines_of(path, io.BytesIO(beginning(opened))))
     first = next((line for line in start if line.strip() and not line.startswith("#")), None)
@@ -126,10 +127,10 @@ def dialect_of(path: str, opened: Callable[[], BinaryIO]) -> Dialect:
 
 
 def rows(path: str, lines: Iterable[str], separator: str) -> Iterator[tuple[int, list[str]]]:
-    """The line number and the cells of every row, the header's included; blank lines and `#` comments left out.
+    """The line number and the cells of every row, including the header. Blank lines and `#` comments are left out.
 
     Raises:
-      DataError: the quotes of a line do not match, or a cell is larger than a row can be.
+      DataError: the quotes of a line do not match, or a cell is too long.
     """
     reader = csv.reader(lines, delimiter=separator)
     try:
@@ -144,15 +145,15 @@ def careful(path: str, opened: Callable[[], BinaryIO], part_rows: int | None = N
     """Read a text table row by row.
 
     Args:
-      path: for errors.
-      opened: opens the file, see `opener`.
-      part_rows: rows of a table; None for all of them in one.
+      path: the path, for messages.
+      opened: a function that opens the file, see `opener`.
+      part_rows: the number of rows of each table; None for all rows in one table.
 
     Returns:
-      Tables with their lines, at least one; not one without rows.
+      One or more tables with line numbers, none of them empty.
 
     Raises:
-      DataError: a mistake in the file; the text says where.
+      DataError: the file contains a mistake; the text names the line.
     """
     dialect = dialect_of(path, opened)
     width = len(dialect.header)
@@ -170,7 +171,7 @@ def careful(path: str, opened: Callable[[], BinaryIO], part_rows: int | None = N
 
 
 def _fitting(path: str, line: int, cells: list[str], width: int) -> list[str]:
-    """The cells of a row without those that a separator at the end of its line adds."""
+    """The cells of a row, without empty cells from a separator at the end of the line."""
     while len(cells) > width and not cells[-1].strip():
         cells.pop()
     if len(cells) != width:
@@ -179,7 +180,7 @@ def _fitting(path: str, line: int, cells: list[str], width: int) -> list[str]:
 
 
 def _typed(path: str, header: tuple[str, ...], cells: list[list[str]], where: Array) -> Table:
-    """Rows of cells as a table whose columns are numbers where every cell is one."""
+    """Convert rows of cells to a table. A column is numeric if every cell is a number."""
     columns = {}
     for name, column in zip(header, zip(*cells, strict=True), strict=True):
         numbers = [as_number(cell) for cell in column]

@@ -1,4 +1,4 @@
-"""The systems: each a model, a loss, a gradient derived by hand, and the minimiser where one is known."""
+"""The problems of this package: each has a model, a loss and a gradient derived by hand; some have a closed form."""
 
 from jaxgd.problems.linear import line, linear_map, linear_regression
 from jaxgd.problems.logistic import logistic_regression, softmax_regression

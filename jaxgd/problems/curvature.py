@@ -1,7 +1,8 @@
-"""Second derivatives of the losses in `losses.py` by the predictions, with their smallest and largest values.
+"""Second derivatives of the losses with respect to the predictions, and their smallest and largest values.
 
-A bound on the curvature of one row's loss by its prediction is a bound on the whole Hessian: with `f_i = a_i . theta`
-and `c_i` the second derivative of row i, `H = sum_i c_i a_i a_i^T`, so `low A^T A <= H <= high A^T A`.
+Bounds on the second derivative of each row's loss give bounds on the whole Hessian. With the predictions
+`f_i = a_i . theta` and the second derivative `c_i` of row i, `H = sum_i c_i a_i a_i^T`, so
+`low A^T A <= H <= high A^T A`.
 """
 
 from collections.abc import Callable
@@ -74,8 +75,8 @@ def hvp_half_mean_squared_error(predictions: jax.Array, vector: jax.Array, targe
 def hvp_sum_sigmoid_cross_entropy(logits: jax.Array, vector: jax.Array, labels: jax.Array) -> jax.Array:
     """Hessian of `sum_sigmoid_cross_entropy` by the logits, times a vector: `p (1 - p) u`.
 
-    `d/dz (sigma(z) - y) = sigma'(z) = p (1 - p)`, which is `e / (1 + e)^2` with `e = exp(-|z|)`: it keeps its digits
-    where p rounds to 1. Its largest value is 1/4, at z = 0.
+    `d/dz (sigma(z) - y) = sigma'(z) = p (1 - p)`, which is computed as `e / (1 + e)^2` with `e = exp(-|z|)`. This form
+    is accurate even if p rounds to 1. The largest value is 1/4, at z = 0.
 
     Args:
       logits: z, `[N]` or `[N, K]`.
@@ -130,8 +131,8 @@ class LossCurvature(NamedTuple):
 
     Attributes:
       hvp: `(predictions, vector, targets) -> ` the Hessian times the vector, the shape of the predictions.
-      low: the smallest eigenvalue over all predictions, of one row without the 1/N of a mean.
-      high: the largest.
+      low: the smallest eigenvalue over all predictions, for one row, without the factor 1/N of a mean.
+      high: the largest eigenvalue, likewise.
     """
 
     hvp: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]

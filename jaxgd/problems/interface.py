@@ -1,4 +1,4 @@
-"""The functions of a system in front of its users: parameters and rows in the forms in which people have them."""
+"""Problems whose functions accept parameters and rows in every form: dicts, tuples, lists, frames."""
 
 import functools
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from jaxgd.types import Accepts, Params, Problem, SecondOrder
 
 
 def accepting(problem: Problem, params_type: Any, *, targets: str | None) -> Problem:
-    """The same problem, whose functions first convert their arguments to the problem's own types, while tracing.
+    """The same problem, with functions that first convert their arguments to the problem's own types.
 
     Args:
-      problem: its functions take `params_type` and a `Batch` of arrays.
+      problem: a problem whose functions take `params_type` and a `Batch` of arrays.
       params_type: the public type of its parameters, a NamedTuple.
-      targets: what its targets are, a key of `jaxgd.data.forms.TARGETS`; None for a problem without data.
+      targets: the kind of its targets, a key of `jaxgd.data.forms.TARGETS`; None for a problem without data.
 
     Returns:
       The problem. Its gradient and Hessian-vector product have the form in which the parameters were given.
@@ -60,7 +60,7 @@ def accepting(problem: Problem, params_type: Any, *, targets: str | None) -> Pro
 def _second_order(
     given: SecondOrder, to_params: Callable[[Any], Params], to_arrays: Callable[[Any], Any]
 ) -> SecondOrder:
-    """What is known about second derivatives, of parameters and rows in every form."""
+    """`SecondOrder` whose functions accept parameters and rows in every form."""
     rows, bounds = given.rows, given.bounds
     return given._replace(
         hvp=lambda params, vector, batch: like(

@@ -65,7 +65,7 @@ def affine(params: LinearParams, inputs: jax.Array) -> jax.Array:
 
 
 def grad_affine(inputs: jax.Array, by_predictions: jax.Array) -> LinearParams:
-    """Gradient by the parameters of `affine` from the derivative by its predictions.
+    """Gradient with respect to the parameters of `affine`, from the derivative with respect to its predictions.
 
     With `f_ik = sum_d x_id W_dk + b_k` and `delta_ik = dL/df_ik`:
 
@@ -79,7 +79,7 @@ def grad_affine(inputs: jax.Array, by_predictions: jax.Array) -> LinearParams:
     Returns:
       weights `[D]` or `[D, K]`, bias `[]` or `[K]`.
     """
-    # X^T delta as (delta^T X)^T: rows of X are read as they lie in memory.
+    # X^T delta as (delta^T X)^T: this reads the rows of X in the order in which they are stored.
     return LinearParams(weights=(by_predictions.T @ inputs).T, bias=jnp.sum(by_predictions, axis=0))
 
 
@@ -89,7 +89,7 @@ class AffineModel(NamedTuple):
     Attributes:
       params_type: the type of its parameters.
       predict: `(params, inputs) -> predictions`.
-      grad: `(inputs, derivative by the predictions) -> ` the gradient by the parameters.
+      grad: `(inputs, derivative by the predictions) -> ` the gradient with respect to the parameters.
       init: `(key, inputs, output_shape) -> params`.
     """
 
@@ -105,10 +105,10 @@ def _linear(params: WeightsParams, inputs: jax.Array) -> jax.Array:
 
 
 def affine_model(fit_intercept: bool) -> AffineModel:
-    """The model `X W + b`, or `X W` without an intercept: there dL/dW is the same and b stays 0.
+    """The model `X W + b`, or `X W` without an intercept. Without an intercept dL/dW has the same formula.
 
     Args:
-      fit_intercept: whether there is a b.
+      fit_intercept: whether the model has the parameter b.
 
     Returns:
       The functions of the model.
@@ -129,18 +129,18 @@ def affine_model(fit_intercept: bool) -> AffineModel:
 
 
 def affine_second_order(loss_name: str, fit_intercept: bool = True) -> SecondOrder:
-    """Second order of a loss of `affine`, which is linear in its parameters.
+    """Hessian-vector product and curvature bounds of a loss of an affine model.
 
-    By hand: along V the predictions move by `U = X V_W + V_b`, the derivative by the predictions moves by the Hessian
-    of the loss by them times U, and `grad_affine` is linear in that derivative. So `H V = grad_affine(X, R)` with
-    `R = C U`, and the curvature of every row is that of the loss.
+    By hand: along V the predictions change by `U = X V_W + V_b`. With the Hessian C of the loss with respect to the
+    predictions, the derivative of the loss with respect to the predictions changes by `R = C U`. `grad_affine` is
+    linear in that derivative, so `H V = grad_affine(X, R)`. The curvature of every row is that of the loss.
 
     Args:
       loss_name: a key of `LOSS_CURVATURES`.
       fit_intercept: whether the model has a bias.
 
     Returns:
-      The product, and the bounds of every row.
+      The Hessian-vector product, and the bounds on the curvature of every row.
     """
     curvature, model = LOSS_CURVATURES[loss_name], affine_model(fit_intercept)
 
@@ -208,8 +208,8 @@ def jacobian_outputs_bias(params: LinearMapParams) -> jax.Array:
 def jacobian_outputs_matrix(params: LinearMapParams, inputs: jax.Array) -> jax.Array:
     """`dy/dM` of `y = M x + b`, a 3-tensor: `dy_i/dM_jk = [i = j] x_k`.
 
-    Its contraction with dL/dy collapses to the outer product,
-    `dL/dM_jk = sum_i dL/dy_i [i = j] x_k = dL/dy_j x_k`, which is why no program ever forms it.
+    The contraction with dL/dy is an outer product, `dL/dM_jk = sum_i dL/dy_i [i = j] x_k = dL/dy_j x_k`, so a gradient
+    can be computed without forming this tensor.
 
     Args:
       params: matrix `[K, D]`, bias `[K]`.
@@ -236,10 +236,10 @@ def linear_map() -> Problem:
         dL/db = dL/dy dy/db = dL/dy I = -2 (g - y)                [K]
         dL/dM = dL/dy dy/dM = outer(dL/dy, x) = -2 (g - y) x^T    [K, D]
 
-    and for a batch the sum of these over its rows. Along (V, v) the outputs move by `u = V x + v` and dL/dy by 2 u, so
-    the Hessian takes (V, v) to `(2 u x^T, 2 u)`, the same at all parameters. With one row, a step multiplies the
-    residual by `1 - 2 eta (|x|^2 + 1)`; the minimiser is not unique, and the one of least norm is
-    `M = g x^T / (|x|^2 + 1)`, `b = g / (|x|^2 + 1)`.
+    For a batch the gradient is the sum of these over the rows. Along (V, v) the outputs change by `u = V x + v`, and
+    dL/dy changes by 2 u. So the Hessian maps (V, v) to `(2 u x^T, 2 u)`, which is the same at all parameters. With one
+    row, a step multiplies the residual by `1 - 2 eta (|x|^2 + 1)`. With one row the minimiser is not unique; the
+    minimiser of least norm is `M = g x^T / (|x|^2 + 1)`, `b = g / (|x|^2 + 1)`.
 
     Returns:
       The problem; parameters are `LinearMapParams`. Inputs `[D]` with targets `[K]`, or `[N, D]` with
@@ -309,8 +309,8 @@ def line() -> Problem:
         dL/dphi0 = sum_i 2 r_i dr_i/dphi0 = sum_i 2 r_i          []
         dL/dphi1 = sum_i 2 r_i dr_i/dphi1 = sum_i 2 x_i r_i      []
 
-    Both vanish at the minimiser `(X^T X)^-1 X^T y` with the columns 1 and x in X. Along (v0, v1) the residuals move by
-    `u_i = v0 + v1 x_i`, so the Hessian takes (v0, v1) to `(sum_i 2 u_i, sum_i 2 x_i u_i)`.
+    Both vanish at the minimiser `(X^T X)^-1 X^T y` with the columns 1 and x in X. Along (v0, v1) the residuals change
+    by `u_i = v0 + v1 x_i`, so the Hessian maps (v0, v1) to `(sum_i 2 u_i, sum_i 2 x_i u_i)`.
     Source: Prince, Understanding Deep Learning, equations 2.5 and 6.7.
 
     Returns:
@@ -378,15 +378,16 @@ def linear_regression(*, loss: str = "mean_squared_error", l2: float = 0.0, fit_
         dL/dW = X^T dL/df + l2 W = 2/N X^T r + l2 W               [D, K]
         dL/db = sum_i dL/df_i    = mean of 2 r                    [K]
 
-    with 2 in the place of 2/N for the sum of squared errors, 1/N and 1 for half of the mean and of the sum.
+    For the other losses the factor 2/N is replaced: by 2 for the sum of squared errors, by 1/N for half the mean, and
+    by 1 for half the sum.
 
-    Along (V, v) the predictions move by `U = X V + v`, so the Hessian takes (V, v) to
-    `(2/N X^T U + l2 V, mean of 2 U)`: it is `2/N A^T A + l2 P` for each column of W, with `A = [X, 1]` and P the
-    identity on the weights, the same at all parameters.
+    Along (V, v) the predictions change by `U = X V + v`, so the Hessian maps (V, v) to
+    `(2/N X^T U + l2 V, mean of 2 U)`. For each column of W the Hessian is `2/N A^T A + l2 P`, with `A = [X, 1]` and P
+    the identity on the weights. It is the same at all parameters.
 
     Args:
       loss: "mean_squared_error", "half_mean_squared_error", "sum_squared_error" or "half_sum_squared_error".
-      l2: lambda of the penalty `1/2 lambda |W|^2`, the bias free.
+      l2: lambda of the penalty `1/2 lambda |W|^2`; the bias is not penalised.
       fit_intercept: False for `f = X W`, whose parameters are only the weights.
 
     Returns:
@@ -446,7 +447,7 @@ def _linear_regression(loss_name: str, l2: float, fit_intercept: bool) -> Proble
 
 
 def call_name(function: str, /, *positional: object, **options: tuple[object, object]) -> str:
-    """The call that builds a problem, defaults left out: its name.
+    """The name of a problem: the call that builds it, without arguments that have their default value.
 
     Args:
       function: the name of the function.
@@ -454,7 +455,7 @@ def call_name(function: str, /, *positional: object, **options: tuple[object, ob
       **options: for each keyword the value and the default.
 
     Returns:
-      Such as `linear_regression(l2=0.1)`; the bare name where every value is the default.
+      A call such as `linear_regression(l2=0.1)`, or `linear_regression` if every value is the default.
     """
     shown = [repr(value) for value in positional]
     shown += [f"{name}={value!r}" for name, (value, default) in options.items() if value != default]

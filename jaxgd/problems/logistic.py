@@ -27,18 +27,18 @@ def logistic_regression(
         dL/dw   = sum_i dL/dz_i x_i + l2 w = X^T (p - y) / N + l2 w                  [D]
         dL/db   = sum_i dL/dz_i            = mean(p - y)                             []
 
-    Along (v, v_b) the logits move by `u_i = x_i . v + v_b` and p_i by `p_i (1 - p_i) u_i`, so the Hessian takes
-    (v, v_b) to `(X^T (p (1 - p) u) / N + l2 v, mean(p (1 - p) u))`. As `0 < p (1 - p) <= 1/4` it lies between
-    `l2 P` and `1/(4N) A^T A + l2 P`, `A = [X, 1]`: the loss is convex, without a positive lower bound on its curvature
-    along the free bias.
+    Along (v, v_b) the logits change by `u_i = x_i . v + v_b` and p_i changes by `p_i (1 - p_i) u_i`, so the Hessian
+    maps (v, v_b) to `(X^T (p (1 - p) u) / N + l2 v, mean(p (1 - p) u))`. Since `0 < p (1 - p) <= 1/4`, the Hessian lies
+    between `l2 P` and `1/(4N) A^T A + l2 P`, with `A = [X, 1]` and P the identity on the weights. So the loss is
+    convex. Its curvature along the bias, which is not penalised, has no positive lower bound.
 
-    The factor p (1 - p) that stalls the sigmoid neuron cancels. No closed form is known. If a hyperplane separates the
-    classes, the loss without a penalty has no minimiser.
+    The factor p (1 - p) cancels in dL/dz. (In `sigmoid_neuron` it remains, and makes the gradient vanish near p = 0 and
+    p = 1.) No closed form is known. If a hyperplane separates the classes, the loss without a penalty has no minimiser.
 
     Args:
       loss: "mean_sigmoid_cross_entropy", or "sum_sigmoid_cross_entropy" without the 1/N.
-      l2: lambda of the penalty `1/2 lambda |w|^2`, the bias free; scikit-learn's C is `1 / (lambda N)`.
-      fit_intercept: False for `p = sigma(x . w)`, whose parameters are only the weights; its curvature is at least
+      l2: lambda of the penalty `1/2 lambda |w|^2`; the bias is not penalised. scikit-learn's C is `1 / (lambda N)`.
+      fit_intercept: False for `p = sigma(x . w)`, whose parameters are only the weights. The curvature is then at least
         lambda.
 
     Returns:
@@ -64,16 +64,17 @@ def softmax_regression(num_classes: int, *, l2: float = 0.0) -> Problem:
         dL/dW    = X^T dL/dz + l2 W = X^T (P - onehot(y)) / N + l2 W          [D, K]
         dL/db    = sum_i dL/dz_i    = mean of P - onehot(y)                   [K]
 
-    Along (V, v) the logits move by `U = X V + v` and row i of P by `P_i * U_i - P_i (P_i . U_i)`, so the Hessian takes
-    (V, v) to `X^T R + l2 V` and `sum_i R_i`, where R holds these rows over N. With `A = [X, 1]` and Q the identity
-    on W and 0 on b, it lies between `l2 Q` and `1/(2N) A^T A + l2 Q` in each column (Boehning 1992).
+    Along (V, v) the logits change by `U = X V + v`, and row i of P changes by `P_i * U_i - P_i (P_i . U_i)`. Let R be
+    the matrix of these rows divided by N. The Hessian maps (V, v) to `(X^T R + l2 V, sum_i R_i)`. With `A = [X, 1]` and
+    Q the identity on W and 0 on b, the Hessian lies between `l2 Q` and `1/(2N) A^T A + l2 Q` in each column (Boehning
+    1992).
 
-    Adding one vector to every column of W changes no probability: without a penalty the minimiser is not
-    unique, and where the classes separate there is none.
+    Adding the same vector to every column of W changes no probability, so without a penalty the minimiser is not
+    unique. If hyperplanes separate the classes, there is no minimiser without a penalty.
 
     Args:
       num_classes: K, at least 2.
-      l2: lambda of the penalty `1/2 lambda |W|^2`, the bias free.
+      l2: lambda of the penalty `1/2 lambda |W|^2`; the bias is not penalised.
 
     Returns:
       The problem; parameters are `LinearParams`, weights `[D, K]`. Inputs `[N, D]`, targets `[N]` integers

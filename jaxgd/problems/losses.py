@@ -1,8 +1,9 @@
-"""Losses of predictions, each with its derivative by the predictions.
+"""Losses of predictions, each with its derivative with respect to the predictions.
 
-The factor is in the name: for N rows, `sum_` adds them up, `half_sum_` divides by 2, `mean_` by N, `half_mean_` by 2N.
-Outputs of one row always add up: targets `[N, K]` under the mean squared error give
-`1/N sum_i |f_i - y_i|^2`, so that the derivative stays `2/N (f - y)` for any K.
+The name of a loss determines its factor. For N rows, `sum_` is the sum over rows, `half_sum_` is half the sum, `mean_`
+is the sum divided by N, and `half_mean_` is the sum divided by 2N. The K outputs of one row are always summed and not
+averaged: the mean squared error of targets `[N, K]` is `1/N sum_i |f_i - y_i|^2`, with the derivative `2/N (f - y)`
+for any K.
 """
 
 from collections.abc import Callable
@@ -154,9 +155,9 @@ def grad_half_mean_squared_error(predictions: jax.Array, targets: jax.Array) -> 
 def sum_sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Cross-entropy of the logistic model, `-sum_i (y_i log p_i + (1 - y_i) log(1 - p_i))`, `p = sigma(z)`.
 
-    As `-log sigma(z) = softplus(-z)` this is `sum_i (y_i softplus(-z_i) + (1 - y_i) softplus(z_i))`, and for labels
-    0 and 1 `softplus(-s z)` with `s = 2 y - 1`. With `softplus(u) = max(u, 0) + log(1 + exp(-|u|))` nothing overflows
-    and no large numbers are subtracted at any z.
+    Since `-log sigma(z) = softplus(-z)`, this is `sum_i (y_i softplus(-z_i) + (1 - y_i) softplus(z_i))`. For labels 0
+    and 1 each term is `softplus(-s z)` with `s = 2 y - 1`. The formula `softplus(u) = max(u, 0) + log(1 + exp(-|u|))`
+    does not overflow, and does not subtract large numbers, at any z.
 
     Args:
       logits: `[N]`, floating.
@@ -181,9 +182,10 @@ def sum_sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array
 def grad_sum_sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Derivative of `sum_sigmoid_cross_entropy` by the logits, `p_i - y_i`.
 
-    `d softplus(u)/du = sigma(u)` at `u = -s z`, so the derivative is `-s sigma(-s z)`: `sigma(z)` for y = 0,
-    `-sigma(-z) = p - 1` for y = 1, with all its digits where p rounds to 1. It shares `exp(-|u|)` with the loss.
-    For probabilities it is `(1 - y) sigma(z) - y sigma(-z)`, the mean of the two.
+    `d softplus(u)/du = sigma(u)` at `u = -s z`, so the derivative is `-s sigma(-s z)`. This is `sigma(z)` for y = 0 and
+    `-sigma(-z) = p - 1` for y = 1, which is accurate even if p rounds to 1. The loss and the derivative share
+    `exp(-|u|)`. If y is a probability, the derivative is `(1 - y) sigma(z) - y sigma(-z)`, the weighted mean of the
+    two.
 
     Args:
       logits: `[N]`, floating.
@@ -289,7 +291,7 @@ class PredictionLoss(NamedTuple):
       grad: `(predictions, targets) -> ` the shape of the predictions.
       reduction: "mean" or "sum".
       formula: the loss in terms of the residuals r = f - y, or of the logits z.
-      factor: text before the residual, or before the probability less the label, in the printed derivative: "2/N ".
+      factor: the factor of the residual (or of probability minus label) in the printed derivative, such as "2/N ".
     """
 
     value: Callable[[jax.Array, jax.Array], jax.Array]
@@ -309,7 +311,7 @@ SQUARED_ERRORS = {
         half_mean_squared_error, grad_half_mean_squared_error, "mean", "1/2N sum r^2", "1/N "
     ),
 }
-"""The squared errors by name, which is what `loss=` takes."""
+"""The squared errors by name; these names are the values of `loss=`."""
 
 SIGMOID_CROSS_ENTROPIES = {
     "mean_sigmoid_cross_entropy": PredictionLoss(
@@ -319,7 +321,7 @@ SIGMOID_CROSS_ENTROPIES = {
         sum_sigmoid_cross_entropy, grad_sum_sigmoid_cross_entropy, "sum", "sum softplus(-+z)", ""
     ),
 }
-"""The cross-entropies on one logit a row, by name."""
+"""The cross-entropies of one logit for each row, by name."""
 
 SOFTMAX_CROSS_ENTROPIES = {
     "mean_softmax_cross_entropy": PredictionLoss(
@@ -330,7 +332,7 @@ SOFTMAX_CROSS_ENTROPIES = {
         "1/N ",
     ),
 }
-"""The cross-entropies on K logits a row, by name."""
+"""The cross-entropies of K logits for each row, by name."""
 
 
 def _residuals(predictions: jax.Array, targets: jax.Array) -> jax.Array:

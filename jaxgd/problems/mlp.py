@@ -1,4 +1,4 @@
-"""A network of layers, backpropagation and the product of its Hessian written out."""
+"""A network with hidden layers: backpropagation and the Hessian-vector product, derived by hand."""
 
 import functools
 import itertools
@@ -51,8 +51,8 @@ class Activation(NamedTuple):
     Attributes:
       value: `z -> a`.
       slope_times: `(a, v) -> phi'(z) v`.
-      bend_times: `(a, v) -> phi''(z) v`; None where phi is linear on both sides of a kink.
-      formula: in words.
+      bend_times: `(a, v) -> phi''(z) v`; None if phi is piecewise linear.
+      formula: the formula as text.
     """
 
     value: Callable[[jax.Array], jax.Array]
@@ -77,7 +77,7 @@ ACTIVATIONS = {
 
 
 def _each_output(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The logits and the targets of all outputs as one row of labels each."""
+    """The logits and the targets of all outputs, flattened to one axis."""
     check_shape("targets", targets, logits.shape, "that of the outputs")
     return logits.reshape(-1), targets.reshape(-1)
 
@@ -93,9 +93,9 @@ OUTPUT_LOSSES = {
         "1/N ",
     ),
 }
-"""The losses of the network's output by name, which is what `loss=` takes.
+"""The losses of the network's output by name; these names are the values of `loss=`.
 
-The sigmoid cross-entropies of the outputs of a row add up."""
+The sigmoid cross-entropy of a row is the sum over its outputs."""
 
 OUTPUTS = ("linear", "sigmoid")
 
@@ -111,7 +111,7 @@ class MLPParams(NamedTuple):
 
 
 class MLPWeights(NamedTuple):
-    """Parameters of a network whose biases are held.
+    """Parameters of a network whose biases are constants.
 
     Attributes:
       layers: from the input to the output; layer l has weights `[H_{l-1}, H_l]`.
@@ -130,25 +130,26 @@ def mlp(
     output: str | None = None,
     biases: Sequence[float | Sequence[float]] | None = None,
 ) -> Problem:
-    """A network of layers with one activation phi, and an output that is linear or a sigmoid.
+    """A network with hidden layers of one activation phi, and an output that is linear or a sigmoid.
 
     Forward, with `a_0 = x`:
 
         z_l = a_{l-1} W_l + b_l,   a_l = phi(z_l) for l < L,   f = z_L or sigma(z_L).
 
-    Gradient, by hand. Write `delta_l = dL/dz_l`, `[N, H_l]`. The output layer gives `delta_L`: 2/N (f - y) for the
-    mean squared error of a linear output, times f (1 - f) behind a sigmoid; 1/N (P - onehot) for the softmax
-    cross-entropy, 1/N (p - y) for the sigmoid one. A weight of an earlier layer moves the loss only through its own z,
-    and that only through every unit of the next layer:
+    Gradient, by hand. Write `delta_l = dL/dz_l`, `[N, H_l]`. The loss determines `delta_L`: it is 2/N (f - y) for the
+    mean squared error of a linear output, 2/N (f - y) f (1 - f) for that of a sigmoid output, 1/N (P - onehot) for the
+    softmax cross-entropy, and 1/N (p - y) for the sigmoid cross-entropy. A weight of layer l affects the loss only
+    through z_l, and z_l affects the loss only through the units of layer l + 1:
 
         dL/da_{l-1} = sum_k dL/dz_lk dz_lk/da_{l-1} = delta_l W_l^T
         delta_{l-1} = dL/da_{l-1} da_{l-1}/dz_{l-1} = (delta_l W_l^T) * phi'(z_{l-1})
         dL/dW_l     = a_{l-1}^T delta_l + l2 W_l
         dL/db_l     = sum_i delta_l
 
-    so one sweep from the output to the input has them all. The product of the Hessian with V, by Pearlmutter's R
-    operator (1994, Neural Computation 6, 147-160): `R{.}` is the derivative along V, by the product rule on every line
-    above. Forward, with `R{a_0} = 0`, then backward from `R{delta_L} = C R{z_L}`, C the Hessian of the loss by z_L:
+    So one pass from the output to the input computes all gradients. The product of the Hessian with V is derived with
+    Pearlmutter's R operator (1994, Neural Computation 6, 147-160). `R{.}` is the derivative along V; apply the product
+    rule to every line above. The forward pass starts with `R{a_0} = 0`. The backward pass starts from
+    `R{delta_L} = C R{z_L}`, where C is the Hessian of the loss with respect to z_L:
 
         R{z_l}         = R{a_{l-1}} W_l + a_{l-1} V_l + v_l,    R{a_l} = phi'(z_l) * R{z_l}
         R{delta_{l-1}} = (R{delta_l} W_l^T + delta_l V_l^T) * phi'(z_{l-1})
@@ -156,31 +157,32 @@ def mlp(
         R{dL/dW_l}     = R{a_{l-1}}^T delta_l + a_{l-1}^T R{delta_l} + l2 V_l
         R{dL/db_l}     = sum_i R{delta_l}
 
-    With a hidden layer the curvature grows with the weights of the other layers: no bound holds over all parameters.
+    With a hidden layer the curvature grows with the weights of the other layers, so no bound holds at all parameters.
 
     At z = 0 the derivative of the ReLU is taken as 0, as `jax.nn.relu` does. Source: Rumelhart, Hinton & Williams
     1986, Nature 323, 533-536.
 
     Args:
       hidden_sizes: units of each hidden layer; empty for a linear model.
-      loss: a squared error such as "mean_squared_error", "mean_softmax_cross_entropy" of classes, or
-        "mean_sigmoid_cross_entropy" of outputs that are each a probability (their terms add up).
-      num_classes: the units of the output under the softmax cross-entropy; None under the others, whose targets tell.
-      l2: lambda of the penalty `1/2 lambda sum_l |W_l|^2`, the biases free.
+      loss: a squared error such as "mean_squared_error", "mean_softmax_cross_entropy" for classes, or
+        "mean_sigmoid_cross_entropy" if each output is a probability (the loss of a row is the sum over its outputs).
+      num_classes: the number of output units for the softmax cross-entropy. None for the other losses, for which the
+        targets determine the number of outputs.
+      l2: lambda of the penalty `1/2 lambda sum_l |W_l|^2`; the biases are not penalised.
       activation: "relu", "sigmoid" or "tanh".
-      output: "linear" or "sigmoid" under a squared error, "linear" if None; the cross-entropies bring their own.
-      biases: constants to hold the biases at, one number or one for each unit for every layer; the parameters are
-        then the weights only. None to fit them.
+      output: "linear" or "sigmoid" for a squared error; None means "linear". For the cross-entropies it must be None.
+      biases: constant values of the biases: for every layer one number, or one number for each unit. The parameters are
+        then only the weights. None means that the biases are parameters.
 
     Returns:
-      The problem; parameters are `MLPParams`, or `MLPWeights` where the biases are held. Inputs `[N, D]`; targets `[N]`
-      or `[N, K]` floating, or `[N]` integers in [0, num_classes). `predict` gives outputs, for the cross-entropies
-      probabilities.
+      The problem; parameters are `MLPParams`, or `MLPWeights` if the biases are constants. Inputs `[N, D]`; targets
+      `[N]` or `[N, K]` floating, or `[N]` integers in [0, num_classes). `predict` returns the outputs, or probabilities
+      for the cross-entropies.
 
     Raises:
-      ValueError: a size below 1, an unknown loss, activation or output, `num_classes` or `output` missing or out of
-        place, biases that do not fit the layers, a negative l2.
-      TypeError: a size is not an integer, or `l2` not a number.
+      ValueError: a size is below 1, the loss, activation or output is unknown, `num_classes` or `output` is missing or
+        does not belong to the loss, the biases do not fit the layers, or `l2` is negative.
+      TypeError: a size is not an integer, or `l2` is not a number.
     """
     check_choice("loss", loss, OUTPUT_LOSSES)
     check_choice("activation", activation, ACTIVATIONS)
@@ -188,7 +190,7 @@ def mlp(
     if loss == "mean_softmax_cross_entropy":
         num_classes = check_count("num_classes", num_classes, minimum=2)
     elif num_classes is not None:
-        raise ValueError(f"`num_classes` belongs to the cross-entropy; with {loss!r} it must be None.")
+        raise ValueError(f"`num_classes` belongs to the softmax cross-entropy; with {loss!r} it must be None.")
     if output is not None:
         check_choice("output", output, OUTPUTS)
         if loss not in SQUARED_ERRORS:
@@ -198,7 +200,7 @@ def mlp(
 
 
 def _held(biases: Sequence[float | Sequence[float]], sizes: tuple[int, ...]) -> tuple[Any, ...]:
-    """The constants as nested tuples, checked against the layers."""
+    """The constant biases as nested tuples, checked against the layers."""
     layers = tuple(tuple(map(float, b)) if isinstance(b, Sequence) else float(b) for b in biases)
     if len(layers) != len(sizes) + 1:
         raise ValueError(f"`biases` must have {len(sizes) + 1} entries (one for each layer), got {len(layers)}.")
@@ -220,7 +222,7 @@ def _mlp(
     output_loss, curvature, phi = OUTPUT_LOSSES[loss_name], LOSS_CURVATURES[loss_name], ACTIVATIONS[activation_name]
 
     def init(key: jax.Array, batch: Batch) -> Any:
-        """Weights from N(0, gain/fan_in), 2 before a ReLU (He et al. 2015) and 1 elsewhere; biases of zero."""
+        """Weights from N(0, gain/fan_in), gain 2 before a ReLU (He et al. 2015) and 1 otherwise; biases of zero."""
         check_floating("inputs", batch.inputs)
         check_rank("inputs", batch.inputs, (2,), "[N, D]")
         if num_classes is None:
@@ -240,11 +242,11 @@ def _mlp(
         return only_free(MLPParams(tuple(layers)))
 
     def only_free(params: MLPParams) -> Any:
-        """Without the biases where they are held."""
+        """The gradient without the biases if these are constants."""
         return params if held is None else MLPWeights(tuple(WeightsParams(layer.weights) for layer in params.layers))
 
     def whole(params: Any, biases: tuple[Any, ...] | None) -> tuple[LinearParams, ...]:
-        """All layers with a bias: their own, or constants."""
+        """All layers with their biases, from the parameters or the constants."""
         if biases is None:
             layers: tuple[LinearParams, ...] = params.layers
             return layers
@@ -266,7 +268,7 @@ def _mlp(
         return activations, affine(layers[-1], activations[-1])
 
     def outputs_like(targets: jax.Array, outputs: jax.Array) -> jax.Array:
-        """`[N, 1]` as `[N]` where the targets are `[N]`."""
+        """Outputs `[N, 1]` as `[N]` if the targets are `[N]`."""
         return outputs[:, 0] if num_classes is None and targets.ndim == 1 and outputs.shape[1] == 1 else outputs
 
     def at_output(z: jax.Array, targets: jax.Array) -> jax.Array:

@@ -29,9 +29,10 @@ def _half_curvature(f: float) -> float:
 HALF_CURVATURES = (_half_curvature((15 + math.sqrt(33)) / 24), _half_curvature((15 - math.sqrt(33)) / 24))
 """The smallest and the largest second derivative of `1/2 (sigma(z) - y)^2` by z over all z and all y in [0, 1].
 
-It is `f'^2 + (f - y) f''` with `f' = f (1 - f)`, `f'' = f (1 - f) (1 - 2f)`, linear in y, so its extremes lie at y = 0
-or y = 1, which mirror each other (f to 1 - f). At y = 0 it is `q(f) = f^2 (1 - f) (2 - 3f)`, and
-`q'(f) = f (4 - 15 f + 12 f^2)` vanishes at `f = (15 -+ sqrt(33)) / 24`: q is 0.0770 at 0.386 and -0.0601 at 0.864.
+The second derivative is `f'^2 + (f - y) f''` with `f' = f (1 - f)` and `f'' = f (1 - f) (1 - 2f)`. It is linear in y,
+so its extreme values are at y = 0 or y = 1. These two cases are mirror images (f to 1 - f). At y = 0 the second
+derivative is `q(f) = f^2 (1 - f) (2 - 3f)`. Its derivative `q'(f) = f (4 - 15 f + 12 f^2)` vanishes at
+`f = (15 -+ sqrt(33)) / 24`, where q is 0.0770 (f = 0.386) and -0.0601 (f = 0.864).
 """
 
 
@@ -46,23 +47,24 @@ def sigmoid_neuron(*, loss: str = "half_mean_squared_error", l2: float = 0.0) ->
         dL/dw   = sum_i dL/dz_i dz_i/dw = 1/N sum_i (f_i - y_i) f_i (1 - f_i) x_i    [D]
         dL/db   = sum_i dL/dz_i dz_i/db = 1/N sum_i (f_i - y_i) f_i (1 - f_i)        []
 
-    Along (v, v_b) the logits move by `u_i = v . x_i + v_b`, and dL/dz_i by its own derivative times u_i:
+    Along (v, v_b) the logits change by `u_i = v . x_i + v_b`, and dL/dz_i changes by its derivative times u_i:
 
         d/dz_i (f_i - y_i) f'_i / N = (f'_i^2 + (f_i - y_i) f''_i) / N,   f'' = f (1 - f) (1 - 2f)
         H (v, v_b) = (X^T R, sum_i R_i),   R_i = 1/N (f'_i^2 + (f_i - y_i) f''_i) u_i
 
-    For targets in [0, 1] the factor of u_i lies in [-0.0601, 0.0770] / N (see `HALF_CURVATURES`): the loss is smooth,
-    and not convex.
+    For targets in [0, 1] the factor of u_i lies in [-0.0601, 0.0770] / N (see `HALF_CURVATURES`), so the loss is smooth
+    but not convex.
 
-    Where f is near 0 or 1 the factor f (1 - f) vanishes, however wrong f is: the surface is flat there.
+    If f is near 0 or 1, the factor f (1 - f) is near 0, even if f is far from the target. The loss surface is flat
+    there.
 
     Args:
       loss: "half_mean_squared_error", "mean_squared_error", "half_sum_squared_error" or "sum_squared_error".
-      l2: lambda of the penalty `1/2 lambda |w|^2`, the bias free.
+      l2: lambda of the penalty `1/2 lambda |w|^2`; the bias is not penalised.
 
     Returns:
       The problem; parameters are `LinearParams`: weights `[]` for inputs `[N]`, `[D]` for inputs `[N, D]`,
-      bias `[]`. Targets `[N]`, in [0, 1] where they can be reached.
+      bias `[]`. Targets `[N]`; only targets in [0, 1] can be reached.
 
     Raises:
       ValueError: an unknown loss, or an l2 that is negative or not finite.

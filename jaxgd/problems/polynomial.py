@@ -16,13 +16,13 @@ from jaxgd.validation import check_same_tree
 def polynomial(coefficients: Sequence[float]) -> Problem:
     """`p(x) = c_0 x^n + c_1 x^(n-1) + .. + c_n`, such as `polynomial([1, -3, 0, 0, 2])` for x^4 - 3x^3 + 2.
 
-    Gradient, by hand: `p'(x) = n c_0 x^(n-1) + (n-1) c_1 x^(n-2) + .. + c_(n-1)`, by Horner's rule, and the Hessian
-    takes v to `p''(x) v`. For n > 2 the curvature p'' has no bound, so no rate is safe from every start; near a minimum
-    x* the rates below 2 / p''(x*) are.
+    Gradient, by hand: `p'(x) = n c_0 x^(n-1) + (n-1) c_1 x^(n-2) + .. + c_(n-1)`, evaluated by Horner's rule. The
+    Hessian maps v to `p''(x) v`. For n > 2 the curvature p'' is unbounded, so no learning rate is stable from every
+    start. Near a minimum x*, learning rates below 2 / p''(x*) are stable.
 
-    Descent looks for a root of p'. `minimizer` finds all of them at once as the eigenvalues of the
-    companion matrix (Horn & Johnson, Matrix Analysis, section 3.3), polishes them by Newton's method and takes the
-    real one with the lowest p. A p of odd degree, or with a negative c_0, is unbounded below and has no minimiser.
+    Descent finds one root of p'. `minimizer` finds all roots, as the eigenvalues of the companion matrix (Horn &
+    Johnson, Matrix Analysis, section 3.3), refines them by Newton's method, and returns the real root with the lowest
+    p. If the degree of p is odd, or c_0 is negative, p is unbounded below and has no minimiser.
 
     Args:
       coefficients: c, from the highest power to the constant; the first is not 0.
@@ -51,7 +51,7 @@ def _polynomial(coefficients: tuple[float, ...]) -> Problem:
     minimum = _lowest(np.array(coefficients)) if bounded else 0.0
 
     def init(key: jax.Array, batch: Any) -> ScalarParams:
-        """Around the minimum, or around 0 where there is none."""
+        """A random point near the minimum, or near 0 if there is no minimum."""
         del batch
         return ScalarParams(minimum + jax.random.normal(key))
 

@@ -17,7 +17,7 @@ from jaxgd.validation import check_count, check_same_tree
 Array = npt.NDArray[np.float64]
 
 LONGEST_NAME = 4
-"""Up to this many variables the name of a problem is the whole call that builds it."""
+"""With at most this many variables, the name of a problem is the whole call that builds it."""
 
 
 class VectorParams(NamedTuple):
@@ -42,7 +42,8 @@ def quadratic_of_vector(hessian: Any, linear: Any, constant: float) -> Problem:
       The problem; parameters are `VectorParams`.
 
     Raises:
-      ValueError: H is not square or not symmetric, g does not fit it, or a number is not finite.
+      ValueError: H is not square or not symmetric, g does not have one entry for each row of H, or a number is not
+        finite.
     """
     matrix = np.asarray(hessian, np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
@@ -77,15 +78,15 @@ def _quadratic(rows: tuple[tuple[float, ...], ...], linear: tuple[float, ...], c
 
 
 def nesterov_quadratic(num_params: int, *, smoothness: float = 1.0) -> Problem:
-    """Nesterov's worst function for methods of first order, a quadratic chain of P variables.
+    """Nesterov's worst-case function for first-order methods, a quadratic chain of P variables.
 
         f(x) = L/4 (1/2 (x_1^2 + sum_{i<P} (x_i - x_{i+1})^2 + x_P^2) - x_1)
 
-    Gradient, by hand: `df/dx_i = L/4 (2 x_i - x_{i-1} - x_{i+1} - [i = 1])` with `x_0 = x_{P+1} = 0`; the Hessian is
-    L/4 times the tridiagonal matrix of -1, 2, -1, of eigenvalues `L sin^2(k pi / (2 (P + 1)))`, all below L. The
-    minimum is at `x_i = 1 - i / (P + 1)`, of value `L/8 (1 / (P + 1) - 1)`. From x = 0 a step of any method of first
-    order makes only one more variable nonzero, so that after t steps it is at best at the minimum of the chain of t
-    variables: `f(x_t) - f* >= L/8 (1 / (t + 1) - 1 / (P + 1))`, which for t = (P - 1)/2 is at least
+    Gradient, by hand: `df/dx_i = L/4 (2 x_i - x_{i-1} - x_{i+1} - [i = 1])` with `x_0 = x_{P+1} = 0`. The Hessian is
+    L/4 times the tridiagonal matrix of -1, 2, -1. Its eigenvalues are `L sin^2(k pi / (2 (P + 1)))`, all below L. The
+    minimum is at `x_i = 1 - i / (P + 1)`, with the value `f* = L/8 (1 / (P + 1) - 1)`. Started at x = 0, each step of a
+    first-order method makes at most one more variable nonzero. So after t steps the loss is at least the minimum over
+    the first t variables: `f(x_t) - f* >= L/8 (1 / (t + 1) - 1 / (P + 1))`. For t = (P - 1)/2 this is at least
     `3 L |x_0 - x*|^2 / (32 (t + 1)^2)`.
     Source: Nesterov 2004, Introductory Lectures on Convex Optimization, section 2.1.2, theorem 2.1.7.
 

@@ -15,26 +15,26 @@ from jaxgd.validation import check_same_tree
 def quadratic(hessian: Any = None, linear: Any = None, constant: float = 0.0) -> Problem:
     """The parabola `y = x^2 - 4x + 5`, or any quadratic function `f(x) = 1/2 x . H x - g . x + c`.
 
-    Gradient of the parabola, by hand: `dy/dx = 2x - 4`, whose only root x = 2 is the minimum, y = 1, since
-    `d^2y/dx^2 = 2 > 0`; the Hessian takes v to 2 v. Descent multiplies the error: `x' - 2 = (1 - 2 eta)(x - 2)`.
+    Gradient of the parabola, by hand: `dy/dx = 2x - 4`. Its only root x = 2 is the minimum, y = 1, since
+    `d^2y/dx^2 = 2 > 0`. The Hessian maps v to 2 v. A step multiplies the error: `x' - 2 = (1 - 2 eta)(x - 2)`.
 
-    Gradient of the general one, by hand: `d/dx_i 1/2 sum_jk x_j H_jk x_k = 1/2 sum_k (H_ik + H_ki) x_k = (H x)_i` for a
-    symmetric H, so it is `H x - g`, and the Hessian takes v to `H v`. Where H is positive definite the minimum is
-    `H^-1 g`, and descent multiplies the error along the eigenvector of lambda by `1 - eta lambda`; where H has a
-    negative eigenvalue it has no minimum. `theory.closed_form.trajectory(..., problem=problem)` gives all iterates.
+    Gradient of the general function, by hand: `d/dx_i 1/2 sum_jk x_j H_jk x_k = 1/2 sum_k (H_ik + H_ki) x_k = (H x)_i`
+    for a symmetric H, so the gradient is `H x - g`. The Hessian maps v to `H v`. If H is positive definite, the minimum
+    is at `H^-1 g`, and a step multiplies the error along the eigenvector of lambda by `1 - eta lambda`. If H has a
+    negative eigenvalue, there is no minimum. `theory.closed_form.trajectory(..., problem=problem)` gives all iterates.
 
     Args:
-      hessian: H, `[P, P]`, symmetric; None, with the other two left out, for the parabola.
+      hessian: H, `[P, P]`, symmetric. None gives the parabola; `linear` and `constant` must then be left out.
       linear: g, `[P]`; zeros if None.
       constant: c.
 
     Returns:
       The problem; the batch is None. Parameters are `ScalarParams` for the parabola, else `VectorParams`. `minimizer`
-      is the solution of least norm, or None where f is unbounded below.
+      returns the minimiser of least norm; it is None if f is unbounded below.
 
     Raises:
-      ValueError: H is not square or not symmetric, g does not fit it, a number is not finite, or g or c is given
-        without H.
+      ValueError: H is not square or not symmetric, g does not have one entry for each row of H, a number is not finite,
+        or g or c is given without H.
     """
     if hessian is not None:
         return quadratic_of_vector(hessian, linear, constant)
@@ -99,9 +99,9 @@ class CubicParams(NamedTuple):
 def cubic() -> Problem:
     """The surface `f(w, b) = w^3 + b^2`, which has no minimum.
 
-    Gradient, by hand: `(df/dw, df/db) = (3 w^2, 2 b)`. It vanishes at the origin, which is not a minimum:
-    from w < 0 descent lowers w without end, faster and faster, and must end as DIVERGED. The Hessian takes (v, v_b) to
-    `(6 w v, 2 v_b)`; its curvature 6 w has no bound over all w, so no rate is safe from every start.
+    Gradient, by hand: `(df/dw, df/db) = (3 w^2, 2 b)`. It vanishes at the origin, but the origin is not a minimum.
+    Started at w < 0, descent lowers w without end, and the run ends as DIVERGED. The Hessian maps (v, v_b) to
+    `(6 w v, 2 v_b)`. The curvature 6 w is unbounded, so no learning rate is stable from every start.
 
     Returns:
       The problem; parameters are `CubicParams`, the batch is None.

@@ -1,4 +1,4 @@
-"""ALL_PROBLEMS: what every test, check and command iterates over."""
+"""ALL_PROBLEMS: the list of problems over which the tests, the checks and the commands iterate."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ def _without_data(key: jax.Array) -> None:
 
 
 def _regression(num_rows: int, *shapes: int) -> Callable[[jax.Array], Batch]:
-    """Inputs `[N, D]`, or `[N]` for D = 0, and targets `[N]`, or `[N, K]` where K is given."""
+    """Inputs `[N, D]`, or `[N]` for D = 0, and targets `[N]`, or `[N, K]` if K is given."""
     num_inputs, *num_outputs = shapes
     input_shape = (num_rows, num_inputs) if num_inputs else (num_rows,)
 
@@ -92,4 +92,4 @@ ALL_PROBLEMS: tuple[tuple[Problem, MakeBatch], ...] = (
     (mlp((8,), loss=_CROSS_ENTROPY, num_classes=3), _classification(13, 4, 3)),
     (mlp((8, 7, 6), loss=_CROSS_ENTROPY, num_classes=3, l2=0.1), _classification(13, 4, 3)),
 )
-"""Every variant of every problem with a function that makes a small batch from a key."""
+"""Every variant of every problem, each with a function that makes a small batch from a key."""

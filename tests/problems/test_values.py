@@ -551,7 +551,7 @@ REFUSED = [
         "classes of a squared error",
         lambda: problems.mlp((3,), num_classes=3),
         ValueError,
-        "`num_classes` belongs to the cross-entropy; with 'mean_squared_error' it must be None.",
+        "`num_classes` belongs to the softmax cross-entropy; with 'mean_squared_error' it must be None.",
     ),
 ]
 
