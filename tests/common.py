@@ -38,6 +38,9 @@ FEW = ("linear_regression(l2=0.1)", "softmax_regression(3, l2=0.1)", "mlp((8,))"
 FEW_SYSTEMS = quick_systems([s for n, s in enumerate(SYSTEMS) if n % 3 == 0 or s.id in FEW], *FEW)
 """For tests of what does not depend on the system: a model of each kind, and every third among the slow tests."""
 
+KINDS = quick_systems([s for n, s in enumerate(SYSTEMS) if n % 6 == 0 or s.id in FEW], *FEW)
+"""The same with every sixth: for tests that compile a run or more for each."""
+
 SYSTEMS_WITH_DATA = [
     pytest.param(problem, make_batch, id=problem.name)
     for problem, make_batch in ALL_PROBLEMS
@@ -45,12 +48,19 @@ SYSTEMS_WITH_DATA = [
 ]
 
 
+@functools.cache
 def setting(problem, make_batch, dtype=jnp.float64, seed=0):
-    """Parameters and a batch in a dtype; parameters away from the zeros of a fresh bias."""
-    batch_key, init_key, move_key = jax.random.split(jax.random.key(seed), 3)
-    batch = cast(make_batch(batch_key), dtype)
-    params = cast(problem.init(init_key, batch), dtype)
-    return jax.tree.map(lambda p, u: p + jnp.asarray(0.1, dtype) * u, params, random_like(move_key, params)), batch
+    """Parameters and a batch in a dtype. NumPy draws the parameters: `init` would compile a program for each shape."""
+    batch = cast(jax.jit(make_batch)(jax.random.key(seed)), dtype)
+    drawn = normal_like(seed, jax.eval_shape(problem.init, jax.random.key(0), batch))
+    scaled = jax.tree.map(lambda leaf: leaf / np.sqrt(leaf.shape[:1] or 1), drawn)
+    return cast(jax.tree.map(jnp.asarray, scaled), dtype), batch
+
+
+def normal_like(seed, tree):
+    """Standard normal leaves by NumPy, for which nothing is compiled."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), tree)
 
 
 @functools.cache
@@ -60,8 +70,12 @@ def compiled(function):
 
 
 def cast(tree, dtype):
+    """Floating leaves in another dtype; arrays that are not traced by NumPy, for which nothing is compiled."""
+
     def cast_leaf(leaf):
-        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return leaf.astype(dtype) if isinstance(leaf, jax.core.Tracer) else jnp.asarray(np.asarray(leaf).astype(dtype))
 
     return jax.tree.map(cast_leaf, tree)
 

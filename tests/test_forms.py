@@ -50,9 +50,12 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("form", ROWS)
-@pytest.mark.parametrize("problem", [problems.logistic_regression(l2=0.1), problems.softmax_regression(2)])
-def test_rows_in_every_form_are_the_same_run(form, problem):
+LABELLED = (problems.logistic_regression(l2=0.1), problems.softmax_regression(2))
+FORMS = [(LABELLED[0], form) for form in ROWS] + [(LABELLED[1], form) for form in ("arrays", "polars", "unsigned")]
+
+
+@pytest.mark.parametrize(("problem", "form"), FORMS, ids=lambda value: getattr(value, "name", value))
+def test_rows_in_every_form_are_the_same_run(problem, form):
     batch = ROWS["arrays"]()
     params = problem.init(jax.random.key(0), batch)
     assert_trees_equal(problem.init(jax.random.key(0), ROWS[form]()), params)
@@ -107,8 +110,15 @@ def test_every_system_takes_its_parameters_as_a_dict_and_as_a_tuple(problem, mak
         grads = problem.grad(form, batch)
         assert jax.tree.structure(grads) == jax.tree.structure(form)
         assert_trees_equal(problem.accepts.params(grads), expected)
-    result = jaxgd.descend(problem, forms[0], batch, learning_rate=1e-3, num_steps=1)
-    assert type(result.params) is type(params)
+
+
+@pytest.mark.parametrize(
+    "problem", [problems.linear_regression(), problems.mlp((2,))], ids=lambda problem: problem.name
+)
+def test_a_run_from_a_dict_ends_in_parameters_of_their_type(problem):
+    params = problem.init(jax.random.key(0), (INPUTS, LABELS))
+    form = {"layers": [layer._asdict() for layer in params.layers]} if hasattr(params, "layers") else params._asdict()
+    assert type(jaxgd.descend(problem, form, (INPUTS, LABELS), **ONCE).params) is type(params)
 
 
 def test_a_form_of_the_parameters_has_the_hessian_of_their_type(rng):

@@ -7,7 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import FEW, FEW_SYSTEMS, SYSTEMS, assert_trees_close, assert_trees_equal, flat, quick_systems, setting, slow
+from common import (
+    FEW,
+    KINDS,
+    SYSTEMS,
+    assert_trees_close,
+    assert_trees_equal,
+    cast,
+    flat,
+    quick_systems,
+    setting,
+    slow,
+)
 
 import jaxgd
 from jaxgd import StopReason, problems
@@ -32,6 +43,12 @@ def start_at(x):
     return ScalarParams(jnp.asarray(x))
 
 
+def descend_quadratic(start=5.0, **options):
+    """`(x - 2)^2 + 1`: a step multiplies `x - 2` by `1 - 2 eta`. Runs of 500 steps share one program."""
+    options = {"learning_rate": 0.1, "num_steps": 500} | options
+    return jaxgd.descend(problems.quadratic(), start_at(start), None, **options)
+
+
 def data(seed=0, num_rows=20, num_inputs=3, noise=1.0):
     rng = np.random.default_rng(seed)
     inputs = rng.normal(size=(num_rows, num_inputs))
@@ -43,7 +60,7 @@ def data(seed=0, num_rows=20, num_inputs=3, noise=1.0):
 def test_full_batch_follows_the_closed_form(problem, make_batch):
     params, batch = setting(problem, make_batch)
     size = np.max(np.abs(flat(params)))
-    largest = float(curvature.largest_eigenvalue(problem, params, batch).value)
+    largest = float(jax.jit(curvature.largest_eigenvalue, static_argnums=0)(problem, params, batch).value)
     loss = getattr(problem.call, "keywords", {}).get("loss", "sum_squared_error")
     which = {"loss": loss, "l2": problem.l2}
     if "quadratic(" in problem.name or "fit_intercept=False" in problem.name:  # its matrix is not known by its type
@@ -54,7 +71,7 @@ def test_full_batch_follows_the_closed_form(problem, make_batch):
         exact = closed_form.trajectory(params, batch, learning_rate=rate, num_steps=100, **which)
         assert int(result.num_steps) == 100
         for path, entries in ((result.history.params, slice(0, -1)), (result.params, -1)):
-            expected = jax.tree.map(lambda leaf, entries=entries: leaf[entries], exact)
+            expected = jax.tree.map(lambda leaf, entries=entries: np.asarray(leaf)[entries], exact)
             assert_trees_close(path, expected, rtol=1e-12, atol=1e-12 * size)
 
 
@@ -64,7 +81,7 @@ def drive(problem, batch, params, **options):
         return jaxgd.descend(problem, params, batch, **options)
 
 
-@pytest.mark.parametrize(("problem", "make_batch"), FEW_SYSTEMS)
+@pytest.mark.parametrize(("problem", "make_batch"), KINDS)
 def test_optax_sgd_and_a_batch_of_all_rows_give_the_same_run(problem, make_batch):
     params, batch = setting(problem, make_batch)
     ours = drive(problem, batch, params)._replace(learning_rate=None)
@@ -89,23 +106,27 @@ def test_mini_batches_by_optax_and_in_chunks_give_the_same_run(problem, make_bat
 def test_a_ready_transformation_holds_its_own_rate():
     problem, batch = problems.linear_regression(), data()
     params = problem.init(jax.random.key(0), batch)
-    ours = jaxgd.descend(problem, params, batch, learning_rate=0.01, num_steps=23)
+    ours = jaxgd.descend(problem, params, batch, learning_rate=0.01, num_steps=30)
     with jax.numpy_dtype_promotion("standard"):
-        ready = jaxgd.descend(problem, params, batch, num_steps=23, optimizer=optax.sgd(0.01))
+        ready = jaxgd.descend(problem, params, batch, num_steps=30, optimizer=optax.sgd(0.01))
     assert_trees_close(ready.params, ours.params, rtol=1e-14)
     assert ready.history.learning_rate is None
 
 
 def test_optax_by_hand_in_a_python_loop():
-    problem, batch = problems.linear_regression(), data()
+    problem, batch, optimizer = problems.linear_regression(), data(), optax.adam(0.05)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = optimizer.update(jax.grad(problem.loss)(params, batch), state, params)
+        return optax.apply_updates(params, updates), state
+
     params = problem.init(jax.random.key(0), batch)
     with jax.numpy_dtype_promotion("standard"):
         result = jaxgd.descend(problem, params, batch, learning_rate=0.05, num_steps=15, optimizer=optax.adam)
-        optimizer = optax.adam(0.05)
-        state = optimizer.init(params)
+        state = jax.jit(optimizer.init)(params)
         for _ in range(15):
-            updates, state = optimizer.update(jax.grad(problem.loss)(params, batch), state, params)
-            params = optax.apply_updates(params, updates)
+            params, state = step(params, state)
     assert_trees_close(result.params, params, rtol=1e-13)
 
 
@@ -113,7 +134,7 @@ def test_optax_by_hand_in_a_python_loop():
     "optimizer",
     [
         optax.polyak_sgd(max_learning_rate=0.1),
-        optax.lbfgs(),
+        pytest.param(optax.lbfgs(), marks=slow),
         optax.MultiSteps(optax.sgd(0.1), 3).gradient_transformation(),
     ],
     ids=["polyak", "lbfgs", "multisteps"],
@@ -142,49 +163,47 @@ def test_no_change():
     problem, batch = problems.linear_regression(), data()
     params = problem.init(jax.random.key(0), batch)
     limit = jaxgd.largest_stable_learning_rate(problem, params, batch)
-    result = jaxgd.descend(problem, params, batch, learning_rate=0.5 * limit, num_steps=2000, grad_tol=-1.0)
+    result = jaxgd.descend(problem, params, batch, learning_rate=0.5 * limit, num_steps=3000, grad_tol=-1.0)
     assert reason(result) == StopReason.NO_CHANGE
     assert_trees_close(result.params, problem.minimizer(batch), rtol=1e-13)
-    again = jaxgd.descend(problem, result.params, batch, learning_rate=0.5 * limit, num_steps=2000, grad_tol=-1.0)
+    again = jaxgd.descend(problem, result.params, batch, learning_rate=0.5 * limit, num_steps=3000, grad_tol=-1.0)
     assert (reason(again), int(again.num_steps)) == (StopReason.NO_CHANGE, 1)
     assert_trees_equal(again.params, result.params)
 
 
 def test_param_tol_is_the_largest_move():
-    result = jaxgd.descend(problems.quadratic(), start_at(5.0), None, learning_rate=0.1, num_steps=500, param_tol=1e-3)
+    result = descend_quadratic(param_tol=1e-3)
     # |theta_{t+1} - theta_t| = 0.2 * 3 * 0.8^t falls to 1e-3 at t = 29, and that update is kept.
     assert (reason(result), int(result.num_steps)) == (StopReason.NO_CHANGE, 30)
 
 
 def test_gradient_small():
-    result = jaxgd.descend(problems.quadratic(), start_at(5.0), None, learning_rate=0.1, num_steps=500, grad_tol=1e-3)
+    result = descend_quadratic(grad_tol=1e-3)
     # |g_t| = 6 * 0.8^t falls to 1e-3 at t = 39.
     assert (reason(result), int(result.num_steps)) == (StopReason.GRADIENT_SMALL, 39)
     assert abs(float(result.history.grad_norm[39])) <= 1e-3 < float(result.history.grad_norm[38])
 
 
 def test_a_start_at_the_minimum_takes_no_step():
-    result = jaxgd.descend(problems.quadratic(), start_at(2.0), None, learning_rate=0.1, num_steps=5)
+    result = descend_quadratic(start=2.0)
     assert (reason(result), int(result.num_steps)) == (StopReason.GRADIENT_SMALL, 0)
 
 
 def test_max_steps():
-    result = jaxgd.descend(problems.quadratic(), start_at(5.0), None, learning_rate=0.1, num_steps=7)
-    assert (reason(result), int(result.num_steps)) == (StopReason.MAX_STEPS, 7)
-    assert float(result.params.x) == pytest.approx(2 + 3 * 0.8**7, rel=1e-14)
+    result = descend_quadratic(learning_rate=0.001)
+    assert (reason(result), int(result.num_steps)) == (StopReason.MAX_STEPS, 500)
+    assert float(result.params.x) == pytest.approx(2 + 3 * 0.998**500, rel=1e-13)
 
 
 def test_the_rate_one_oscillates_for_ever_on_the_parabola():
-    result = jaxgd.descend(problems.quadratic(), start_at(5.0), None, learning_rate=1.0, num_steps=1000)
+    result = descend_quadratic(learning_rate=1.0)
     assert (reason(result), float(result.params.x)) == (StopReason.MAX_STEPS, 5.0)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize("rate", [1.01, 1e4])
 def test_diverged_before_anything_overflows(rate, dtype):
-    result = jaxgd.descend(
-        problems.quadratic(), ScalarParams(jnp.asarray(5.0, dtype)), None, learning_rate=rate, num_steps=2000
-    )
+    result = descend_quadratic(start=jnp.asarray(5.0, dtype), learning_rate=rate)
     assert reason(result) == StopReason.DIVERGED
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(result))
     assert float(result.best_params.x) == 5
@@ -212,14 +231,21 @@ def test_a_rate_just_under_the_limit_does_not_diverge():
     assert reason(run(learning_rate=1.01 * limit)) == StopReason.DIVERGED
 
 
-def test_noise_of_single_rows_is_not_divergence():
+def single_rows(learning_rate, seed):
     problem, batch = problems.linear_regression(), data(num_rows=200)
     params = problem.init(jax.random.key(0), batch)
-    for seed in range(20):
-        result = jaxgd.descend(
-            problem, params, batch, learning_rate=0.02, num_steps=2000, batch_size=1, key=jax.random.key(seed)
-        )
-        assert reason(result) == StopReason.MAX_STEPS
+    options = {"num_steps": 2000, "batch_size": 1, "key": jax.random.key(seed)}
+    return jaxgd.descend(problem, params, batch, learning_rate=learning_rate, **options)
+
+
+def test_noise_of_single_rows_is_not_divergence():
+    assert {reason(single_rows(0.02, seed)) for seed in range(20)} == {StopReason.MAX_STEPS}
+
+
+def test_single_rows_diverge_before_overflow():
+    result = single_rows(5.0, 0)
+    assert reason(result) == StopReason.DIVERGED
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(result))
 
 
 def test_a_restless_optimizer_near_zero_loss_is_not_divergence():
@@ -233,30 +259,29 @@ def test_a_restless_optimizer_near_zero_loss_is_not_divergence():
     assert reason(result) == StopReason.MAX_STEPS
 
 
-@pytest.mark.parametrize("batch_size", [1, 6])
 @pytest.mark.parametrize("loss", ["mean_squared_error", pytest.param("sum_squared_error", marks=slow)])
-def test_mini_batches_diverge_before_overflow(batch_size, loss):
+def test_mini_batches_diverge_before_overflow(loss):
     problem, batch = problems.linear_regression(loss=loss), data()
     params = problem.init(jax.random.key(0), batch)
-    result = jaxgd.descend(
-        problem, params, batch, learning_rate=5.0, num_steps=400, batch_size=batch_size, key=jax.random.key(0)
-    )
+    options = {"num_steps": 50, "batch_size": 6, "key": jax.random.key(0)}
+    result = jaxgd.descend(problem, params, batch, learning_rate=1e4, **options)  # 50 steps would overflow
     assert reason(result) == StopReason.DIVERGED
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(result))
 
 
+ROOT = jaxgd.autodiff(lambda p, b: jnp.sqrt(p), name="root")
+
+
 def test_nonfinite_keeps_the_last_finite_parameters():
     # sqrt: the first step lands on a negative number.
-    problem = jaxgd.autodiff(lambda p, b: jnp.sqrt(p))
-    result = jaxgd.descend(problem, jnp.asarray(1.0), None, learning_rate=1.5, num_steps=10)
+    result = jaxgd.descend(ROOT, jnp.asarray(1.0), None, learning_rate=1.5, num_steps=10)
     assert (reason(result), int(result.num_steps)) == (StopReason.NONFINITE, 1)
     assert float(result.params) == 0.25  # 1 - 1.5 / 2; the next step would be 0.25 - 1.5 = -1.25
     assert float(result.loss) == 0.5
 
 
 def test_nonfinite_at_the_very_last_step():
-    problem = jaxgd.autodiff(lambda p, b: jnp.sqrt(p))
-    result = jaxgd.descend(problem, jnp.asarray(1.0), None, learning_rate=1.5, num_steps=2)
+    result = jaxgd.descend(ROOT, jnp.asarray(1.0), None, learning_rate=1.5, num_steps=2)
     assert (reason(result), int(result.num_steps), float(result.params)) == (StopReason.NONFINITE, 1, 0.25)
 
 
@@ -264,14 +289,14 @@ def test_a_nan_in_the_data_says_nonfinite_at_once():
     problem, batch = problems.linear_regression(), data()
     params = problem.init(jax.random.key(0), batch)
     broken = batch._replace(targets=batch.targets.at[3].set(jnp.nan))
-    result = jaxgd.descend(problem, params, broken, learning_rate=0.1, num_steps=10)
+    result = jaxgd.descend(problem, params, broken, learning_rate=jnp.asarray(0.1), num_steps=3000)
     assert (reason(result), int(result.num_steps)) == (StopReason.NONFINITE, 0)
     assert_trees_equal(result.params, params)
 
 
 @pytest.mark.parametrize("rate", [jnp.nan, jnp.inf])
 def test_a_rate_that_is_no_number_says_nonfinite(rate):
-    result = jaxgd.descend(problems.quadratic(), start_at(5.0), None, learning_rate=rate, num_steps=10)
+    result = descend_quadratic(learning_rate=rate)
     assert (reason(result), float(result.params.x)) == (StopReason.NONFINITE, 5.0)
 
 
@@ -290,31 +315,28 @@ def test_single_rows_that_are_fitted_do_not_stop_the_epoch():
     assert int(result.num_steps) == 30
 
 
+RECORDED = {"num_steps": 40, "record": ("loss", "params")}
+SHUFFLED = {"batch_size": 5, "key": jax.random.key(0)}
+
+
 def test_best_params_of_an_unstable_run():
     problem, batch = problems.linear_regression(), data()
     params = problem.init(jax.random.key(0), batch)
     limit = jaxgd.largest_stable_learning_rate(problem, params, batch)
-    result = jaxgd.descend(problem, params, batch, learning_rate=1.05 * limit, num_steps=200, record=("loss", "params"))
-    best = int(jnp.argmin(result.history.loss))
+    result = jaxgd.descend(problem, params, batch, learning_rate=1.05 * limit, **RECORDED)
+    best = int(np.argmin(result.history.loss))
     assert 0 < best < int(result.num_steps)
-    assert_trees_equal(result.best_params, jax.tree.map(lambda leaf: leaf[best], result.history.params))
+    assert_trees_equal(result.best_params, jax.tree.map(lambda leaf: np.asarray(leaf)[best], result.history.params))
 
 
 def test_best_params_of_batches_are_those_of_the_best_epoch():
     problem, batch = problems.linear_regression(), data()
     params = problem.init(jax.random.key(0), batch)
-    result = jaxgd.descend(
-        problem,
-        params,
-        batch,
-        learning_rate=0.1,
-        num_steps=60,
-        batch_size=5,
-        key=jax.random.key(0),
-        record=("loss", "params"),
-    )
+    result = jaxgd.descend(problem, params, batch, learning_rate=jnp.asarray(0.1), **RECORDED, **SHUFFLED)
     best = int(np.argmin(np.asarray(result.history.loss).reshape(-1, 4).mean(axis=1)))
-    assert_trees_equal(result.best_params, jax.tree.map(lambda leaf: leaf[4 * best + 3], result.history.params))
+    assert_trees_equal(
+        result.best_params, jax.tree.map(lambda leaf: np.asarray(leaf)[4 * best + 3], result.history.params)
+    )
 
 
 def test_every_reason_is_described():
@@ -357,33 +379,25 @@ def test_the_second_order_prediction_is_better_than_the_first(batch_size, evalua
     assert np.all(np.abs(second - actual) < 3 * size**3)  # a remainder of third order
 
 
-@pytest.mark.parametrize("batch_size", [None, 3])
+@pytest.mark.parametrize("batches", [{}, SHUFFLED], ids=["full batch", "mini-batches"])
 @pytest.mark.parametrize("every", [3, pytest.param(40, marks=slow), pytest.param(100, marks=slow)])
-def test_record_every_keeps_every_so_many(every, batch_size):
+def test_record_every_keeps_every_so_many(every, batches):
     problem, batch = problems.linear_regression(), data()
     params = problem.init(jax.random.key(0), batch)
-    run = functools.partial(
-        jaxgd.descend,
-        problem,
-        params,
-        batch,
-        learning_rate=0.01,
-        num_steps=40,
-        batch_size=batch_size,
-        record=("loss", "params"),
-    )
+    options = {"learning_rate": jnp.asarray(0.1)} | RECORDED | batches
+    run = functools.partial(jaxgd.descend, problem, params, batch, **options)
     all_steps, some = run(), run(record_every=every)
-    assert_trees_equal(some.history, jax.tree.map(lambda values: values[::every], all_steps.history))
+    assert_trees_equal(some.history, jax.tree.map(lambda values: np.asarray(values)[::every], all_steps.history))
     assert_trees_equal(some.params, all_steps.params)
 
 
 def test_history_repeats_the_entry_at_the_stop():
-    result = jaxgd.descend(problems.quadratic(), start_at(5.0), None, learning_rate=0.1, num_steps=50, grad_tol=1e-2)
+    result = descend_quadratic(grad_tol=1e-2)
     stop = int(result.num_steps)
     assert stop < 49
-    kept = np.asarray(result.history.loss[stop:])
+    kept = np.asarray(result.history.loss)[stop:]
     assert len(set(kept.tolist())) == 1
-    np.testing.assert_allclose(kept, np.full(50 - stop, result.loss), rtol=1e-15)
+    np.testing.assert_allclose(kept, np.full(500 - stop, result.loss), rtol=1e-15)
 
 
 def test_only_what_is_asked_for_is_recorded():
@@ -408,12 +422,12 @@ def test_lanes_of_a_vmap_equal_lone_runs():
     problem, batch = problems.linear_regression(), data()
     params = problem.init(jax.random.key(0), batch)
     limit = float(jaxgd.largest_stable_learning_rate(problem, params, batch))
-    rates = jnp.array([0.01, 0.5, 0.99, 1.2, 50.0]) * limit
-    run = functools.partial(jaxgd.descend, problem, params, batch, num_steps=400, grad_tol=1e-6)
+    rates = np.array([0.0001, 0.5, 0.99, 1.2, 50.0]) * limit
+    run = functools.partial(jaxgd.descend, problem, params, batch, num_steps=3000, grad_tol=1e-3)
     lanes = jax.vmap(lambda rate: run(learning_rate=rate))(rates)
     assert {StopReason(int(r)).name for r in lanes.stop_reason} == {"MAX_STEPS", "GRADIENT_SMALL", "DIVERGED"}
     for i, rate in enumerate(rates):
-        lane, lone = jax.tree.map(lambda leaf, i=i: leaf[i], lanes), run(learning_rate=rate)
+        lane, lone = jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], lanes), run(learning_rate=rate)
         assert int(lane.num_steps) == int(lone.num_steps)
         assert_trees_close(lane, lone, rtol=1e-9)
 
@@ -421,12 +435,13 @@ def test_lanes_of_a_vmap_equal_lone_runs():
 def test_vmap_over_keys_and_starts_of_mini_batches():
     problem, batch = problems.linear_regression(), data()
     keys = jax.random.split(jax.random.key(0), 4)
-    starts = jax.vmap(lambda key: problem.init(key, batch))(keys)
+    starts = jax.jit(jax.vmap(lambda key: problem.init(key, batch)))(keys)
     run = functools.partial(jaxgd.descend, problem, batch=batch, learning_rate=0.02, num_steps=50, batch_size=6)
     lanes = jax.vmap(lambda params, key: run(params=params, key=key))(starts, keys)
+    starts, found = jax.tree.map(np.asarray, (starts, lanes.params))
     for i in range(4):
-        lone = run(params=jax.tree.map(lambda leaf, i=i: leaf[i], starts), key=keys[i])
-        assert_trees_close(jax.tree.map(lambda leaf, i=i: leaf[i], lanes).params, lone.params, rtol=1e-12)
+        start, lane = jax.tree.map(lambda leaf, i=i: leaf[i], (starts, found))
+        assert_trees_close(lane, run(params=start, key=keys[i]).params, rtol=1e-12)
 
 
 def test_gradient_by_the_learning_rate():
@@ -479,10 +494,8 @@ def test_one_trace_per_program():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_dtypes_are_kept(dtype):
-    problem = problems.mlp((4,))
-    batch = Batch(jnp.ones((5, 2), dtype), jnp.ones(5, dtype))
-    params = problem.init(jax.random.key(0), batch)
-    result = jaxgd.descend(problem, params, batch, learning_rate=0.01, num_steps=5)
+    params, batch = cast((LinearParams(np.ones(3), np.zeros(())), data()), dtype)
+    result = jaxgd.descend(problems.linear_regression(), params, batch, learning_rate=0.01, num_steps=5)
     assert {leaf.dtype for leaf in jax.tree.leaves((result.params, result.best_params, result.loss))} == {
         np.dtype(dtype)
     }

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import FEW, SYSTEMS_WITH_DATA, assert_trees_close, assert_trees_equal, quick, quick_systems, slow
+from common import FEW, SYSTEMS_WITH_DATA, assert_trees_close, assert_trees_equal, quick, quick_systems, slow, stacked
+from common import setting as system_setting
 
 import jaxgd
 from jaxgd import StopReason, problems
@@ -27,7 +28,7 @@ def setting(problem=None, num_rows=20):
 
 
 def lane(result, *index):
-    return jax.tree.map(lambda leaf: leaf[index], result)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[index], result)
 
 
 def test_a_product_of_axes_in_their_order():
@@ -43,32 +44,33 @@ def test_a_product_of_axes_in_their_order():
             assert_trees_close(lane(result, i, j), lone, rtol=1e-12)
 
 
+STEPS = {"num_steps": 30}
+"""Of all runs here, so that they share the program of a run of its own."""
+
+
 def test_zipped_axes_run_together():
     problem, params, batch = setting()
     rates = jnp.array([0.01, 0.05])
-    starts = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
-    result = jaxgd.sweep(
-        problem, params, batch, over={"params": starts, "learning_rate": rates}, zipped=True, num_steps=9
-    )
+    starts = stacked([params, jax.tree.map(lambda leaf: 2 * np.asarray(leaf), params)])
+    result = jaxgd.sweep(problem, params, batch, over={"params": starts, "learning_rate": rates}, zipped=True, **STEPS)
     assert result.loss.shape == (2,)
-    lone = jaxgd.descend(problem, lane(starts, 1), batch, learning_rate=0.05, num_steps=9)
+    lone = jaxgd.descend(problem, lane(starts, 1), batch, learning_rate=0.05, **STEPS)
     assert_trees_close(lane(result, 1), lone, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "call"),
+    ("name", "values"),
     [
-        ("grad_tol", jnp.array([0.0, 0.1]), lambda run, value: run(grad_tol=value)),
-        ("param_tol", jnp.array([0.0, 0.01]), lambda run, value: run(param_tol=value)),
-        ("divergence_factor", jnp.array([10.0, 100.0]), lambda run, value: run(divergence_factor=value)),
+        ("grad_tol", [0.0, 0.1]),
+        pytest.param("param_tol", [0.0, 0.01], marks=slow),
+        pytest.param("divergence_factor", [10.0, 100.0], marks=slow),
     ],
 )
-def test_tolerances_are_swept(name, values, call):
+def test_tolerances_are_swept(name, values):
     problem, params, batch = setting()
-    options = {"learning_rate": 0.1, "num_steps": 60}
-    result = jaxgd.sweep(problem, params, batch, over={name: values}, **options)
-    run = functools.partial(jaxgd.descend, problem, params, batch, **options)
-    assert_trees_close(lane(result, 1), call(run, values[1]), rtol=1e-12, atol=1e-14)
+    result = jaxgd.sweep(problem, params, batch, over={name: jnp.array(values)}, learning_rate=0.1, **STEPS)
+    lone = jaxgd.descend(problem, params, batch, learning_rate=0.1, **STEPS, **{name: values[1]})
+    assert_trees_close(lane(result, 1), lone, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -81,21 +83,18 @@ def test_tolerances_are_swept(name, values, call):
 )
 def test_penalties_are_swept(make):
     problem, params, batch = setting(make())
-    result = jaxgd.sweep(
-        problem, params, batch, over={"l2": jnp.array([0.0, 0.1, 1.0])}, learning_rate=0.05, num_steps=30
-    )
-    for i, l2 in enumerate((0.0, 0.1, 1.0)):
-        lone = jaxgd.descend(make(l2=l2), params, batch, learning_rate=0.05, num_steps=30)
+    result = jaxgd.sweep(problem, params, batch, over={"l2": jnp.array([0.0, 0.1, 1.0])}, learning_rate=0.05, **STEPS)
+    for i, l2 in ((0, 0.0), (2, 1.0)):
+        lone = jaxgd.descend(make(l2=l2), params, batch, learning_rate=0.05, **STEPS)
         assert_trees_close(lane(result, i), lone, rtol=1e-11, atol=1e-14)
 
 
 def test_data_are_swept():
     problem, params, batch = setting()
-    batches = jax.tree.map(lambda leaf: jnp.stack([leaf, -leaf]), batch)
-    result = jaxgd.sweep(problem, params, batch, over={"batch": batches}, learning_rate=0.05, num_steps=9)
-    assert_trees_close(
-        lane(result, 1), jaxgd.descend(problem, params, lane(batches, 1), learning_rate=0.05, num_steps=9), rtol=1e-12
-    )
+    batches = stacked([batch, jax.tree.map(lambda leaf: -np.asarray(leaf), batch)])
+    result = jaxgd.sweep(problem, params, batch, over={"batch": batches}, learning_rate=0.05, **STEPS)
+    lone = jaxgd.descend(problem, params, lane(batches, 1), learning_rate=0.05, **STEPS)
+    assert_trees_close(lane(result, 1), lone, rtol=1e-12)
 
 
 def test_rates_of_an_optax_optimizer_are_swept():
@@ -108,11 +107,11 @@ def test_rates_of_an_optax_optimizer_are_swept():
     assert_trees_close(lane(result, 1), lone, rtol=1e-11)
 
 
-@pytest.mark.parametrize("lanes_per_chunk", quick([1, 4, 7, 100], [4, 100]))
+@pytest.mark.parametrize("lanes_per_chunk", quick([1, 4, 100], [4, 100]))
 def test_chunks_of_lanes_give_the_same_result(lanes_per_chunk):
     problem, params, batch = setting()
-    rates = jnp.geomspace(1e-3, 0.3, 10)
-    run = functools.partial(jaxgd.sweep, problem, params, batch, over={"learning_rate": rates}, num_steps=40)
+    rates = np.geomspace(1e-3, 0.3, 10)
+    run = functools.partial(jaxgd.sweep, problem, params, batch, over={"learning_rate": rates}, **STEPS)
     whole, chunked = run(), run(lanes_per_chunk=lanes_per_chunk)
     assert_trees_close(chunked, jax.tree.map(np.asarray, whole), rtol=1e-11, atol=1e-13)
 
@@ -138,19 +137,21 @@ QUADRATIC_WITH_DATA = quick_systems([s for s in SYSTEMS_WITH_DATA if s.values[0]
 
 
 @pytest.mark.parametrize(("problem", "make_batch"), QUADRATIC_WITH_DATA)
-@pytest.mark.parametrize("data_sets", [50, pytest.param(200, marks=slow)])
-def test_rates_beside_the_limit_in_one_sweep(problem, make_batch, data_sets):
+def test_rates_beside_the_limit_in_one_sweep(problem, make_batch):
     """0.99 of the limit never diverges, 1.01 of it always does, whatever the data."""
-    batches = jax.vmap(make_batch)(jax.random.split(jax.random.key(1), data_sets))
-    params = problem.init(jax.random.key(0), lane(batches, 0))
-    limits = jax.vmap(lambda batch: jaxgd.largest_stable_learning_rate(problem, params, batch))(batches)
+    data_sets = 50
+    params, _ = system_setting(problem, make_batch)
+    draw = jax.jit(jax.vmap(make_batch))
+    batches = jax.tree.map(np.asarray, draw(jax.random.split(jax.random.key(1), data_sets)))
+    limit = jax.jit(jax.vmap(lambda batch: jaxgd.largest_stable_learning_rate(problem, params, batch)))
+    limits = np.asarray(limit(batches))
     result = jaxgd.sweep(
         problem,
         params,
         None,
         over={
-            "batch": jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), batches),
-            "learning_rate": jnp.concatenate([0.99 * limits, 1.01 * limits]),
+            "batch": jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), batches),
+            "learning_rate": np.concatenate([0.99 * limits, 1.01 * limits]),
         },
         zipped=True,
         num_steps=2000,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import FEW, FEW_SYSTEMS, SOME_SYSTEMS, SYSTEMS, compiled, flat, quick_systems, random_like, setting, slow
+from common import FEW, FEW_SYSTEMS, SYSTEMS, flat, normal_like, quick_systems, setting, slow, stacked
 
 import jaxgd
 from jaxgd import problems
@@ -40,47 +40,71 @@ def rounding_scale(problem, params, vector, batch):
     return jax.tree.map(jnp.max, unravel(products))
 
 
-@pytest.mark.parametrize(("problem", "make_batch"), quick_systems(SYSTEMS, *(s.id for s in SYSTEMS[::4]), *FEW))
-def test_equals_forward_mode_of_the_hand_gradient_within_4_eps(problem, make_batch):
-    @jax.jit
-    def compare(params, vector, batch):
-        by_hand = problem.second_order.hvp(params, vector, batch)
-        forward = jax.jvp(lambda p: problem.grad(p, batch), (params,), (vector,))[1]
-        return by_hand, forward, rounding_scale(problem, params, vector, batch)
+SEEDS = 5
+STEP_SIZES = 2.0 ** -np.arange(7.0, 11.0)
+TRIED = quick_systems(SYSTEMS, *(s.id for s in SYSTEMS[::4]), *FEW)
 
-    for seed in range(5):
-        params, batch = setting(problem, make_batch, seed=seed)
-        vector = random_like(jax.random.key(seed), params)
-        by_hand, forward, scales = compare(params, vector, batch)
-        assert jax.tree.structure(by_hand) == jax.tree.structure(params)
-        for (path, left), right, scale in zip(
-            jax.tree_util.tree_leaves_with_path(by_hand), jax.tree.leaves(forward), jax.tree.leaves(scales), strict=True
-        ):
-            error = float(jnp.max(jnp.abs(left - right)) / jnp.maximum(scale, 1e-300)) / EPS
+
+@functools.cache
+def rungs(problem, make_batch):
+    """What the tests of one system compare, by one program: compiling takes nearly all of their time."""
+    points = [
+        (params, normal_like(10 + seed, params), batch)
+        for seed in range(SEEDS)
+        for params, batch in [setting(problem, make_batch, seed=seed)]
+    ]
+    params, unit, _ = points[0]
+    other = normal_like(20, params)
+    unit = jax.tree.map(lambda u: u / np.linalg.norm(flat(unit)), unit)
+
+    @jax.jit
+    def program(points, other, unit):
+        def at(point):
+            params, vector, batch = point
+            by_hand = problem.second_order.hvp(params, vector, batch)
+            forward = jax.jvp(lambda p: problem.grad(p, batch), (params,), (vector,))[1]
+            return by_hand, forward, rounding_scale(problem, params, vector, batch)
+
+        params, vector, batch = jax.tree.map(lambda leaf: leaf[0], points)
+        hvp = functools.partial(problem.second_order.hvp, params)
+        with_other = hvp(other, batch)
+        inner = taylor.inner(other, hvp(vector, batch)), taylor.inner(vector, with_other)
+        size = taylor.norm(vector) * taylor.norm(with_other)
+        taken = taylor.remainders(
+            problem.loss, problem.grad, params, unit, jnp.asarray(STEP_SIZES), batch, hvp=problem.second_order.hvp
+        )
+        return (
+            jax.lax.map(at, points),
+            (*inner, size),
+            (taken.remainders[2], taken.orders[2], problem.loss(params, batch)),
+        )
+
+    return jax.tree.map(np.asarray, program(stacked(points), other, unit))
+
+
+@pytest.mark.parametrize(("problem", "make_batch"), TRIED)
+def test_equals_forward_mode_of_the_hand_gradient_within_4_eps(problem, make_batch):
+    by_hand, forward, scales = rungs(problem, make_batch)[0]
+    assert jax.tree.structure(by_hand) == jax.tree.structure(setting(problem, make_batch)[0])
+    for (path, left), right, scale in zip(
+        jax.tree_util.tree_leaves_with_path(by_hand), jax.tree.leaves(forward), jax.tree.leaves(scales), strict=True
+    ):
+        for seed in range(SEEDS):
+            error = np.max(np.abs(left[seed] - right[seed])) / max(scale[seed], 1e-300) / EPS
             assert error <= 4, f"{jax.tree_util.keystr(path)}, seed {seed}: {error:.1f} eps"
 
 
-@pytest.mark.parametrize(("problem", "make_batch"), SOME_SYSTEMS)
+@pytest.mark.parametrize(("problem", "make_batch"), TRIED)
 def test_is_symmetric(problem, make_batch):
-    params, batch = setting(problem, make_batch)
-    u, v = (random_like(jax.random.key(seed), params) for seed in (1, 2))
-    hvp = compiled(problem.second_order.hvp)
-    size = float(taylor.norm(u) * taylor.norm(hvp(params, v, batch)))
-    gap = taylor.inner(u, hvp(params, v, batch)) - taylor.inner(v, hvp(params, u, batch))
-    assert abs(float(gap)) <= 8 * EPS * size
+    one, other, size = rungs(problem, make_batch)[1]
+    assert abs(one - other) <= 8 * EPS * size
 
 
-@pytest.mark.parametrize(("problem", "make_batch"), SOME_SYSTEMS)
+@pytest.mark.parametrize(("problem", "make_batch"), TRIED)
 def test_leaves_a_taylor_remainder_of_third_order(problem, make_batch):
-    params, batch = setting(problem, make_batch)
-    vector = random_like(jax.random.key(4), params)
-    vector = jax.tree.map(lambda u: u / taylor.norm(vector), vector)
-    steps = 2.0 ** -jnp.arange(7.0, 11.0)
-    hvp = problem.second_order.hvp
-    remainders = jax.jit(lambda p, u: taylor.remainders(problem.loss, problem.grad, p, u, steps, batch, hvp=hvp))
-    found = remainders(params, vector)
-    of_third_order = float(jnp.median(found.orders[2])) == pytest.approx(3.0, abs=0.1)
-    only_rounding = float(found.remainders[2, 0]) <= 1e-13 * (1 + abs(float(problem.loss(params, batch))))
+    remainders, orders, loss = rungs(problem, make_batch)[2]
+    of_third_order = np.median(orders) == pytest.approx(3.0, abs=0.1)
+    only_rounding = remainders[0] <= 1e-13 * (1 + abs(loss))
     assert of_third_order or only_rounding
     assert only_rounding or not bounds.is_quadratic(problem)
 

@@ -1,5 +1,7 @@
 """Bounds on the curvature over all parameters against dense Hessians, scikit-learn, and runs."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +11,19 @@ from common import FEW, SYSTEMS, cast, flat, quick_systems, random_like, setting
 import jaxgd
 from jaxgd import problems, theory
 from jaxgd.problems import ALL_PROBLEMS
-from jaxgd.theory import curvature
 from jaxgd.theory.bounds import is_convex, is_quadratic
 from jaxgd.types import Batch, LinearParams, ScalarParams, SecondOrder
 
 MAKE_BATCH = dict(ALL_PROBLEMS)
+# Each by one program; operation by operation each would be ten.
+smoothness = jax.jit(theory.smoothness, static_argnums=0, static_argnames="batch_size")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def spectrum(problem, params, batch):
+    """The eigenvalues of the Hessian, L and mu."""
+    values = jnp.linalg.eigvalsh(theory.hessian(problem, params, batch))
+    return values, theory.smoothness(problem, batch), theory.strong_convexity(problem, batch)
 
 
 def is_bounded(problem):
@@ -31,9 +41,9 @@ WITH_ROWS = [system for system in BOUNDED if system.values[0].second_order.rows 
 )
 def test_no_pair_of_gradients_differs_by_more_than_l(problem, make_batch):
     """10,000 random pairs a system, far apart and close, near the steepest curvature and far from it."""
-    _, batch = setting(problem, make_batch)
-    largest = float(theory.smoothness(problem, batch))
-    zero = jax.tree.map(jnp.zeros_like, setting(problem, make_batch)[0])
+    params, batch = setting(problem, make_batch)
+    largest = float(smoothness(problem, batch))
+    zero = jax.tree.map(np.zeros_like, params)
 
     @jax.jit
     @jax.vmap
@@ -53,21 +63,21 @@ def test_no_pair_of_gradients_differs_by_more_than_l(problem, make_batch):
 
 @pytest.mark.parametrize(("problem", "make_batch"), [s for s in BOUNDED if is_quadratic(s.values[0])])
 def test_of_a_quadratic_l_and_mu_are_the_ends_of_the_spectrum(problem, make_batch):
-    params, batch = setting(problem, make_batch)
-    values = np.linalg.eigvalsh(np.asarray(theory.hessian(problem, params, batch)))
-    np.testing.assert_allclose(theory.smoothness(problem, batch), values[-1], rtol=1e-13)
-    np.testing.assert_allclose(theory.strong_convexity(problem, batch), values[0], rtol=1e-9, atol=1e-12 * values[-1])
+    values, largest, smallest = spectrum(problem, *setting(problem, make_batch))
+    np.testing.assert_allclose(largest, values[-1], rtol=1e-13)
+    np.testing.assert_allclose(smallest, values[0], rtol=1e-9, atol=1e-12 * values[-1])
 
 
 def attained(problem, batch, params):
     """The largest curvature at a point, as a share of the bound."""
-    return float(jnp.max(jnp.abs(curvature.eigenvalues(problem, params, batch))) / theory.smoothness(problem, batch))
+    values, largest, _ = spectrum(problem, params, batch)
+    return np.max(np.abs(values)) / largest
 
 
 def test_the_bound_of_the_logistic_model_is_attained():
     for problem in (problems.logistic_regression(), problems.logistic_regression(l2=0.1)):
         params, batch = setting(problem, MAKE_BATCH[problem])
-        assert attained(problem, batch, jax.tree.map(jnp.zeros_like, params)) == pytest.approx(1, abs=1e-12)
+        assert attained(problem, batch, jax.tree.map(np.zeros_like, params)) == pytest.approx(1, abs=1e-12)
 
 
 def test_the_bound_of_two_classes_is_attained():
@@ -112,17 +122,16 @@ def test_targets_outside_the_range_of_the_sigmoid_bound_are_refused():
 def test_fewer_rows_than_inputs(rng):
     inputs, targets = jnp.asarray(rng.normal(size=(5, 40))), jnp.asarray(rng.normal(size=5))
     for l2 in (0.0, 0.3, 50.0):
-        problem = problems.linear_regression(l2=l2)
-        params = problem.init(jax.random.key(0), Batch(inputs, targets))
-        values = np.linalg.eigvalsh(np.asarray(theory.hessian(problem, params, Batch(inputs, targets))))
-        np.testing.assert_allclose(theory.smoothness(problem, Batch(inputs, targets)), values[-1], rtol=1e-12)
+        zero = LinearParams(np.zeros(40), np.zeros(()))
+        values, largest, _ = spectrum(problems.linear_regression(l2=l2), zero, Batch(inputs, targets))
+        np.testing.assert_allclose(largest, values[-1], rtol=1e-12)
 
 
 def test_beyond_the_gram_limit_the_bound_is_above_and_near(rng):
     inputs = jnp.asarray(rng.normal(size=(1100, 1050)) * np.linspace(0.5, 1.5, 1050))
     batch = Batch(inputs, jnp.asarray(rng.normal(size=1100)))
     exact = 2 / 1100 * np.linalg.norm(np.column_stack([inputs, np.ones(1100)]), 2) ** 2 + 0.1
-    found = float(theory.smoothness(problems.linear_regression(l2=0.1), batch))
+    found = float(smoothness(problems.linear_regression(l2=0.1), batch))
     assert 0.999 * exact <= found <= 1.06 * exact
 
 
@@ -130,12 +139,12 @@ def test_beyond_the_gram_limit_the_bound_is_above_and_near(rng):
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_the_bound_for_mini_batches_holds_for_every_batch(problem, make_batch, batch_size):
     _, batch = setting(problem, make_batch)
-    bound = float(theory.smoothness(problem, batch, batch_size=batch_size))
+    bound = float(smoothness(problem, batch, batch_size=batch_size))
     rng = np.random.default_rng(0)
     for _ in range(20):
         rows = rng.choice(len(batch.inputs), batch_size, replace=False)
-        part = jax.tree.map(lambda leaf, rows=rows: leaf[rows], batch)
-        assert float(theory.smoothness(problem, part)) <= bound * (1 + 1e-12)
+        part = jax.tree.map(lambda leaf, rows=rows: np.asarray(leaf)[rows], batch)
+        assert float(smoothness(problem, part)) <= bound * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("l2", [0.0, 0.01])
@@ -153,7 +162,7 @@ def test_single_rows_have_the_step_of_scikit_learns_sag(rng, l2):
         ),
     ):
         step = sag.get_auto_step_size(largest, l2, loss, True)
-        ours = theory.smoothness(problem, batch._replace(targets=targets), batch_size=1)
+        ours = smoothness(problem, batch._replace(targets=targets), batch_size=1)
         assert 1 / float(ours) == pytest.approx(step, rel=1e-14)
 
 
@@ -177,7 +186,7 @@ def many(problem, make_batch, data_sets, starts):
         far = 10.0 ** jnp.linspace(-1, 1.5, starts)
         return batch, jax.tree.map(lambda leaf: leaf * far.reshape(-1, *[1] * (leaf.ndim - 1)), points)
 
-    return jax.vmap(draw)(jax.random.split(jax.random.key(7), data_sets))
+    return jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(7), data_sets))
 
 
 def sizes(*tried):
@@ -198,13 +207,14 @@ def sizes(*tried):
 )
 def test_at_one_over_l_no_step_raises_the_loss_and_below_two_over_l_no_run_diverges(problem, data_sets, starts):
     batches, starts = many(problem, MAKE_BATCH[problem], data_sets, starts)
-    bounds = jax.vmap(lambda batch: theory.smoothness(problem, batch))(batches)
 
+    @jax.jit
     def run(share):
-        def one(batch, start, bound):
-            return jaxgd.descend(problem, start, batch, learning_rate=share / bound, num_steps=100, record=("loss",))
+        def one(batch, start):
+            rate = share / theory.smoothness(problem, batch)
+            return jaxgd.descend(problem, start, batch, learning_rate=rate, num_steps=100, record=("loss",))
 
-        return jax.jit(jax.vmap(jax.vmap(one, (None, 0, None))))(batches, starts, bounds)
+        return jax.vmap(jax.vmap(one, (None, 0)))(batches, starts)
 
     losses = np.asarray(run(1.0).history.loss)
     rises = np.diff(losses, axis=-1)
@@ -220,7 +230,7 @@ def test_the_convex_bound_is_never_broken(problem, data_sets, starts):
 
     def one(batch, start):
         bound = theory.smoothness(problem, batch)
-        near = jaxgd.descend(problem, start, batch, learning_rate=1 / bound, num_steps=2000, record=()).params
+        near = jaxgd.descend(problem, start, batch, learning_rate=1 / bound, num_steps=500, record=()).params
         run = jaxgd.descend(problem, start, batch, learning_rate=1 / bound, num_steps=100, record=("loss",))
         apart = theory.taylor.norm(jax.tree.map(jnp.subtract, start, near))
         steps = jnp.arange(1.0, 100.0)

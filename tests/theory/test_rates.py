@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import SOME_SYSTEMS, setting
+from common import FEW_SYSTEMS, setting
 
 import jaxgd
 from jaxgd import problems
@@ -44,7 +44,7 @@ def test_a_saddle_diverges_at_every_rate():
     assert not facts.convex
 
 
-@pytest.mark.parametrize(("problem", "make_batch"), SOME_SYSTEMS)
+@pytest.mark.parametrize(("problem", "make_batch"), FEW_SYSTEMS)
 def test_what_is_called_guaranteed_never_rises_and_what_is_called_divergent_does_not_end_well(problem, make_batch):
     params, batch = setting(problem, make_batch)
     facts = rates.rate_facts(problem, params, batch)
