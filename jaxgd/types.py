@@ -300,8 +300,9 @@ class Problem(NamedTuple):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A problem changed by `_replace` differs from the result of `call`, so its fields are pickled.
-        call = self.system.call
-        return (operator.call, (call,)) if call is not None and call() == self else (type(self), tuple(self))
+        if self.call is not None and self.call() == self:
+            return operator.call, (self.call,)
+        return type(self), tuple(self)
 
     @property
     def init(self) -> Callable[[jax.Array, Any], Params] | None:
@@ -332,6 +333,11 @@ class Problem(NamedTuple):
     def accepts(self) -> Accepts:
         """See `System`."""
         return self.system.accepts
+
+    @property
+    def call(self) -> Callable[[], "Problem"] | None:
+        """See `System`."""
+        return self.system.call
 
     @property
     def l2(self) -> Any:

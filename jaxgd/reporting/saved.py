@@ -161,7 +161,7 @@ def _named(tree: Any) -> dict[str, Any]:
 
 def _call(problem: Problem) -> dict[str, Any] | None:
     """The function of `jaxgd.problems` that builds a problem, and its arguments; None for a problem of your own."""
-    call = problem.system.call
+    call = problem.call
     function = call.func if isinstance(call, functools.partial) else call
     name = getattr(function, "__name__", None)
     if call is None or name not in problems.__all__ or getattr(problems, name) is not function:
