@@ -95,6 +95,18 @@ def test_the_library_is_imported_without_its_extras(module):
     assert not found & EXTRAS - allowed
 
 
+SCIPY = ("scipy.special", "scipy.optimize", "scipy.linalg", "scipy.sparse", "scipy.stats")
+
+
+@pytest.mark.parametrize("module", modules())
+def test_parts_of_scipy_are_loaded_where_they_are_used(module):
+    """Together they take a quarter of the time of `import jaxgd`; `import scipy` loads each at its first use."""
+    for node in ast.parse(modules()[module].read_text()).body:
+        assert not (isinstance(node, ast.ImportFrom) and node.module.startswith("scipy")), f"{module}: {node.module}"
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        assert not set(names) & set(SCIPY), f"{module} imports {names}"
+
+
 @pytest.mark.parametrize("module", modules())
 def test_theory_and_descent_know_no_system(module):
     if room(module) in ("jaxgd.theory", "jaxgd.descent"):

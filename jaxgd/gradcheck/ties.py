@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
+import scipy  # loads scipy.optimize at its first use, which `import jaxgd` need not wait for
 
 from jaxgd.gradcheck import reference
 from jaxgd.gradcheck.backward.program import name_of, quote

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.special
+import scipy  # loads scipy.special at its first use, which `import jaxgd` need not wait for
 
 Params = Mapping[str, Any]
 

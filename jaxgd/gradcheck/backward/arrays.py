@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-import scipy.special
+import scipy  # loads scipy.special at its first use, which `import jaxgd` need not wait for
 
 from jaxgd.gradcheck.backward.arithmetic import evaluate
 from jaxgd.gradcheck.backward.pulls import expand

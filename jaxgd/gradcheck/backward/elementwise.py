@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.special
+import scipy  # loads scipy.special at its first use, which `import jaxgd` need not wait for
 
 from jaxgd.gradcheck.backward.pulls import like
 from jaxgd.gradcheck.backward.site import Change, Send, Site
@@ -54,9 +54,10 @@ class _Activation(NamedTuple):
 
 
 ACTIVATIONS = {
-    "the sigmoid": _Activation(scipy.special.expit, lambda x: scipy.special.expit(x) * scipy.special.expit(-x)),
+    "the sigmoid": _Activation(lambda x: scipy.special.expit(x),
+                               lambda x: scipy.special.expit(x) * scipy.special.expit(-x)),
     "tanh": _Activation(np.tanh, lambda x: 1 - np.tanh(x) ** 2),
-    "softplus": _Activation(lambda x: np.logaddexp(x, 0), scipy.special.expit),
+    "softplus": _Activation(lambda x: np.logaddexp(x, 0), lambda x: scipy.special.expit(x)),
     "a ReLU": _Activation(lambda x: np.maximum(x, 0), lambda x: np.where(x > 0, 1.0, 0.0)),
     "an ELU": _Activation(lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
                           lambda x: np.exp(np.minimum(x, 0))),

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.special
+import scipy  # loads scipy.special at its first use, which `import jaxgd` need not wait for
 
 from jaxgd.gradcheck.backward.site import Change, Send, Site
 from jaxgd.gradcheck.backward.sweep import between
