@@ -7,7 +7,8 @@ from jaxgd.descent.fast.compressed import compress
 from jaxgd.descent.fast.sharded import sharded
 from jaxgd.descent.fast.tiled import tiled
 from jaxgd.descent.fit import fit
-from jaxgd.descent.result import HeldOut, History, Result, StopReason
+from jaxgd.descent.held_out import HeldOut
+from jaxgd.descent.result import History, Result, StopReason
 from jaxgd.descent.rule import gradient_descent
 from jaxgd.descent.sweep import sweep
 

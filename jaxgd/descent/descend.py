@@ -29,11 +29,11 @@ class Settings(NamedTuple):
     """The static arguments of a run, see `descend`: one compiled program each."""
 
     num_steps: int
-    batch_size: int | None
-    optimizer: Any
-    record: tuple[str, ...]
-    record_every: int
-    fast: bool
+    batch_size: int | None = None
+    optimizer: Any = None
+    record: Sequence[str] = DEFAULT_RECORD
+    record_every: int = 1
+    fast: bool = True
 
 
 class Controls(NamedTuple):
@@ -124,16 +124,8 @@ def descend(
       TypeError: parameters that are not floating, a count that is not an integer, a gradient of another dtype.
     """
     # Checked outside of the compiled program: a mistake costs no compilation, and the message shows the caller's value.
-    settings = check_settings(
-        problem,
-        learning_rate,
-        num_steps=num_steps,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        record=record,
-        record_every=record_every,
-        fast=fast,
-    )
+    settings = Settings(num_steps, batch_size, optimizer, record, record_every, fast)
+    settings = check_settings(problem, learning_rate, settings)
     check_key(key)
     controls = Controls(as_rate(learning_rate), grad_tol, param_tol, divergence_factor)
     params, batch = arguments(problem, params, batch)
@@ -167,9 +159,10 @@ def bind(program: Program, given: Given) -> Run:
         descends=settings.optimizer is None,
         limits=limits,
         epochs=epochs,
-        key=key,
+        order=functools.partial(batches.row_order, epochs, key),
+        shuffles=key is not None and bool(epochs.batch_size),
         num_steps=settings.num_steps,
-        record=settings.record,
+        record=tuple(settings.record),
         record_every=settings.record_every,
         take_steps=loop.take_steps,
     )
@@ -186,18 +179,8 @@ def _rule(optimizer: Any, learning_rate: Any) -> Callable[[Any], optax.GradientT
     return lambda rate: optax.with_extra_args_support(ready)
 
 
-def check_settings(
-    problem: Problem,
-    learning_rate: Any,
-    *,
-    num_steps: Any,
-    batch_size: Any = None,
-    optimizer: Any = None,
-    record: Sequence[str] = DEFAULT_RECORD,
-    record_every: Any = 1,
-    fast: Any = True,
-) -> Settings:
-    """The static arguments of `descend`, checked. The learning rate is checked too, and not returned.
+def check_settings(problem: Problem, learning_rate: Any, settings: Settings) -> Settings:
+    """The static arguments of `descend`, checked and in one form. The learning rate is checked too, and not returned.
 
     Raises:
       ValueError: an argument out of range.
@@ -208,6 +191,7 @@ def check_settings(
         raise TypeError(
             f"`problem` must be a jaxgd.Problem, got {type(problem).__name__}; wrap a loss by jaxgd.autodiff(loss)."
         )
+    optimizer, record = settings.optimizer, settings.record
     ready = isinstance(optimizer, optax.GradientTransformation)
     if optimizer is not None and not ready and not callable(optimizer):
         raise TypeError(
@@ -224,8 +208,8 @@ def check_settings(
                 f"`learning_rate` must be a scalar, got shape {jnp.shape(learning_rate)}; "
                 "jax.vmap over it for several runs."
             )
-    if not isinstance(fast, bool):
-        raise TypeError(f"`fast` must be True or False, got {type(fast).__name__}.")
+    if not isinstance(settings.fast, bool):
+        raise TypeError(f"`fast` must be True or False, got {type(settings.fast).__name__}.")
     if isinstance(record, str):
         raise TypeError(f"`record` must be a sequence of field names, got the string {record!r}.")
     for field in record:
@@ -233,13 +217,10 @@ def check_settings(
     fields = tuple(field for field in RECORDED if field in record)
     if learning_rate is None:  # a ready optimizer does not say what its rate is
         fields = tuple(field for field in fields if field != "learning_rate")
-    return Settings(
-        num_steps=check_count("num_steps", num_steps, maximum=2**31 - 1),  # steps are counted in int32
-        batch_size=batch_size,
-        optimizer=optimizer,
+    return settings._replace(
+        num_steps=check_count("num_steps", settings.num_steps, maximum=2**31 - 1),  # steps are counted in int32
         record=fields,
-        record_every=check_count("record_every", record_every),
-        fast=fast,
+        record_every=check_count("record_every", settings.record_every),
     )
 
 

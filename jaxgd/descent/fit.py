@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from jaxgd.data.arguments import arguments
-from jaxgd.descent import batches, loop
+from jaxgd.descent import loop
 from jaxgd.descent.checkpoint import digest, load, save, settings_in
 from jaxgd.descent.chunks import Chunk, Cut, default_chunk
 from jaxgd.descent.descend import (
@@ -21,6 +21,7 @@ from jaxgd.descent.descend import (
     Controls,
     Given,
     Program,
+    Settings,
     as_rate,
     bind,
     check_history,
@@ -30,7 +31,7 @@ from jaxgd.descent.descend import (
 )
 from jaxgd.descent.docs import takes_arguments_of
 from jaxgd.descent.fast import blocks, choose, sharded
-from jaxgd.descent.held_out import Judged, add_to, check_patience, gives_up, judge_of
+from jaxgd.descent.held_out import Judge, Judged, add_to, check_patience, gives_up, judge_of
 from jaxgd.descent.host import noted_interrupt, progress_bar
 from jaxgd.descent.lock import locked
 from jaxgd.descent.result import History, Result, StopReason
@@ -107,76 +108,59 @@ def fit(  # noqa: D417 (the decorator adds the other arguments)
     """
     check_key(key)
     check_concrete("fit", (params, batch, learning_rate, key, grad_tol, param_tol, divergence_factor))
-    settings = check_settings(
-        problem,
-        learning_rate,
-        num_steps=num_steps,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        record=record,
-        record_every=record_every,
-        fast=fast,
-    )
+    settings = Settings(num_steps, batch_size, optimizer, record, record_every, fast)
+    settings = check_settings(problem, learning_rate, settings)
     params, batch = arguments(problem, params, batch)
-    num_steps = settings.num_steps
-    steps_per_epoch = batches.cut(batch, batch_size).steps_per_epoch
-    if chunk_steps is not None:
-        chunk_steps = check_count("chunk_steps", chunk_steps)
+    chunk_steps = None if chunk_steps is None else check_count("chunk_steps", chunk_steps)
     patience = check_patience(patience, held_out)
     if problem.check_batch is not None:
         problem.check_batch(batch)
     check_history(settings, params)
     plan = choose.plan(
-        problem, batch, num_steps=num_steps, batch_size=batch_size, evaluation=evaluation, fast=settings.fast
+        problem, batch, num_steps=settings.num_steps, batch_size=batch_size, evaluation=evaluation, fast=fast
     )
     if plan.problem is not problem:  # messages name the caller's problem, not the one that stands in for it
         check_problem(problem, params, batch)
     program = Program(plan.problem, settings)
     given = Given(plan.batch, key, Controls(as_rate(learning_rate), grad_tol, param_tol, divergence_factor))
     folder = None if checkpoint is None else Path(checkpoint)
-    chunk_steps = chunk_steps or _chunk_steps(bind(program, given), plan.batch, folder)
-    cut = Cut(steps_per_epoch, chunk_steps)
-    judge = None
+    cut = _cut(bind(program, given), plan.batch, chunk_steps, folder)
+    judge, told = None, {}
     if held_out is not None:
-        judge = judge_of(problem, params, held_out, sum(1 for _ in cut.chunks(num_steps)))
-    together = jax.process_count() > 1
-    if together:
+        judge = judge_of(problem, params, held_out, sum(1 for _ in cut.chunks(settings.num_steps)))
+    if folder is not None:
+        told = _fingerprint(Program(problem, settings), params, given._replace(batch=batch))
+        told |= {"evaluation": evaluation, "chunk_steps": str(cut.chunk_steps), "held_out": digest(held_out)}
+    if jax.process_count() > 1:
         params, given = _together(params, given, plan.evaluation == "sharded")
-    state = _start(program, params, given)
-    place = _Place(state, judge and judge(0, state, None))
-    done, told = 0, {}
-    with contextlib.ExitStack() as held:
-        if folder is not None:
-            told = _fingerprint(Program(problem, settings), params, given._replace(batch=batch))
-            told |= {"evaluation": evaluation, "chunk_steps": str(chunk_steps), "held_out": digest(held_out)}
-            if not jax.process_index():
-                held.enter_context(locked(folder))
-            done, place = load(folder, told, place, lambda *other: _passes(cut, num_steps, *other)) or (0, place)
-            place = place._replace(state=sharded.everywhere(place.state)) if together else place
-        show = held.enter_context(progress_bar(num_steps, progress, int(place.state.step)))
-
-        def after_chunk(position: int, state: State, judged: Judged | None) -> _Place:
-            place = _Place(state, judge and judge(position, state, judged))
-            # One of the two files that are kept holds a state that a longer run has too.
-            if folder is not None and position != cut.passing(num_steps):
-                save(folder, told, position, place)
-            show(state)
-            return place
-
-        left = itertools.islice(enumerate(cut.chunks(num_steps), start=1), done, None)
-        give_up = functools.partial(gives_up, patience)
-        place = _drive(functools.partial(_take, program, given), place, left, after_chunk, give_up)
+    place = _drive(program, given, _Host(cut, judge, patience, folder, told, progress), _start(program, params, given))
     result = add_to(_finish(program, place.state, given), place.judged)
-    return jax.tree.map(_here, result) if together else result
+    return jax.tree.map(_here, result) if jax.process_count() > 1 else result
 
 
-def _chunk_steps(run: Run, batch: Any, folder: Path | None) -> int:
-    """Steps of a chunk where the caller names none; a run that is continued with more steps keeps its chunks."""
+class _Host(NamedTuple):
+    """What the host does between the chunks of a run."""
+
+    cut: Cut
+    judge: Judge | None
+    patience: int | None
+    folder: Path | None
+    told: dict[str, str]  # what must agree for a run to go on from the folder
+    progress: bool | None
+
+    def after(self, position: int, state: State, judged: Judged | None) -> _Place:
+        """The place at the end of a chunk, its held-out loss included."""
+        return _Place(state, self.judge and self.judge(position, state, judged))
+
+
+def _cut(run: Run, batch: Any, chunk_steps: int | None, folder: Path | None) -> Cut:
+    """How the run is cut into chunks; one that is continued with more steps keeps its own."""
     kept = {} if folder is None else settings_in(folder)
-    if "chunk_steps" in kept:
-        return int(kept["chunk_steps"])
+    if chunk_steps is None and "chunk_steps" in kept:
+        chunk_steps = int(kept["chunk_steps"])
+    steps_per_epoch = run.epochs.steps_per_epoch
     block_size = 0 if run.take_steps is loop.take_steps else blocks.block_steps(run, batch)
-    return default_chunk(run.num_steps, run.epochs.steps_per_epoch, block_size)
+    return Cut(steps_per_epoch, chunk_steps or default_chunk(run.num_steps, steps_per_epoch, block_size))
 
 
 def _together(params: Params, given: Given, is_spread: bool) -> tuple[Params, Given]:
@@ -185,25 +169,40 @@ def _together(params: Params, given: Given, is_spread: bool) -> tuple[Params, Gi
     return params, given._replace(batch=given.batch if is_spread else sharded.everywhere(given.batch), key=key)
 
 
-def _drive(
-    take: Callable[[Chunk, State], State],
-    place: _Place,
-    chunks: Iterable[tuple[int, Chunk]],
-    after_chunk: Callable[[int, State, Judged | None], _Place],
-    give_up: Callable[[int, Judged | None], bool],
-) -> _Place:
-    """Take numbered chunks until the last one, the end of the run, or until the host has a reason to end it."""
-    with noted_interrupt() as interrupted:
-        for position, chunk in chunks:
-            state = place.state
+def _drive(program: Program, given: Given, host: _Host, state: State) -> _Place:
+    """Take the chunks that are left until the last one, the end of the run, or a reason of the host to end it."""
+    num_steps, cut = program.settings.num_steps, host.cut
+    with contextlib.ExitStack() as held:
+        done, place = _resumed(host, num_steps, host.after(0, state, None), held)
+        show = held.enter_context(progress_bar(num_steps, host.progress, int(place.state.step)))
+        interrupted = held.enter_context(noted_interrupt())
+        for position, chunk in itertools.islice(enumerate(cut.chunks(num_steps), start=1), done, None):
             # Between two chunks the host looks at the state while the device waits: by default twenty times a run.
-            if int(state.stop_reason) != StopReason.MAX_STEPS:
+            if int(place.state.stop_reason) != StopReason.MAX_STEPS:
                 break
-            if interrupted() or give_up(position - 1, place.judged):
+            if interrupted() or gives_up(host.patience, position - 1, place.judged):
                 reason = StopReason.INTERRUPTED if interrupted() else StopReason.NO_IMPROVEMENT
-                return place._replace(state=state._replace(stop_reason=jnp.full_like(state.stop_reason, reason)))
-            place = after_chunk(position, take(chunk, state), place.judged)
+                code = jnp.full_like(place.state.stop_reason, reason)
+                return place._replace(state=place.state._replace(stop_reason=code))
+            place = host.after(position, _take(program, given, chunk, place.state), place.judged)
+            # One of the two files that are kept holds a state that a longer run has too.
+            if host.folder is not None and position != cut.passing(num_steps):
+                save(host.folder, host.told, position, place)
+            show(place.state)
     return place
+
+
+def _resumed(host: _Host, num_steps: int, begun: _Place, held: contextlib.ExitStack) -> tuple[int, _Place]:
+    """How many chunks the folder says are done, and the place after them; `held` keeps other runs out of the folder."""
+    if host.folder is None:
+        return 0, begun
+    if not jax.process_index():
+        held.enter_context(locked(host.folder))
+    passes = functools.partial(_passes, host.cut, num_steps)
+    done, place = load(host.folder, host.told, begun, passes) or (0, begun)
+    if jax.process_count() > 1:
+        place = place._replace(state=sharded.everywhere(place.state))
+    return done, place
 
 
 def _passes(cut: Cut, num_steps: int, position: int, fewer_steps: int) -> bool:

@@ -10,10 +10,22 @@ import numpy as np
 
 from jaxgd.data.arguments import arguments
 from jaxgd.descent.fast.sharded import everywhere
-from jaxgd.descent.result import HeldOut, Result
+from jaxgd.descent.result import Result
 from jaxgd.descent.run import State
 from jaxgd.types import Params, Problem
 from jaxgd.validation import check_count
+
+
+class HeldOut(NamedTuple):
+    """The loss of held-out rows along a run of `fit`; leading axis C, the start and the end of every chunk.
+
+    Attributes:
+      step: `[C]` int32, updates made before it.
+      loss: `[C]`, of all held-out rows, with the penalty of the problem if it has one.
+    """
+
+    step: jax.Array
+    loss: jax.Array
 
 
 class Judged(NamedTuple):

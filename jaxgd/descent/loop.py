@@ -46,6 +46,8 @@ def take_step(run: Run, state: State, part: Any, closes: bool) -> tuple[State, H
     before, after = Point(state.params, state.rule_state), Point(params, rule_state)
     step = Step(state.step, running, closes, loss, grads, grad_norm, updates, before, after)
     reason, watch = judge(run.limits, state.watch, step)
+    # Without the barrier the compiler puts the whole judgement into every kernel that asks for it, one a leaf.
+    reason = lax.optimization_barrier(reason)
     # A step that ends the run is not taken, except NO_CHANGE, whose step is the proof; NONFINITE also takes one back.
     advance = running & ((reason == StopReason.MAX_STEPS) | (reason == StopReason.NO_CHANGE))
     retreat = running & (reason == StopReason.NONFINITE) & (state.num_steps > 0)
@@ -97,7 +99,7 @@ def take_part(run: Run, state: State, batch: Any, num_steps: int, closes: bool) 
     # The last batch of an epoch holds the rows that are left, and so has a shape of its own.
     whole = num_steps - 1 if closes else num_steps
     num_last = run.epochs.num_rows - (per_epoch - 1) * size if closes else 0
-    order = batches.row_order(run.epochs, run.key, epoch, first * size, whole * size + num_last)
+    order = run.order(epoch, first * size, whole * size + num_last)
     if whole:
         state = run.take_steps(run, state, batch, order[: whole * size].reshape(whole, size))
     if closes:

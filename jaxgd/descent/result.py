@@ -1,12 +1,15 @@
 """What a run returns: how it ended, its trace, and the parameters it led to."""
 
 import enum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxgd.types import Params
+
+if TYPE_CHECKING:  # what `fit` adds, which a run does not know of
+    from jaxgd.descent.held_out import HeldOut
 
 
 class StopReason(enum.IntEnum):
@@ -96,18 +99,6 @@ RECORDED = History._fields[:-1]
 """The fields of the history that `record` may name."""
 
 
-class HeldOut(NamedTuple):
-    """The loss of held-out rows along a run of `fit`; leading axis C, the start and the end of every chunk.
-
-    Attributes:
-      step: `[C]` int32, updates made before it.
-      loss: `[C]`, of all held-out rows, with the penalty of the problem if it has one.
-    """
-
-    step: jax.Array
-    loss: jax.Array
-
-
 class _Result(NamedTuple):
     params: Params
     best_params: Params
@@ -116,7 +107,7 @@ class _Result(NamedTuple):
     stop_reason: jax.Array
     history: History
     learning_rate: jax.Array | None = None
-    held_out: HeldOut | None = None
+    held_out: "HeldOut | None" = None
 
 
 class Result(_Result):

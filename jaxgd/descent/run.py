@@ -28,7 +28,8 @@ class Run(NamedTuple):
     descends: bool  # whether the rule is gradient descent at that rate, rather than one of optax; static
     limits: Limits  # when to stop
     epochs: Epochs  # how rows are cut into batches; static
-    key: jax.Array | None  # shuffles the rows; None visits them in order
+    order: Callable[..., jax.Array]  # (epoch, first, count) -> so many rows of its order; see `batches.row_order`
+    shuffles: bool  # whether that is another order in every epoch; static
     num_steps: int  # at most; static
     record: tuple[str, ...]  # fields of the history; static
     record_every: int  # steps between two of its entries; static
@@ -58,9 +59,9 @@ def start(run: Run, params: Params, batch: Any) -> State:
     loss = lax.stop_gradient(run.loss(params, batch))
     # What divergence is measured by. The sum over all rows is that of an epoch, and a step has its share of it.
     first_loss = loss / run.epochs.steps_per_epoch if run.reduction == "sum" else loss
-    in_order, scheduled = run.key is None or not run.epochs.batch_size, callable(run.learning_rate)
+    scheduled = callable(run.learning_rate)
     may_wait = scheduled or bool(jax.tree.leaves(point.rule_state))
-    watch = begin(point, first_loss, may_wait=may_wait, may_repeat=in_order and not scheduled)
+    watch = begin(point, first_loss, may_wait=may_wait, may_repeat=not (scheduled or run.shuffles))
     # A step that never was, for the shapes and dtypes of an entry: nothing of it is computed.
     step = Step(zero, zero, None, loss, params, watch.first_grad_norm, params, point, point)
     entry = entry_of(run.record, step, rate, lambda params: loss, lambda params, vector: vector)

@@ -23,6 +23,7 @@ from jaxgd.descent.descend import (
     Controls,
     Given,
     Program,
+    Settings,
     as_rate,
     bind,
     check_history,
@@ -92,12 +93,9 @@ def sweep(  # noqa: D417 (the decorator adds the other arguments)
         )  # fmt: skip
         axis = None if zipped else axes.index("batch_size")
         return over_batch_sizes(one, functools.partial(descend, problem, params, batch, **options), over, sizes, axis)
-    lengths = _check_over(problem, over, options)
+    lengths = _check_over(problem, over, options, zipped)
     check_tunable(options.get("optimizer"), {name: over[name] for name in over if name not in SWEPT})
     mesh = None if mesh is None else automatic(mesh)
-    if zipped and len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise ValueError(f"zipped axes of `over` must have one length, got {listed}.")
     shape = (next(iter(lengths.values())),) if zipped else tuple(lengths.values())
     num_lanes = math.prod(shape)
     num_devices = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in _lane_axes(mesh))
@@ -109,15 +107,9 @@ def sweep(  # noqa: D417 (the decorator adds the other arguments)
     check_history(settings, given["params"], at_once)
     if "batch" not in over:  # lanes of different data share no tiles and no statistics
         plan = choose.plan(
-            problem,
-            arguments(problem, params, batch)[1],
-            num_steps=settings.num_steps,
-            batch_size=settings.batch_size,
-            evaluation=evaluation,
-            fast=settings.fast,
-            num_lanes=at_once,
-            mesh=mesh,
-        )
+            problem, arguments(problem, params, batch)[1], num_steps=settings.num_steps,
+            batch_size=settings.batch_size, evaluation=evaluation, fast=settings.fast, num_lanes=at_once, mesh=mesh,
+        )  # fmt: skip
         problem, given["batch"] = plan.problem, plan.batch
     values = _laid_out(given, over, mesh)
     chunks = []
@@ -131,12 +123,13 @@ def sweep(  # noqa: D417 (the decorator adds the other arguments)
         chunks.append(_run_lanes(Program(problem, settings), mesh, values, index))
     if len(chunks) == 1 and mesh is None:
         return _in_axes(shape, chunks[0]) if len(shape) > 1 else chunks[0]
+    return jax.tree.map(functools.partial(_joined, shape), *chunks)
 
-    def joined(*leaves: jax.Array) -> np.ndarray[Any, Any]:
-        lanes = np.concatenate([np.asarray(leaf) for leaf in leaves])[:num_lanes]
-        return lanes.reshape(*shape, *lanes.shape[1:])
 
-    return jax.tree.map(joined, *chunks)
+def _joined(shape: tuple[int, ...], *leaves: jax.Array) -> np.ndarray[Any, Any]:
+    """The lanes of all chunks in the shape of the axes, on the host; without those that fill up the last chunk."""
+    lanes = np.concatenate([np.asarray(leaf) for leaf in leaves])[: math.prod(shape)]
+    return lanes.reshape(*shape, *lanes.shape[1:])
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -152,7 +145,7 @@ class _Values(NamedTuple):
     over: dict[str, Any]  # with a leading axis
 
 
-def _check_over(problem: Problem, over: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, int]:
+def _check_over(problem: Problem, over: Mapping[str, Any], options: Mapping[str, Any], zipped: bool) -> dict[str, int]:
     """The length of every axis."""
     if not over:
         raise ValueError("`over` must name at least one axis, got none.")
@@ -168,6 +161,9 @@ def _check_over(problem: Problem, over: Mapping[str, Any], options: Mapping[str,
                 f"`over[{name!r}]` must hold arrays with one leading axis of lanes, got {_shapes(values)}."
             )
         lengths[name] = sizes.pop()
+    if zipped and len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise ValueError(f"zipped axes of `over` must have one length, got {listed}.")
     return lengths
 
 
@@ -195,8 +191,7 @@ def _check_settings(problem: Problem, given: dict[str, Any], over: Mapping[str, 
     """The settings; what is left in `given` is traced."""
     # Only whether there is a rate and whether it is a function is static; the numbers are traced.
     rate = 1.0 if "learning_rate" in over else given["learning_rate"]
-    names = ("num_steps", "batch_size", "optimizer", "record", "record_every", "fast")
-    settings = check_settings(problem, rate, **{name: given.pop(name) for name in names})
+    settings = check_settings(problem, rate, Settings(**{name: given.pop(name) for name in Settings._fields}))
     given["learning_rate"] = as_rate(rate)
     return settings
 

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 import jaxgd
 from jaxgd import problems
 from jaxgd.descent.chunks import Chunk
-from jaxgd.descent.descend import Controls, Given, Program, check_settings
+from jaxgd.descent.descend import Controls, Given, Program, Settings, check_settings
 from jaxgd.types import Batch
 
 fitting = importlib.import_module("jaxgd.descent.fit")  # in the package this is the name of the function
@@ -74,7 +74,7 @@ def sweep(params, batch):
 def chunk(params, batch):
     """The second chunk of a fit."""
     with jax.numpy_dtype_promotion("standard"):
-        program = Program(LINEAR, check_settings(LINEAR, 0.1, num_steps=100))
+        program = Program(LINEAR, check_settings(LINEAR, 0.1, Settings(100)))
         given = Given(batch, None, Controls(0.1, 0.0, 0.0, 1000.0))
         state = fitting._start(program, params, given)
         return fitting._run(program, Chunk(num_epochs=5), state._replace(history=jaxgd.History()), state.history, given)

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 import jaxgd
 from jaxgd import StopReason, problems
 from jaxgd.descent import fast, loop
-from jaxgd.descent.descend import Controls, Given, Program, as_rate, bind, check_settings
+from jaxgd.descent.descend import Controls, Given, Program, Settings, as_rate, bind, check_settings
 from jaxgd.descent.fast import blocks, choose, row_steps
 from jaxgd.types import Batch, ScalarParams
 
@@ -134,7 +134,7 @@ def descend(acceleration, problem, params, batch, **options):
     tolerances = {"grad_tol": 0.0, "param_tol": 0.0, "divergence_factor": 1000.0}
     controls = {name: options.pop(name, value) for name, value in tolerances.items()}
     rate, key = options.pop("learning_rate"), options.pop("key", None)
-    program = Program(problem, check_settings(problem, rate, **options, fast=False))
+    program = Program(problem, check_settings(problem, rate, Settings(**options, fast=False)))
     return _descend(program, acceleration, params, Given(batch, key, Controls(as_rate(rate), **controls)))
 
 
@@ -273,7 +273,7 @@ def test_steps_are_chosen_by_size_and_rule(monkeypatch, options, shape, expected
     monkeypatch.setattr(
         blocks, "steps_in_blocks", lambda size, move: chosen.append("blocks" if move is blocks.move else "solved")
     )
-    program = Program(problem, check_settings(problem, 0.1, **options))
+    program = Program(problem, check_settings(problem, 0.1, Settings(**options)))
     run = bind(program, Given(batch, None, Controls(0.1, 0.0, 0.0, 1000.0)))
     assert (chosen or ["plain"])[-1] == expected
     assert (run.take_steps is loop.take_steps) == (expected == "plain")
@@ -314,7 +314,7 @@ def test_after_failures_blocks_are_tried_less_and_less_often():
         return blocks.move(*args)
 
     problem, params, number = made_up("jumping")
-    program = Program(problem, check_settings(problem, 1.0, num_steps=1000, record=()))
+    program = Program(problem, check_settings(problem, 1.0, Settings(1000, record=())))
     run = bind(program, Given(number, None, Controls(1.0, 0.0, 0.0, 1000.0)))
     jax.jit(lambda: loop.run(run._replace(take_steps=blocks.steps_in_blocks(50, move)), params, number))()
     jax.effects_barrier()
