@@ -21,7 +21,7 @@ import rich.console
 import rich.table
 
 from experiments.progress import progress
-from jaxgd.gradcheck import GradientReport, Kind, check_gradient
+from jaxgd.gradcheck import GradientReport, check_gradient
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "realworld"
 """The collection lies beside the checkout."""
@@ -174,11 +174,7 @@ def cause_named(trial: Trial, report: GradientReport) -> str:
     Returns:
       "yes" if every wrong leaf has one, "partly" if some have, "no" otherwise.
     """
-    named = {
-        finding.leaf
-        for finding in report.findings
-        if finding.wrong and finding.kind is not Kind.UNKNOWN and "no single mistake" not in finding.message
-    }
+    named = {finding.leaf for finding in report.findings if finding.wrong and finding.explains}
     wrong = set(trial.case.wrong_leaves)
     return "yes" if named and wrong <= named | ({""} & named and wrong) else "partly" if named else "no"
 

@@ -73,7 +73,8 @@ def _explained(case: Case) -> list[Finding]:
         with contextlib.suppress(Exception):  # an error in the search may cost the cause, never the result
             return explain(search)
     failed = "is wrong; the search for the cause failed."
-    return [Finding(case.names[i], Kind.UNKNOWN, f"{case.names[i] or 'params'} {failed}") for i in case.wrong]
+    names = [case.names[i] for i in case.wrong]
+    return [Finding(name, Kind.UNKNOWN, f"{name or 'params'} {failed}", explains=False) for name in names]
 
 
 def _case(pair: Pair, rng: np.random.Generator, found: Gradients, programs: tuple[LossFacts, GradientFacts]) -> Case:

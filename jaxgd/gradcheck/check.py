@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from jaxgd.gradcheck import facts, reference, untraced
 from jaxgd.gradcheck.answer import by_path
+from jaxgd.gradcheck.budget import Budget, budget_of
 from jaxgd.gradcheck.causes import causes
 from jaxgd.gradcheck.compare import compare, contradicts
 from jaxgd.gradcheck.conjugate import whole
@@ -68,7 +68,8 @@ def check_gradient(
       args: trees: data, coefficients, labels. Floating leaves are upcast, others passed as they are.
       key: for the random directions and points, which are otherwise the same each time.
       order: 1, or 2 to check the derivative of `grad`, or a Hessian-vector product.
-      seconds: how long the search for the cause of a wrong gradient may take; the report says if it was stopped.
+      seconds: how long the search for the cause of a wrong gradient may take, in CPU time of this thread, and four
+        times as long by the clock; the report says if it was stopped.
         Whether the gradient is right does not depend on it.
       argnums: as in `jax.grad`: the position of the parameters among `(params, *args)`, or several positions, for
         which `grad` returns a tuple.
@@ -175,7 +176,7 @@ def _check_numbers(
     """The report of the leaves that can be compared."""
     loss, grad = programs
     # One budget for all rules of the loss and for the gradient.
-    until = time.monotonic() + seconds
+    until = budget_of(seconds)
     if not pair.loss.derivative:
         return _with_torch_rules(pair, untraced.by_values(pair, rng, grad, seconds), until)
     both = pair.in_float64(pair.base)
@@ -186,7 +187,7 @@ def _check_numbers(
         if not any(seen.rest):
             return seen.report(None)
         rest = pair.holding(seen.rest)._replace(loss=seen.pair.loss)
-        return seen.report(_check_numbers(rest, rng, programs, _loss_slopes(rest, rng, loss.unit), _left(until)))
+        return seen.report(_check_numbers(rest, rng, programs, _loss_slopes(rest, rng, loss.unit), until.left()))
     found = reference.measure(pair, rng, both, reference.unit_of(pair, loss, grad))
     outcome = compare(pair, found, loss, along)
     found = found._replace(reference=[leaf.reference for leaf in outcome.leaves])
@@ -208,17 +209,12 @@ def _check_numbers(
     return _with_torch_rules(pair, report, until) if pair.loss.derivative == "torch" else report
 
 
-def _left(until: float) -> float:
-    """Seconds that are left of a budget."""
-    return max(0.0, until - time.monotonic())
-
-
-def _check_until(until: float, *args: Any, **kwargs: Any) -> GradientReport:
+def _check_until(until: Budget, *args: Any, **kwargs: Any) -> GradientReport:
     """`check_gradient` with what is left of a budget."""
-    return check_gradient(*args, seconds=_left(until), **kwargs)
+    return check_gradient(*args, seconds=until.left(), **kwargs)
 
 
-def _with_torch_rules(pair: Pair, report: GradientReport, until: float) -> GradientReport:
+def _with_torch_rules(pair: Pair, report: GradientReport, until: Budget) -> GradientReport:
     """The report on a loss of PyTorch, with the wrong rules in it as the reason."""
     with contextlib.suppress(Exception):  # an error in the search may cost the cause, never the result
         found = torch_inside.explained(pair, report.findings, functools.partial(_check_until, until))
@@ -226,7 +222,7 @@ def _with_torch_rules(pair: Pair, report: GradientReport, until: float) -> Gradi
     return report
 
 
-def _inside(pair: Pair, both: tuple[Arrays, Arrays], along: tuple[Arrays, Slopes], until: float) -> inside.Seen | None:
+def _inside(pair: Pair, both: tuple[Arrays, Arrays], along: tuple[Arrays, Slopes], until: Budget) -> inside.Seen | None:
     """Wrong rules inside the loss, which are looked for if the gradient or the slopes contradict reverse mode."""
     hand, declared = both
     direction, slopes = along

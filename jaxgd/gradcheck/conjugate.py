@@ -81,7 +81,7 @@ def agreeing(findings: Sequence[Finding], layout: Layout) -> list[Finding]:
             kept.append(said[0][0]._replace(message=first_lines.pop()[1]))
         else:
             message = f"{label} is wrong; no single mistake that is known explains its real and its imaginary part."
-            kept.append(Finding(leaf.names[0], Kind.UNKNOWN, message))
+            kept.append(Finding(leaf.names[0], Kind.UNKNOWN, message, explains=False))
     return kept
 
 

@@ -83,7 +83,7 @@ def compare_leaf(measured: Measured, leaf: int) -> Comparison:
     if here.any():
         return Comparison(Status.WRONG, right)
     message = f"{name} agrees with reverse mode at this point, and differs at points nearby."
-    return Comparison(Status.WRONG, right, Finding(path, Kind.UNKNOWN, message, False))
+    return Comparison(Status.WRONG, right, Finding(path, Kind.UNKNOWN, message, False, explains=False))
 
 
 def _on_a_set(measured: Measured, leaf: int) -> bool:

@@ -187,7 +187,7 @@ def pair_of(
 
     def bound(**how: bool) -> Pair:
         inputs = take_apart(arguments, kwargs, argnums=argnums, **how)
-        base = points.onto_sets(inputs.point.cast(np.float64))
+        base, sets = points.onto_sets(inputs.point.cast(np.float64))
         names = inputs.layout.names("param")
         for name, values in zip(names, base.params, strict=True):
             _require_finite(name, values)
@@ -201,7 +201,6 @@ def pair_of(
             raise GradientRaised(names, error, hint(error, inputs)) from error
         scales = [_scale(leaf) for leaf in base.params]
         labels = inputs.layout.names("float")
-        sets = tuple(points.set_of(leaf) for leaf in base.params)
         return Pair(of_loss, of_grad, inputs.layout, inputs.point, base, names, labels, scales, inputs.params, sets)
 
     try:

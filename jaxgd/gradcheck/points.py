@@ -75,6 +75,10 @@ class Set(NamedTuple):
         return bool((np.abs(hand - part) <= tolerance + 1e-12 * np.max(np.abs(right), initial=0.0)).all())
 
 
+def _close(x: Array, to: Any) -> bool:
+    return bool((np.abs(x - to) <= ROUGHLY).all())
+
+
 def _square(x: Array) -> bool:
     return bool(x.ndim >= 2 and x.shape[-1] == x.shape[-2] > 1 and np.any(x))
 
@@ -118,9 +122,9 @@ def _triangle(x: Array) -> Array:
 def _orthogonal(x: Array) -> bool:
     return bool(
         _square(x)
-        and np.allclose(np.sum(x[..., 0] ** 2, -1), 1, rtol=0, atol=ROUGHLY)  # one column first, which is quick
+        and _close(np.sum(x[..., 0] ** 2, -1), 1)  # one column first, which is quick
         and not np.array_equal(x, x * np.eye(x.shape[-1]))
-        and np.allclose(_transpose(x) @ x, np.eye(x.shape[-1]), rtol=0, atol=ROUGHLY)
+        and _close(_transpose(x) @ x, np.eye(x.shape[-1]))
     )
 
 
@@ -143,7 +147,7 @@ def _skewed(x: Array, direction: Array) -> Array:
 
 def _on_simplex(x: Array) -> bool:
     sums = x.sum(-1) if x.ndim else x
-    return bool(x.ndim and x.shape[-1] > 1 and (x >= 0).all() and np.allclose(sums, 1, rtol=0, atol=ROUGHLY))
+    return bool(x.ndim and x.shape[-1] > 1 and (x >= 0).all() and _close(sums, 1))
 
 
 def _reweighted(x: Array, noise: Array) -> Array:
@@ -163,7 +167,7 @@ def _scaled(x: Array, noise: Array) -> Array:
 
 
 def _unit(x: Array) -> bool:
-    return bool(x.ndim and x.shape[-1] > 1 and np.allclose(np.sum(x * x, -1), 1, rtol=0, atol=ROUGHLY))
+    return bool(x.ndim and x.shape[-1] > 1 and _close(np.sum(x * x, -1), 1))
 
 
 def _renormalised(x: Array, noise: Array) -> Array:
@@ -244,19 +248,23 @@ def near_by(kind: Set | None, leaf: Array, draws: Array) -> Array:
     return np.where(_triangle(leaf), draws, draws.dtype.type(0.5)) if kind.name == "triangular" else draws
 
 
-def onto_sets(point: Point) -> Point:
+def onto_sets(point: Point) -> tuple[Point, tuple[Set | None, ...]]:
     """A point in float64 whose leaves are on their sets to the last digit, if they are up to the rounding of float32.
 
     Probabilities in float32 add up to 1 only up to 6e-8. A gradient that uses that they add up to 1 would differ from
     one that does not by as much, although neither is wrong.
+
+    Args:
+      point: the leaves, float64.
+
+    Returns:
+      The leaves, most of which are those given, and the set of each parameter.
     """
 
-    def onto(leaf: Array, sets: tuple[Set, ...]) -> Array:
+    def onto(leaf: Array, sets: tuple[Set, ...]) -> tuple[Array, Set | None]:
         kind = set_of(leaf, sets) if np.size(leaf) and np.isfinite(leaf).all() else None
-        return kind.onto(leaf) if kind else leaf
+        return kind.onto(leaf) if kind else leaf, kind
 
-    params, floats = ([onto(leaf, sets) for leaf in leaves] for leaves, sets in zip(point[:2], BOTH, strict=True))
-    return point._replace(params=params, floats=floats)
-
-
-BOTH = SETS, SETS_OF_ARGUMENTS
+    params = [onto(leaf, SETS) for leaf in point.params]
+    floats = [onto(leaf, SETS_OF_ARGUMENTS)[0] for leaf in point.floats]
+    return point._replace(params=[leaf for leaf, _ in params], floats=floats), tuple(kind for _, kind in params)

@@ -105,10 +105,14 @@ class Programs:
 
 def _key(layout: Layout, arrays: tuple[Any, ...]) -> Any:
     leaves, treedef = jax.tree.flatten(arrays)
-    forms = tuple(
-        (np.shape(leaf), getattr(leaf, "dtype", type(leaf)), getattr(leaf, "weak_type", False)) for leaf in leaves
-    )
-    return layout, treedef, forms, jax.config.read("jax_enable_x64")
+    return layout, treedef, tuple(map(_form, leaves)), jax.config.read("jax_enable_x64")
+
+
+def _form(leaf: Any) -> Any:
+    """What a program is compiled for."""
+    if type(leaf) is np.ndarray:
+        return leaf.shape, leaf.dtype, False
+    return np.shape(leaf), getattr(leaf, "dtype", type(leaf)), getattr(leaf, "weak_type", False)
 
 
 def _kept(table: "collections.OrderedDict[Any, Any]", key: Any, make: Callable[[], Any]) -> Any:

@@ -48,7 +48,7 @@ def by_values(pair: Pair, rng: np.random.Generator, grad: facts.GradientFacts, s
     unit = max((reference.eps_of(leaf) for leaf in native), default=facts.EPS64)
     compared = [_leaf_by_values(pair, rng, hand, i, max(unit, facts.EPS64)) for i in range(len(pair.names))]
     orders = [order for _, _, order in compared if order is not None]
-    unknown = [i for i, (_, finding, _) in enumerate(compared) if finding and finding.kind is Kind.UNKNOWN]
+    unknown = [i for i, (_, finding, _) in enumerate(compared) if finding and not finding.explains]
     named: dict[str, Finding] = {}
     right: Arrays = []
     with contextlib.suppress(Exception):  # an error in the search may cost the cause, never the result
@@ -63,7 +63,7 @@ def by_values(pair: Pair, rng: np.random.Generator, grad: facts.GradientFacts, s
             f"{name or 'params'} differs from central differences of the loss in {spot}; no single mistake that is "
             "known explains it."
         )
-        named.setdefault(name, Finding(name, Kind.UNKNOWN, message))
+        named.setdefault(name, Finding(name, Kind.UNKNOWN, message, explains=False))
     return report_of(
         [named.get(finding.leaf, finding) for _, finding, _ in compared if finding],
         tuple(leaves),
@@ -110,7 +110,7 @@ def _leaf_by_values(
             f"{name} has the slope {slope:.10g} along a random direction, the values of the loss have {slopes}; "
             "without reverse mode no more can be told."
         )
-        finding = Finding(path, Kind.UNKNOWN, message)
+        finding = Finding(path, Kind.UNKNOWN, message, explains=False)
     return LeafReport(path, ratio(error, typical), ratio(seen, typical), status), finding, slopes.order(slope)
 
 
@@ -154,7 +154,7 @@ def _causes(
         exact=exact,
         seconds=seconds,
     )
-    return [finding for finding in explain(case) if finding.kind is not Kind.UNKNOWN], reference
+    return [finding for finding in explain(case) if finding.explains], reference
 
 
 def _confirmed(pair: Pair, rng: np.random.Generator, gradient: Arrays) -> bool:

@@ -1,6 +1,5 @@
 """Trying candidates: the backward pass under each, beside the gradient that is to be explained."""
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ import numpy as np
 from jaxgd.gradcheck.backward.reading import Candidate
 from jaxgd.gradcheck.backward.sweep import backward, leaves
 from jaxgd.gradcheck.backward.tape import Tape
+from jaxgd.gradcheck.budget import UNLIMITED, Budget
 from jaxgd.gradcheck.precision import precision
 
 NUMBERS_AT_ONCE = 4_000_000
@@ -42,7 +42,7 @@ def real(leaf: Any) -> Any:
 
 
 def trial(
-    tape: Tape, candidates: Sequence[Sequence[Candidate]], hand: Sequence[Any], deadline: float = float("inf")
+    tape: Tape, candidates: Sequence[Sequence[Candidate]], hand: Sequence[Any], budget: Budget = UNLIMITED
 ) -> Trial:
     """Run the backward pass under each variant and compare it with a gradient.
 
@@ -50,7 +50,7 @@ def trial(
       tape: the loss at a point.
       candidates: for each variant, the changes that are made together.
       hand: the gradient's leaves at the point, by the first inputs of the tape.
-      deadline: `time.monotonic()` after which the rest counts as not fitting.
+      budget: when the rest counts as not fitting.
 
     Returns:
       One row for each variant.
@@ -59,7 +59,7 @@ def trial(
     chunk = int(np.clip(NUMBERS_AT_ONCE // size, 4, 512))
     rows: list[list[Any]] = [[] for _ in Trial._fields]
     for some in _chunks(candidates, chunk):
-        if time.monotonic() > deadline:
+        if not budget.left():
             for column, nothing in zip(rows, Trial(np.inf, 0.0, np.inf, 0.0, np.inf, 0.0), strict=True):
                 column.append(np.full((len(some), len(hand)), nothing))
             continue

@@ -120,7 +120,7 @@ def two_changes(study: Study, leaves: list[int]) -> dict[int, Explanation]:
     if made is None:
         return {}
     simple = [c for c in made.candidates if c.named and (c.kind in PAIRED or "left out" in c.words)]
-    alone = trial(made.tapes[0], [(c,) for c in simple], study.places[0].hand, study.deadline)
+    alone = trial(made.tapes[0], [(c,) for c in simple], study.places[0].hand, study.budget)
     misfit = np.where(np.isfinite(alone.scaled[:, leaves]), alone.scaled[:, leaves], np.inf).max(axis=1, initial=0.0)
     nearest = sorted(np.argsort(misfit, kind="stable")[:PAIR_CANDIDATES].tolist())
     pairs = [(simple[i], simple[j]) for i, j in itertools.combinations(nearest, 2)]
@@ -207,13 +207,13 @@ def _search(
 ) -> dict[int, Explanation]:
     """The variants that reproduce leaves at every place, the best first; without a factor if `exactly`."""
     case, places = study.case, study.places
-    first = trial(made.tapes[0], variants, places[0].hand, study.deadline)
+    first = trial(made.tapes[0], variants, places[0].hand, study.budget)
     hit = _near(case, first, places[0])[: 1 if exactly else 3]
     likely = np.flatnonzero(hit[:, :, leaves].any(axis=(0, 2)))
     if not len(likely):
         return {}
     chosen = [variants[i] for i in likely.tolist()]
-    others = [trial(tape, chosen, p.hand, study.deadline) for tape, p in zip(made.tapes[1:], places[1:], strict=True)]
+    others = [trial(tape, chosen, p.hand, study.budget) for tape, p in zip(made.tapes[1:], places[1:], strict=True)]
     trials = [Trial(*(field[likely] for field in first)), *others]
     hits = np.stack([_near(case, result, place) for result, place in zip(trials, places, strict=True)])
     hits[:, 1:] &= not exactly

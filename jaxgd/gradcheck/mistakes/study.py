@@ -1,11 +1,11 @@
 """A wrong gradient and the points at which explanations of it are tested."""
 
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxgd.gradcheck.budget import UNLIMITED, Budget, budget_of
 from jaxgd.gradcheck.finding import Kind
 from jaxgd.gradcheck.inputs import Arrays, Point
 
@@ -35,7 +35,7 @@ class Case(NamedTuple):
       trace: the loss at a point as a jaxpr whose inputs are the leaves of the point; None if it cannot be traced.
       through: whether the right gradient looks through custom rules and stopped gradients.
       exact: the relative misfit that counts as equal: more than `EXACT` if `right` is itself measured.
-      seconds: how long the search may take; a step of it that has begun is finished.
+      seconds: how long the search may take, see `Budget`; a step of it that has begun is finished.
     """
 
     names: list[str]
@@ -87,18 +87,18 @@ class Study(NamedTuple):
       case: the wrong gradient.
       places: the point of the check, one with other parameters, and one with other arguments, too.
       passes: makes the backward pass of the loss, once; see `steps`.
-      deadline: `time.monotonic()` at which the search stops.
+      budget: when the search stops.
     """
 
     case: Case
     places: list[Place]
     passes: Callable[[], Any]
-    deadline: float = float("inf")
+    budget: Budget = UNLIMITED
 
     @property
     def late(self) -> bool:
         """Whether the time of the search is over."""
-        return time.monotonic() >= self.deadline
+        return self.budget.left() == 0
 
     def same_arguments(self) -> list[Place]:
         """The first places, and further ones, with the arguments of the first: for what depends on these only."""
@@ -144,7 +144,7 @@ def study(case: Case, passes: Callable[[list[Place]], Any]) -> Study:
       The study. It has only one place if no other point has finite gradients.
     """
     places = [Place(case.point, case.hand, case.reference)]
-    deadline = time.monotonic() + case.seconds
+    budget = budget_of(case.seconds)
     near = ((0.5, False), (0.1, False))
     for arguments in (False, True):
         # If the loss is not finite at any other arguments, a third point with those given is better than none.
@@ -160,7 +160,7 @@ def study(case: Case, passes: Callable[[list[Place]], Any]) -> Study:
             made.append(passes(places))
         return made[0]
 
-    return Study(case, places, once, deadline)
+    return Study(case, places, once, budget)
 
 
 def _place(case: Case, distance: float, arguments: bool) -> Place | None:

@@ -121,4 +121,5 @@ def _finding(study: Study, leaf: int, explanation: Explanation | None, stopped: 
             else "no single mistake that is known explains this"
         )
         explanation = Explanation(Kind.UNKNOWN, f"is wrong{spot}; {searched}.")
-    return Finding(case.names[leaf], explanation.kind, f"{study.name(leaf)} {explanation.words}")
+    words = f"{study.name(leaf)} {explanation.words}"
+    return Finding(case.names[leaf], explanation.kind, words, explains=explanation.kind is not Kind.UNKNOWN)

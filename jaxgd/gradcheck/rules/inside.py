@@ -49,6 +49,11 @@ class Wrong(NamedTuple):
         """Whether the rule is a surrogate where the function has derivative zero."""
         return all(finding.kind is Kind.SURROGATE for finding in self.report.findings if finding.wrong)
 
+    @property
+    def explained(self) -> bool:
+        """Whether it is known what was done in every argument that is wrong."""
+        return all(finding.explains for finding in self.report.findings if finding.wrong)
+
     def words(self) -> str:
         """What is wrong, after the name of the function."""
         place = f" ({self.site.place})" if self.site.place else ""
@@ -110,7 +115,8 @@ def _alike(left: Any, right: Any) -> bool:
 
 def _shares(name: str, wrong: Sequence[Wrong]) -> Finding:
     words = "\n".join(one.words() for one in wrong)
-    return Finding(name, Kind.REFERENCE, f"{name or 'params'} shares the mistake of a rule inside the loss:\n{words}")
+    message = f"{name or 'params'} shares the mistake of a rule inside the loss:\n{words}"
+    return Finding(name, Kind.REFERENCE, message, explains=all(one.explained for one in wrong))
 
 
 def see_through(pair: Pair, both: tuple[Arrays, Arrays], check: Check, *, doubted: bool) -> Seen | None:

@@ -10,7 +10,7 @@ from jaxgd.gradcheck.rules.judge import RETURNS_NONE, Check, judge
 from jaxgd.gradcheck.rules.problem import Problem
 
 
-def wrong_functions(pair: Pair, check: Check) -> list[str]:
+def wrong_functions(pair: Pair, check: Check) -> list[tuple[str, bool]]:
     """The torch.autograd.Functions that a loss calls whose rules are wrong.
 
     Args:
@@ -18,12 +18,12 @@ def wrong_functions(pair: Pair, check: Check) -> list[str]:
       check: `check_gradient`, with its budget bound.
 
     Returns:
-      What is wrong with each, in words.
+      What is wrong with each, in words, and whether that says what was done.
     """
     if isinstance(getattr(pair.loss.function, "__self__", None), Problem):
         return []  # a rule that is being checked
     still = [np.zeros_like(leaf) for leaf in pair.base.params]
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, bool]] = {}
     for function, given in torch_function.calls(
         lambda: pair.loss.values(pair.layout, pair.base, still, np.zeros(1)) if not pair.loss.traceable else None
     ):
@@ -40,7 +40,8 @@ def wrong_functions(pair: Pair, check: Check) -> list[str]:
             wrong = [text for text, is_wrong in report.sentences() if is_wrong]
             # None for an argument is mostly meant, for data: it is told where there is nothing else.
             said = "\n".join([text for text in wrong if RETURNS_NONE not in text] or wrong)
-            found[rule.name] = f"the rule of `{rule.name}`{place}: {said}"
+            explains = all(finding.explains for finding in report.findings if finding.wrong)
+            found[rule.name] = f"the rule of `{rule.name}`{place}: {said}", explains
     return list(found.values())
 
 
@@ -59,13 +60,14 @@ def explained(pair: Pair, findings: tuple[Finding, ...], check: Check) -> tuple[
     wrong = wrong_functions(pair, check) if open_ones else []
     if not wrong:
         return findings
-    said = "\n".join(wrong)
+    said, explains = "\n".join(text for text, _ in wrong), all(known for _, known in wrong)
     number = "a function whose own rule is wrong" if len(wrong) == 1 else "functions whose own rules are wrong"
 
     def better(finding: Finding) -> Finding:
         if finding.kind is Kind.REFERENCE:  # the functions are named; this says what is wrong with them
-            return finding._replace(message=f"{finding.message}\n{said}")
+            return finding._replace(message=f"{finding.message}\n{said}", explains=explains)
         name = finding.leaf or "params"
-        return Finding(finding.leaf, Kind.REFERENCE, f"{name} is wrong, and the loss calls {number}:\n{said}")
+        message = f"{name} is wrong, and the loss calls {number}:\n{said}"
+        return Finding(finding.leaf, Kind.REFERENCE, message, explains=explains)
 
     return tuple(better(finding) if finding in open_ones else finding for finding in findings)

@@ -11,6 +11,7 @@ from jaxgd.gradcheck.backward.reading import read
 from jaxgd.gradcheck.backward.sweep import Edge, Edit, backward
 from jaxgd.gradcheck.backward.tape import record
 from jaxgd.gradcheck.backward.trial import trial
+from jaxgd.gradcheck.budget import budget_of
 from jaxgd.gradcheck.inputs import Point
 from jaxgd.gradcheck.mistakes.nonfinite import origin
 
@@ -215,7 +216,7 @@ def test_a_trial_measures_constants_and_shares():
     result = trial(reading.tape, [cut], [np.full(5, 7.0)])
     assert result.scaled[0, 0] < 1e-12
     np.testing.assert_allclose(result.constant[0, 0], 7)
-    assert not np.isfinite(trial(reading.tape, [cut], [plain], deadline=0.0).misfit).any()
+    assert not np.isfinite(trial(reading.tape, [cut], [plain], budget=budget_of(0.0)).misfit).any()
 
 
 def test_an_expression_is_quoted_with_its_place():

@@ -1,5 +1,6 @@
 """Each row of MISTAKES on NumPy arrays: what it explains, and what it leaves alone."""
 
+import time
 import types
 from typing import Any, NamedTuple
 
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 from common import blocks_of
 
+from jaxgd.gradcheck import budget
 from jaxgd.gradcheck.finding import Kind
 from jaxgd.gradcheck.inputs import Point
 from jaxgd.gradcheck.mistakes import shapes
 from jaxgd.gradcheck.mistakes.study import Case, Place, Study
-from jaxgd.gradcheck.mistakes.table import MISTAKES, Mistake, each
+from jaxgd.gradcheck.mistakes.table import MISTAKES, Mistake, each, explain
 
 LAMBDA = 0.3
 """A scalar argument of the loss."""
@@ -423,3 +425,31 @@ def test_the_example_of_contributing():
     assert found.kind is example.kind
     assert example.words in found.words
     assert not mistake.explain(study_of(lambda g, p: g + 1), [0])
+
+
+def test_a_finding_says_whether_it_explains():
+    """Only what says what was done counts as a cause."""
+    made = study_of(lambda g, p: g)
+    case = made.case._replace(hand=[2 * made.places[0].right[0], made.places[0].right[1]])
+    doubled = case._replace(both=lambda point: ([2 * right(point)[0], right(point)[1]], right(point)))
+    (known,) = explain(doubled)
+    assert known.explains
+    assert known.kind is Kind.FACTOR
+    (stopped,) = explain(doubled._replace(seconds=0.0))
+    assert not stopped.explains
+    assert "stopped because its time was over" in stopped.message
+
+
+def test_a_budget_ends_by_the_time_of_its_thread_and_later_by_the_clock(monkeypatch):
+    now = {"cpu": 10.0, "wall": 100.0}
+    monkeypatch.setattr(time, "thread_time", lambda: now["cpu"])
+    monkeypatch.setattr(time, "monotonic", lambda: now["wall"])
+    given = budget.budget_of(5.0)
+    now["wall"] += 19.0  # a busy machine: the search has hardly run
+    assert given.left() == 1.0
+    now["wall"] -= 10.0
+    assert given.left() == 5.0
+    now["cpu"] += 3.0
+    assert given.left() == 2.0
+    now["cpu"] += 3.0
+    assert given.left() == 0.0
