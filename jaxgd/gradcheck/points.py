@@ -204,9 +204,20 @@ SETS = (
 )
 """Sets of parameters, in the order in which they are tried; an identity matrix is positive definite, not orthogonal."""
 
+
+def _joint(x: Array) -> bool:
+    return bool(x.ndim > 1 and (x >= 0).all() and np.isclose(x.sum(), 1, rtol=0, atol=ROUGHLY))
+
+
+def _reweighted_jointly(x: Array, noise: Array) -> Array:
+    moved = x * np.exp(_symmetrised(x, noise) if _symmetric(x) else noise)
+    return moved / moved.sum()
+
+
 SETS_OF_ARGUMENTS = (
     # Whole numbers in a floating array are labels, masks or counts: they stay what they are.
     Set("whole numbers", lambda x: np.array_equal(x, np.round(x)), lambda x, noise: x),
+    Set("joint probabilities", _joint, _reweighted_jointly, None, lambda x: x / x.sum()),
     *SETS,
     Set("unit vectors", _unit, _renormalised, None, lambda x: x / np.sqrt(np.sum(x * x, -1, keepdims=True))),
     Set("in order", _in_order, _steps_scaled),

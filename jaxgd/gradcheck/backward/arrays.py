@@ -1,12 +1,13 @@
 """Changes of operations on whole arrays, and of any edge: paths, sums, broadcasts, matrix products, ties."""
 
+import itertools
 from typing import Any
 
 import numpy as np
 import scipy  # loads scipy.special at its first use, which `import jaxgd` need not wait for
 
 from jaxgd.gradcheck.backward.arithmetic import evaluate
-from jaxgd.gradcheck.backward.pulls import expand
+from jaxgd.gradcheck.backward.pulls import expand, pull
 from jaxgd.gradcheck.backward.site import Change, Send, Site, is_square
 from jaxgd.gradcheck.finding import Kind
 
@@ -24,6 +25,13 @@ def _with_other(site: Site, ahead: Any, other: Any) -> Any:
     return site.back_with(values, ahead)
 
 
+def _in_the_other_order(site: Site, ahead: Any, right: Any) -> Any:
+    """The gradient of `other @ x` for that of `x @ other`, and the other way round."""
+    del right
+    primitive, values = site.step.primitive, site.values[::-1]
+    return pull(primitive, values, evaluate(primitive, values), [ahead], 1 - site.edge.position)
+
+
 DOT = (
     Change(Kind.TRANSPOSED, "in the matrix product {f}, {other} is not transposed",
            lambda s, g, r: _with_other(s, g, s.other.T), _square_other),
@@ -34,6 +42,8 @@ DOT = (
     Change(Kind.CONJUGATE, "in the matrix product {f}, {other} stands in place of its complex conjugate, or the other "
            "way round",
            lambda s, g, r: _with_other(s, g, np.conj(s.other)), lambda s: s.other.dtype.kind == "c"),
+    Change(Kind.ORDER, "in the gradient of the matrix product {f} by {x}, the two factors are in the wrong order: "
+           "matrices do not commute", _in_the_other_order, lambda s: is_square(s) and s.x.shape == s.other.shape),
 )  # fmt: skip
 
 
@@ -236,6 +246,33 @@ FOURIER = (
            "half", _inner_bins(0.5), _is_real_transform),
 )  # fmt: skip
 
+
+def _inside(site: Site) -> tuple[slice, ...] | None:
+    """Where in the output of jnp.pad its input stands; None for another function."""
+    padded = any(
+        call.name in ("_pad", "pad") and site.step.outs[0] in call.outs and site.edge.target == call.ins[0]
+        for call in site.tape.calls
+    )
+    if not padded or site.x.ndim != site.y.ndim:
+        return None
+    room = (range(whole - part + 1) for part, whole in zip(site.x.shape, site.y.shape, strict=True))
+    places = (
+        tuple(slice(start, start + length) for start, length in zip(starts, site.x.shape, strict=True))
+        for starts in itertools.product(*room)
+    )
+    return next((place for place in places if np.array_equal(site.y[place], site.x)), None)
+
+
+def is_padded(site: Site) -> bool:
+    """Whether the output is the input with a border of its own entries."""
+    return site.is_group and site.x.size < site.y.size and _inside(site) is not None
+
+
+PADDED = (
+    Change(P, "the border that {f} makes of entries of {x} sends nothing back to them",
+           lambda s, g, r: g[(slice(None), *(_inside(s) or ()))]),
+)  # fmt: skip
+
 CUMULATIVE = (
     Change(Kind.ORDER, "the gradient of the cumulative sum {f} is summed forwards, not backwards",
            lambda s, g, r: np.flip(np.cumsum(np.flip(g, s.step.primitive.params["axis"] + 1),
@@ -262,6 +299,8 @@ def _ignored(site: Site, ahead: Any, right: Any) -> Any:
 
 
 OUTPUT = (
+    Change(P, "{f} is treated as a constant: nothing flows back through it", lambda s, g, r: np.zeros_like(g),
+           lambda s: sum(s.tape.active[i] for i in dict.fromkeys(s.step.ins)) > 1),
     Change(D, "the gradient that arrives at {f} is ignored (1 stands in its place)", _ignored, lambda s: s.y.size > 1),
     Change(D, "the gradient that arrives at {f} is replaced by the value of {f}",
            lambda s, g, r: np.broadcast_to(s.y, g.shape).astype(g.dtype)),

@@ -11,8 +11,16 @@ import numpy as np
 
 from jaxgd.gradcheck.backward.arithmetic import ELEMENTWISE, UNARY
 from jaxgd.gradcheck.backward.edits import EDITS, families
+from jaxgd.gradcheck.backward.exchanges import exchanged_axes, exchanged_factors, exchanged_inputs
 from jaxgd.gradcheck.backward.groups import CUT, carries, factors, moved_factors, outputs
-from jaxgd.gradcheck.backward.others import constants, other_arrays, other_inputs, other_sums, other_turns
+from jaxgd.gradcheck.backward.others import (
+    constants,
+    other_arrays,
+    other_inputs,
+    other_sums,
+    other_turns,
+    other_values,
+)
 from jaxgd.gradcheck.backward.reading import Candidate, Reading, operation, words_of, words_of_all
 from jaxgd.gradcheck.backward.site import Change, Site
 from jaxgd.gradcheck.backward.sweep import Edge, region
@@ -62,10 +70,17 @@ def _by(spots: Sequence[Spot], key: Callable[[Edge, Change], Any]) -> list[list[
 
 def _turns(reading: Reading, singles: Sequence[Spot]) -> list[list[Spot]]:
     """The same change in every turn of a loop, or in every call of a function, together."""
+    first = {states[0]: reading.producer[states[1]] for states in reading.carried}
 
     def key(edge: Edge, change: Change) -> Any:
         made = reading.producer.get(edge.target)
-        target = edge.target if made is None else (reading.keys[made], reading.turns[edge.step] - reading.turns[made])
+        # The state that goes into the first turn is an input, or is made before the loop.
+        initial = edge.target if edge.target in first and reading.turns[edge.step] == 0 else None
+        made = first.get(initial, made) if initial is not None else made
+        target: Any = edge.target
+        if made is not None:
+            turns = -1 if initial is not None else reading.turns[made]
+            target = (reading.keys[made], reading.turns[edge.step] - turns)
         return reading.keys[edge.step], edge.position, target, change.kind, change.words
 
     return _by(singles, key)
@@ -130,6 +145,7 @@ def _of_a_kind(reading: Reading, singles: Sequence[Spot]) -> Iterator[Candidate]
 MORE = (
     *(carries, conditions, moved_factors, factors, bypassed, outputs),
     *(constants, other_inputs, other_turns, other_sums),
+    *(exchanged_axes, exchanged_inputs, exchanged_factors),
 )
 """Candidates that are more than changes of edges, or that change values."""
 
@@ -153,6 +169,8 @@ def _edges(reading: Reading) -> Iterator[tuple[Edge, Change]]:
         yield from other_arrays(reading, index)
     for edge, elementwise in (*_groups(reading), *_layers(reading)):
         yield from _changes(Site(tape, edge), elementwise)
+        if elementwise:
+            yield from other_values(reading, edge)
 
 
 def _changes(site: Site, elementwise: bool = False) -> Iterator[tuple[Edge, Change]]:
@@ -177,7 +195,12 @@ def _groups(reading: Reading) -> Iterator[tuple[Edge, bool]]:
             continue
         out = step.outs[0]
         above = {v: None for i in step.ins if tape.active[i] for v in (*ancestors.get(i, ()), i)}
-        near = (v for v in above if reading.producer.get(v, -1) >= index - MAX_SPAN or v < len(reading.names))
+        near = (
+            v
+            for v in above
+            if (reading.producer.get(v, -1) >= index - MAX_SPAN or v < len(reading.names))
+            and not _turns_apart(reading, v, index)
+        )
         ancestors[out] = sorted(near)[-4 * MAX_SPAN :]
         shape = tape.values[out].shape
         if step.name in ("broadcast_in_dim", "reshape", "squeeze", "transpose", "convert_element_type"):
@@ -185,6 +208,12 @@ def _groups(reading: Reading) -> Iterator[tuple[Edge, bool]]:
         for number in reversed(ancestors[out]):
             if tape.values[number].shape == shape and (number, out) not in seen:
                 yield from _group(reading, number, out, MAX_SPAN, 1)
+
+
+def _turns_apart(reading: Reading, number: int, index: int) -> bool:
+    """Whether a value was made more than one turn of a loop before an operation."""
+    made = reading.producer.get(number)
+    return made is not None and 0 <= reading.turns[made] < reading.turns[index] - 1
 
 
 def _layers(reading: Reading) -> Iterator[tuple[Edge, bool]]:

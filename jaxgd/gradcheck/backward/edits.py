@@ -16,6 +16,7 @@ EDITS: dict[str, tuple[Change, ...]] = {
     "standardised": norms.STANDARDISED,
     "scaled to one": norms.SCALED_TO_ONE,
     "inverse": matrices.INVERSE,
+    "expm": matrices.EXPONENTIAL,
     "solve": matrices.SOLVE,
     "svd": matrices.SINGULAR_VALUES,
     "matrix scalar": matrices.MATRIX_SCALAR,
@@ -36,6 +37,7 @@ EDITS: dict[str, tuple[Change, ...]] = {
     "triangular_solve": matrices.TRIANGULAR_SOLVE,
     "cholesky": matrices.CHOLESKY,
     "cumsum": arrays.CUMULATIVE,
+    "padded": arrays.PADDED,
     "fft": arrays.FOURIER,
     "complex": elementwise.COMPLEX,
     "passed on": jacobians.PASSED_ON,
@@ -83,10 +85,12 @@ def families(site: Site, elementwise: bool = False) -> Iterator[str]:
             yield "solve"
         if not elementwise and len(site.step.ins) == 1 and name in UNARY and name not in PLAIN:
             yield "passed on"
-        if site.x.shape == site.y.shape:
-            yield "inverse" if matrices.is_inverse(site) else "elementwise" if elementwise else "jacobian"
-        else:
+        if arrays.is_padded(site):
+            yield "padded"
+        elif site.x.shape != site.y.shape:
             yield "matrix scalar"
+        else:
+            yield "inverse" if matrices.is_inverse(site) else "elementwise" if elementwise else "jacobian"
         return
     alike = site.x.shape == site.y.shape
     if name in UNARY and name not in PLAIN and alike and name not in MASKING:

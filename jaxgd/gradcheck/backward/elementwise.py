@@ -24,12 +24,45 @@ def _value_at_value(site: Site, ahead: Any, right: Any) -> Any:
     return ahead * site.rerun(site.y)[0]
 
 
-def _saturates(site: Site) -> bool:
-    """Whether the values are those of a sigmoid or a tanh, whose derivatives are formulas of their values."""
+BY_VALUE: tuple[tuple[Callable[[Any], Any], Callable[[Any], Any]], ...] = (
+    (scipy.special.expit, lambda y: y * (1 - y)),
+    (np.tanh, lambda y: 1 - y * y),
+    (lambda x: scipy.special.expit(-x), lambda y: -y * (1 - y)),
+)
+"""Functions whose derivatives people write as formulas of their values; the last as in `1 / (1 + exp(-X @ w))`, where
+the matrix product has the minus sign."""
+
+
+def slope_by_value(site: Site) -> Callable[[Any], Any] | None:
+    """The derivative as a formula of the value, if the function is one of which people know it."""
     if site.y.dtype.kind != "f" or site.x.dtype.kind != "f":
-        return False
-    known = (scipy.special.expit, np.tanh)
-    return any(np.allclose(function(site.x), site.y, rtol=1e-9, atol=1e-12) for function in known)
+        return None
+    return next((slope for f, slope in BY_VALUE if np.allclose(f(site.x), site.y, rtol=1e-9, atol=1e-12)), None)
+
+
+def _saturates(site: Site) -> bool:
+    return slope_by_value(site) is not None
+
+
+def _of_value(form: Callable[[Any], Any]) -> Send:
+    """A formula of the value of a sigmoid or tanh; the sigmoid of -x keeps the minus sign of its derivative."""
+
+    def send(site: Site, ahead: Any, right: Any) -> Any:
+        del right
+        return ahead * form(site.y) * (-1 if slope_by_value(site) is BY_VALUE[2][1] else 1)
+
+    return send
+
+
+STEP = 5e-3
+"""Of the differences that make a second derivative of a first: their error is below that of rounding."""
+
+
+def _second_derivative(site: Site, ahead: Any, right: Any) -> Any:
+    """By central differences of sixth order."""
+    del right
+    slopes = [site.rerun(site.x + k * STEP)[1] - site.rerun(site.x - k * STEP)[1] for k in (1, 2, 3)]
+    return ahead * sum(weight * slope for weight, slope in zip((45, -9, 1), slopes, strict=True)) / (60 * STEP)
 
 
 def _is_power(site: Site) -> bool:
@@ -39,6 +72,10 @@ def _is_power(site: Site) -> bool:
 
 def _is_no_power(site: Site) -> bool:
     return not _is_power(site)
+
+
+def _is_curved(site: Site) -> bool:
+    return _is_no_power(site) and site.x.dtype.kind == "f" and site.step.name not in ("exp", "abs", "max", "min")
 
 
 class _Activation(NamedTuple):
@@ -80,12 +117,12 @@ def _times(form: Callable[[Any], Any]) -> Send:
 ELEMENTWISE = (
     Change(D, f"{the} is left out", lambda s, g, r: g),
     Change(D, f"{the} is replaced by the value of {{f}}", lambda s, g, r: g * s.y),
-    Change(D, f"{the}, at its value f, is replaced by 1 - f", lambda s, g, r: g * (1 - s.y), _saturates),
-    Change(D, f"{the}, at its value f, is replaced by 1 - f^2", lambda s, g, r: g * (1 - s.y * s.y), _saturates),
-    Change(D, f"{the}, at its value f, is replaced by f (1 - f)", lambda s, g, r: g * s.y * (1 - s.y), _saturates),
-    Change(D, f"{the}, at its value f, is replaced by f^2", lambda s, g, r: g * s.y * s.y, _saturates),
-    Change(D, f"{the}, at its value f, is replaced by 1 + f^2", lambda s, g, r: g * (1 + s.y * s.y), _saturates),
-    Change(D, f"{the}, at its value f, is replaced by f (1 + f)", lambda s, g, r: g * s.y * (1 + s.y), _saturates),
+    Change(D, f"{the}, at its value f, is replaced by 1 - f", _of_value(lambda y: 1 - y), _saturates),
+    Change(D, f"{the}, at its value f, is replaced by 1 - f^2", _of_value(lambda y: 1 - y * y), _saturates),
+    Change(D, f"{the}, at its value f, is replaced by f (1 - f)", _of_value(lambda y: y * (1 - y)), _saturates),
+    Change(D, f"{the}, at its value f, is replaced by f^2", _of_value(lambda y: y * y), _saturates),
+    Change(D, f"{the}, at its value f, is replaced by 1 + f^2", _of_value(lambda y: 1 + y * y), _saturates),
+    Change(D, f"{the}, at its value f, is replaced by f (1 + f)", _of_value(lambda y: y * (1 + y)), _saturates),
     Change(D, f"{the} is taken at its value instead of at its argument", _at_value, _is_no_power),
     Change(D, f"{the}, at its value f, is replaced by the function itself, taken at f", _value_at_value, _is_no_power),
     Change(D, f"{the} is replaced by its argument", lambda s, g, r: g * s.x),
@@ -106,6 +143,7 @@ ELEMENTWISE = (
     Change(D, f"{the} lacks a factor f, its value", lambda s, g, r: r / s.y, _is_power),
     Change(D, f"{the} has a factor f, its value, too much", lambda s, g, r: r * s.y, _is_power),
     Change(D, f"{the} is replaced by its absolute value", lambda s, g, r: g * np.abs(s.slope())),
+    Change(D, f"{the} is replaced by the second derivative", _second_derivative, _is_curved),
 )
 """Changes of an elementwise function. Formulas of its value are tried only where people know such formulas."""
 

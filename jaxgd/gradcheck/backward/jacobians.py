@@ -33,7 +33,38 @@ def _without_last(site: Site, ahead: Any, right: Any) -> Any:
 
 PASSED_ON = (Change(D, "on the path from {f} back to {x}, the derivative of the {last} is left out", _without_last),)
 
+LINEAR = frozenset(
+    {"add", "sub", "neg", "mul", "div", "dot_general", "gather", "scatter-add", "slice", "dynamic_slice", "pad", "rev",
+     "concatenate", "reshape", "squeeze", "expand_dims", "transpose", "broadcast_in_dim", "reduce_sum", "cumsum",
+     "conv_general_dilated", "select_n", "convert_element_type", "add_any", "fft", "copy"}
+)  # fmt: skip
+"""Operations of which linear maps are made."""
+
+
+def _is_linear(site: Site) -> bool:
+    """Whether a group is a linear map between arrays of one shape, by its values at random inputs."""
+    steps = [site.tape.steps[index] for index in site.edge.through]
+    if site.x.dtype.kind != "f" or site.y.dtype.kind != "f" or not all(step.name in LINEAR for step in steps):
+        return False
+    u, v = np.random.default_rng(0).normal(size=(2, *site.x.shape))
+    at_0, at_u, at_v, at_both = (site.at(x).y for x in (np.zeros_like(u), u, v, u + 2 * v))
+    return bool(np.allclose(at_both - at_0, at_u - at_0 + 2 * (at_v - at_0), rtol=1e-9, atol=1e-12))
+
+
+def _applied_forwards(site: Site, ahead: Any, right: Any) -> Any:
+    del right
+    at_0 = site.at(np.zeros_like(site.x)).y
+    return np.stack([site.at(g).y - at_0 for g in ahead])
+
+
 JACOBIAN = (
+    Change(
+        Kind.TRANSPOSED,
+        "the linear map {f} is applied to the gradient as it is, where its transpose is meant: "
+        "what it reads and what it writes are exchanged in the backward pass",
+        _applied_forwards,
+        _is_linear,
+    ),
     Change(D, "the derivative of {f} by {x} is left out: the gradient passes it unchanged", lambda s, g, r: g),
     Change(D, "the Jacobian of {f} by {x} is cut to its diagonal", lambda s, g, r: g * _diagonal(s), _small),
     Change(D, "the value of {f} stands in place of its derivative by {x}", lambda s, g, r: g * s.y),

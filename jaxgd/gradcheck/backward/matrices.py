@@ -94,6 +94,16 @@ INVERSE = (
 )  # fmt: skip
 
 
+EXPONENTIAL = (
+    Change(D, "the derivative of the matrix exponential {f} is taken as if A and dA commuted: exp(A)^T g stands in its "
+           "place", lambda s, g, r: s.y.T @ g),
+    Change(D, "the derivative of the matrix exponential {f} is taken as if A and dA commuted: g exp(A)^T stands in its "
+           "place", lambda s, g, r: g @ s.y.T),
+    Change(D, "the matrix exponential {f} is differentiated as if exp were taken entry by entry",
+           lambda s, g, r: g * np.exp(s.x)),
+)  # fmt: skip
+
+
 def _logdet(site: Site) -> bool:
     if site.y.size != 1 or not is_square(site):
         return False

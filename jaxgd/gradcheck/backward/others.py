@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxgd.gradcheck.backward.arithmetic import UNARY, evaluate
+from jaxgd.gradcheck.backward.elementwise import slope_by_value
 from jaxgd.gradcheck.backward.reading import Candidate, Reading, label, turn_of
 from jaxgd.gradcheck.backward.site import Change, Site
 from jaxgd.gradcheck.backward.sweep import Edge
@@ -16,16 +17,14 @@ from jaxgd.gradcheck.finding import Kind
 MAX_OTHERS = 12
 """Other arrays of a shape that are tried in place of the right one."""
 
+MAX_INPUTS = 4
+"""Inputs of the program of that shape that are tried however far away they are read."""
+
 MAX_VALUES = 40
 """Candidates of each kind that change values, each of which costs a run of the program."""
 
-BY_VALUE: dict[str, Callable[[Any], Any]] = {
-    "tanh": lambda y: 1 - y * y,
-    "logistic": lambda y: y * (1 - y),
-    "exp": lambda y: y,
-    "sqrt": lambda y: 0.5 / y,
-}
-"""Functions whose derivatives people write as formulas of their values."""
+BY_VALUE: dict[str, Callable[[Any], Any]] = {"exp": lambda y: y, "sqrt": lambda y: 0.5 / y}
+"""Further functions whose derivatives people write as formulas of their values."""
 
 
 def other_arrays(reading: Reading, index: int) -> Iterator[tuple[Edge, Change]]:
@@ -51,9 +50,20 @@ def other_arrays(reading: Reading, index: int) -> Iterator[tuple[Edge, Change]]:
         for number, name in _alike(reading, tape.values[step.outs[0]].shape, index, (*step.ins, *step.outs)):
             words = f"the derivative of {{f}} is taken at {name}, not at its argument"
             yield Edge(index, 0), Change(Kind.OPERAND, words, functools.partial(_slope_at, number=number))
-            if step.name in BY_VALUE:
-                words = f"the derivative of {{f}}, a formula of its value, is taken of {name} in place of its value"
-                yield Edge(index, 0), Change(Kind.OPERAND, words, functools.partial(_slope_of, number=number))
+        yield from other_values(reading, Edge(index, 0), BY_VALUE.get(step.name))
+
+
+def other_values(
+    reading: Reading, edge: Edge, slope: Callable[[Any], Any] | None = None
+) -> Iterator[tuple[Edge, Change]]:
+    """Another array in place of the value of a function whose derivative people write as a formula of its value."""
+    site = Site(reading.tape, edge)
+    slope = slope or slope_by_value(site)
+    if slope is None:
+        return
+    for number, name in _alike(reading, site.y.shape, edge.step, (site.number, *site.step.outs)):
+        words = f"the derivative of {{f}}, a formula of its value, is taken of {name} in place of its value"
+        yield edge, Change(Kind.OPERAND, words, functools.partial(_slope_of, number=number, slope=slope))
 
 
 def _masked_by(site: Site, ahead: Any, right: Any, number: int, inside: bool) -> Any:
@@ -73,9 +83,9 @@ def _slope_at(site: Site, ahead: Any, right: Any, number: int) -> Any:
     return ahead * site.rerun(site.tape.values[number])[1]
 
 
-def _slope_of(site: Site, ahead: Any, right: Any, number: int) -> Any:
+def _slope_of(site: Site, ahead: Any, right: Any, number: int, slope: Callable[[Any], Any]) -> Any:
     del right
-    return ahead * BY_VALUE[site.step.name](site.tape.values[number])
+    return ahead * slope(site.tape.values[number])
 
 
 def _alike(reading: Reading, shape: tuple[int, ...], index: int, but: Sequence[int]) -> Iterator[tuple[int, str]]:
@@ -90,8 +100,9 @@ def _alike(reading: Reading, shape: tuple[int, ...], index: int, but: Sequence[i
         for i, value in enumerate(tape.values)
         if np.shape(value) == shape and value.dtype.kind == "f" and i not in but
     ]
+    inputs = [i for i in fitting if i < len(reading.names)][:MAX_INPUTS]
     nearest = sorted(fitting, key=lambda i: (i not in states, abs(reading.producer.get(i, 0) - index)))[:MAX_OTHERS]
-    for i in nearest:
+    for i in dict.fromkeys([*nearest, *inputs]):
         turns = " of the turn before" if i in states else turn_of(reading, i, index)
         yield i, _escaped(f"{label(reading, states.get(i, i))}{turns}")
 

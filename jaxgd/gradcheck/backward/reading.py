@@ -4,7 +4,8 @@ import collections
 import functools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,6 +78,7 @@ class Reading(NamedTuple):
       turns: for each operation, the turn of the recurrence in which it ran; -1 outside of one.
       inner: for each operation, whether it is one of several of a function of a library.
       carried: for each state of a recurrence, the numbers of the values that go into each turn.
+      alike: where equal expressions of one line stand, by text and line.
     """
 
     tape: Tape
@@ -86,6 +88,7 @@ class Reading(NamedTuple):
     turns: tuple[int, ...]
     inner: tuple[bool, ...]
     carried: tuple[tuple[int, ...], ...] = ()
+    alike: Mapping[tuple[str, str], set[Any]] = MappingProxyType({})
 
 
 def read(tape: Tape, names: Sequence[str]) -> Reading:
@@ -110,7 +113,11 @@ def read(tape: Tape, names: Sequence[str]) -> Reading:
         seen[key] += 1
     kinds = collections.Counter(source for source, name, _ in counts if name not in SHAPES)
     inner = tuple(step.source.inner or kinds[step.source.key] > 2 for step in tape.steps)
-    reading = Reading(tape, tuple(names), producer, tuple(keys), tuple(turns), inner)
+    alike: dict[tuple[str, str], set[Any]] = {}
+    for step in tape.steps:
+        if step.active:
+            alike.setdefault((step.source.text, step.source.place), set()).add(step.source.key[:1])
+    reading = Reading(tape, tuple(names), producer, tuple(keys), tuple(turns), inner, alike=alike)
     return reading._replace(carried=_carried(reading))
 
 
@@ -201,9 +208,8 @@ def turn_of(reading: Reading, number: int, index: int) -> str:
 def operation(reading: Reading, index: int) -> str:
     """What a reader calls an operation of the tape."""
     step = reading.tape.steps[index]
-    if step.primitive.eqn is not None:
-        return name_of(step.primitive.eqn)
-    return step.name
+    eqn = step.primitive.eqn
+    return name_of(eqn) if eqn is not None and eqn.primitive.name == step.name else step.name
 
 
 def _function(reading: Reading, edge: Edge, noun: bool) -> str:
@@ -216,7 +222,8 @@ def _function(reading: Reading, edge: Edge, noun: bool) -> str:
     for call in reading.tape.calls:
         if call.name and edge.target in call.ins and step.outs[0] in call.outs:
             quoted = call.source.quote() or call.name
-            return quoted if noun or f"{call.name}(" in quoted else f"{call.name}, {quoted},"
+            name = call.name.lstrip("_")
+            return quoted if noun or f"{name}(" in quoted else f"{name}, {quoted},"
     if edge.target != -1 or (noun and quoted):
         return quoted or label(reading, step.outs[0])
     return f"the {operation(reading, edge.step)} {quoted}".strip()
@@ -225,9 +232,8 @@ def _function(reading: Reading, edge: Edge, noun: bool) -> str:
 def _which(reading: Reading, index: int) -> str:
     """Which of several equal expressions of a line it is, in words; nothing if it is the only one."""
     source = reading.tape.steps[index].source
-    alike = (step.source for step in reading.tape.steps if step.active)
-    keys = sorted({other.key[:1] for other in alike if (other.text, other.place) == (source.text, source.place)})
-    if len(keys) < 2 or source.caller:
+    keys = sorted(reading.alike.get((source.text, source.place), ()))
+    if len(keys) < 2 or source.caller or source.key[:1] not in keys:
         return ""
     number = keys.index(source.key[:1])
     return f", {ORDINALS[number]} of {len(keys)} alike" if number < len(ORDINALS) else ""
@@ -237,7 +243,7 @@ ORDINALS = ("the first", "the second", "the third", "the fourth")
 
 NOUNS = re.compile(
     r"(product|quotient|power|softmax|inverse|determinant|det|sum|solve|factor|indexing|remainder|convolution|transform"
-    r"|singular values|normalisation) \{f\}"
+    r"|singular values|normalisation|exponential) \{f\}"
 )
 """Words that say what the operation is."""
 

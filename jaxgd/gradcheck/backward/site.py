@@ -78,14 +78,18 @@ class Site(NamedTuple):
         if not self.is_group:
             (y,) = evaluate(self.step.primitive, [x])
             return y, UNARY[self.step.name].slope(x, y, self.step.primitive.params)
+        there = self.at(x)
+        return there.y, there.slope()
+
+    def at(self, x: Any) -> "Site":
+        """The same group of operations with another value of the input."""
         moved = {self.edge.target: np.asarray(x)}
         for index in self.edge.through:
             step = self.tape.steps[index]
             outs = evaluate(step.primitive, [moved.get(i, self.tape.values[i]) for i in step.ins])
             moved.update(zip(step.outs, outs, strict=True))
         values = tuple(moved.get(i, value) for i, value in enumerate(self.tape.values))
-        there = Site(self.tape._replace(values=values), self.edge)
-        return there.y, there.slope()
+        return Site(self.tape._replace(values=values), self.edge)
 
 
 Send = Callable[[Site, Any, Any], Any]

@@ -22,6 +22,9 @@ CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_cal
          "checkpoint": "jaxpr", "remat": "jaxpr", "remat2": "jaxpr", "custom_jvp_call": "call_jaxpr"}  # fmt: skip
 """Primitives that only call a program, and the name of the program among their parameters."""
 
+WHOLE = frozenset({"expm"})
+"""Functions of a library that stay one operation: what they do inside depends on the values."""
+
 MAX_STEPS = 6000
 """Operations that a tape may hold: a longer loop stays one operation."""
 
@@ -212,6 +215,8 @@ def record(
             name = eqn.primitive.name
             if name == "stop_gradient" and not through:
                 outs = [new(values[i], False) for i in ins]
+            elif name in CALLS and function_name(eqn) in WHOLE:
+                outs = apply(Primitive(function_name(eqn), eqn.params, eqn), ins, _source_in(eqn, caller, order))
             elif name in CALLS and CALLS[name] in eqn.params and not (rules and name == "custom_jvp_call"):
                 outs = call(eqn, eqn.params[CALLS[name]], ins, caller)
             elif through and name.startswith("custom_vjp_call") and _body(eqn) is not None:

@@ -16,6 +16,7 @@ from jaxgd.gradcheck.finding import Kind
 from jaxgd.gradcheck.inputs import Point
 from jaxgd.gradcheck.mistakes.factors import cause, is_known
 from jaxgd.gradcheck.mistakes.study import Case, Explanation, Place, Study, common, size
+from jaxgd.gradcheck.precision import precision
 
 PAIR_CANDIDATES = 56
 """Candidates of which all pairs are tried where one does not explain the gradient."""
@@ -83,7 +84,9 @@ def passes(case: Case, places: Sequence[Place]) -> Passes | None:
         if good and len({tuple(step.name for step in tape.steps) for tape in tapes}) == 1:
             reading = read(tapes[0], _names(case))
             tapes = [tape._replace(grads=tuple(place.hand)) for tape, place in zip(tapes, places, strict=True)]
-            return Passes(tapes, reading, [WHOLE, *candidates(reading)], rules, _scalars(tapes))
+            with precision(np.float64):  # whether a change applies may be asked of values at other inputs
+                tried = [WHOLE, *candidates(reading)]
+            return Passes(tapes, reading, tried, rules, _scalars(tapes))
     return None
 
 

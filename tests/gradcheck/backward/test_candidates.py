@@ -292,6 +292,17 @@ def test_the_slope_at_another_array():
     assert any(np.allclose(one, w * y * y) for one in tried(reading, "is taken of args[1] in place of its value"))
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_another_array_in_the_slope_of_a_sigmoid_that_is_written_out(sign):
+    """Also of the negated argument, whose derivative has a minus sign more."""
+    value = 1 / (1 + np.exp(-sign * x))
+    reading = reading_of(lambda a, c: jnp.sum(w * (1 / (1 + jnp.exp(-sign * a))) * c), x, y)
+    found = tried(reading, "a formula of its value, is taken of args[1] in place of its value")
+    assert any(np.allclose(one, sign * w * y * y * (1 - y)) for one in found)
+    found = tried(reading, "at its value f, is replaced by 1 - f^2")
+    assert any(np.allclose(one, sign * w * y * (1 - value**2)) for one in found)
+
+
 def test_a_constant_that_is_forgotten():
     reading = reading_of(lambda a: jnp.sum(w * a) / jnp.sqrt(jnp.sum(a * a) + 0.25), x)
     n = np.sqrt(np.sum(x * x))
@@ -343,3 +354,57 @@ def test_a_layer_of_another_width():
     reading = reading_of(loss, x, m, params=2)
     (found,) = tried(reading, "back to args[0]", "the derivative of the tanh is left out")
     np.testing.assert_allclose(found, m.T @ W[0, :2])
+
+
+p4, q4, w4 = RNG.normal(size=(3, 4))
+
+
+def test_axes_of_an_operand_of_einsum():
+    T, X, y = RNG.normal(size=(3, 3, 3)), RNG.normal(size=(2, 3)), RNG.normal(size=(2, 3))
+
+    def loss(x, t):
+        return jnp.sum(jnp.sin(jnp.einsum("bi,ijk,bk->bj", x, t, y)))
+
+    ahead = np.cos(np.einsum("bi,ijk,bk->bj", X, T, y))
+    reading = reading_of(loss, X, T, params=2)
+    for axes, exchanged in (("0 and 1", "jik"), ("0 and 2", "kji"), ("1 and 2", "ikj")):
+        (found,) = tried(reading, "by args[0], the axes", f"axes {axes} of args[1] are exchanged")
+        np.testing.assert_allclose(found, np.einsum(f"bj,{exchanged},bk->bi", ahead, T, y))
+
+
+def test_two_inputs_exchanged_in_the_local_derivatives():
+    def loss(q, p, r):
+        return jnp.sum(jnp.sin(p * q[0] + r * jnp.sum(q)))
+
+    p, r = 0.3, 0.7
+    ahead = np.cos(p * p4[0] + r * p4.sum())
+    (found,) = tried(reading_of(loss, p4, p, r), "args[1] and args[2] are exchanged in the local derivatives")
+    np.testing.assert_allclose(found, ahead * (p + r * (np.arange(4) == 0)))
+
+
+def product(p, q):
+    """Of quaternions."""
+    (s, x, y, z), (t, u, v, w) = p, q
+    return [s * t - x * u - y * v - z * w, s * u + x * t + y * w - z * v, s * v - x * w + y * t + z * u,
+            s * w + x * v - y * u + z * t]  # fmt: skip
+
+
+def conjugate(q):
+    return q * np.array([1, -1, -1, -1])
+
+
+def test_the_factors_of_a_product_that_does_not_commute():
+    reading = reading_of(lambda p, q: jnp.sum(w4 * jnp.sin(jnp.stack(product(p, q)))), p4, q4, params=2)
+    ahead = w4 * np.cos(product(p4, q4))
+    for number, right, wrong in (
+        (0, product(ahead, conjugate(q4)), product(conjugate(q4), ahead)),
+        (1, product(conjugate(p4), ahead), product(ahead, conjugate(p4))),
+    ):
+        (found,) = tried(reading, f"by args[{number}], the two factors are in the wrong order", number=number)
+        np.testing.assert_allclose(found, wrong)
+        assert not np.allclose(wrong, right)
+
+
+def test_a_product_that_commutes_or_is_none_is_left_alone():
+    for loss in (lambda p, q: jnp.sum(jnp.stack([p[0] * q[1], p[1] + q[0]])), lambda p, q: jnp.sum(p * jnp.exp(q))):
+        assert not any("does not commute" in c.words for c in candidates(reading_of(loss, p4, q4, params=2)))

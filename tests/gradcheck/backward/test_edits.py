@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from common import blocks_of
+from scipy.linalg import expm
 
 from jaxgd.gradcheck.backward import elementwise
 from jaxgd.gradcheck.backward.candidates import candidates
@@ -47,6 +48,8 @@ left, _, right = np.linalg.svd(A)
 rows = RNG.normal(size=(3, 4))
 scale, length = 1 / np.sqrt(rows.var(1, keepdims=True) + 0.01), np.linalg.norm(rows, axis=1, keepdims=True)
 y_rows, unit_rows = (rows - rows.mean(1, keepdims=True)) * scale, rows / length
+
+sources, sinks = np.array([0, 1, 2, 0]), np.array([3, 3, 4, 1])
 
 
 def mean(a):
@@ -144,6 +147,7 @@ EXAMPLES = [
         "by tanh of its argument": w * t,
         "taken twice": w * d * d,
         "divided by instead": w / d,
+        "by the second derivative": w * -2 * t * d,
     }),
     ("elementwise", "sin", lambda x: jnp.sum(w * jnp.sin(3 * x)), (x,), {
         "absolute value": 3 * w * np.abs(np.cos(3 * x)),
@@ -186,6 +190,7 @@ EXAMPLES = [
     ("dot_general", "dot_general", lambda b, a: jnp.sum(W * (a @ b)), (B, A), {
         "is not transposed": A @ W,
         "is transposed": (A.T @ W).T,
+        "in the wrong order": W @ A.T,
     }),
     ("dot_general", "dot_general", lambda a, b: jnp.sin(a @ b), (v4, x4), {
         "reversed order": np.cos(v4 @ x4) * x4[::-1],
@@ -256,6 +261,12 @@ EXAMPLES = [
         "not cut to its lower": by_cholesky(G),
         "without the diagonal": by_cholesky(np.tril(G, -1)),
     }),
+    ("expm", "expm", lambda a: jnp.sum(W * jax.scipy.linalg.expm(a)), (B,), {
+        "exp(A)^T g stands": expm(B).T @ W,
+        "g exp(A)^T stands": W @ expm(B).T,
+        "entry by entry": W * np.exp(B),
+    }),
+    ("padded", None, lambda a: jnp.sum(v6 * jnp.pad(a, 1, mode="edge")), (v4,), {"sends nothing back": v6[1:-1]}),
     ("cumsum", "cumsum", lambda a: jnp.sum(w * jnp.cumsum(a)), (x,), {
         "summed forwards": np.cumsum(w),
         "is not summed": w,
@@ -316,6 +327,9 @@ EXAMPLES = [
         "cut to its diagonal": w * (1 / norm - x**2 / norm**3),
         "the value of {f} stands": w * x / norm,
     }),
+    ("jacobian", "scatter-add", lambda a: jnp.sum(w * jax.ops.segment_sum(a[sources], sinks, 5)), (x,), {
+        "where its transpose is meant": np.bincount(sinks, w[sources], 5),
+    }),
     ("any", "sub", lambda a, b: jnp.sum(w * (a - b)), (x, c), {
         "is left out": np.zeros(5),
         "has the wrong sign": -w,
@@ -323,6 +337,7 @@ EXAMPLES = [
         "shifted by one, backwards": np.roll(w, -1),
     }),
     ("output", "tanh", lambda a: jnp.sum(w * jnp.tanh(a)), (x,), {"is ignored": d, "by the value of": t * d}),
+    ("output", "mul", lambda a: jnp.sum(a * jnp.sin(a)) + jnp.sum(w * a), (x,), {"is treated as a constant": w}),
     ("affine output", "dot_general", lambda a: jnp.sum(v3 * (A @ a)), (x3,), {
         "of a sigmoid": A.T @ (v3 * s * (1 - s)),
         "1 - tanh^2": A.T @ (v3 * (1 - np.tanh(A @ x3) ** 2)),
