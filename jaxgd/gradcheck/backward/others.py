@@ -46,11 +46,12 @@ def other_arrays(reading: Reading, index: int) -> Iterator[tuple[Edge, Change]]:
                     words = f"in the {noun} {{f}}, {name} stands in place of {{other}}"
                     send = functools.partial(_multiplied_by, number=number)
                     yield Edge(index, position), Change(Kind.OPERAND, words, send)
+    if step.name in UNARY:
+        yield from other_values(reading, Edge(index, 0), BY_VALUE.get(step.name))
     if step.name in UNARY and step.name not in ("neg", "abs", "sign", "copy", "stop_gradient"):
         for number, name in _alike(reading, tape.values[step.outs[0]].shape, index, (*step.ins, *step.outs)):
             words = f"the derivative of {{f}} is taken at {name}, not at its argument"
             yield Edge(index, 0), Change(Kind.OPERAND, words, functools.partial(_slope_at, number=number))
-        yield from other_values(reading, Edge(index, 0), BY_VALUE.get(step.name))
 
 
 def other_values(

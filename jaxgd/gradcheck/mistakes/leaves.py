@@ -136,6 +136,53 @@ def other_order(study: Study, leaf: int) -> Explanation | None:
     return None
 
 
+MAX_ROWS = 64
+"""Rows of a leaf that are compared with each other."""
+
+
+def other_rows(study: Study, leaf: int) -> Explanation | None:
+    """Rows that hold the gradient of another row, or nothing; entries of a vector."""
+    shape = np.shape(study.case.hand[leaf])
+    for axis in range(len(shape) if max(shape, default=0) <= MAX_ROWS else 0):
+        sources = _sources(study, leaf, axis)
+        if sources is None or not any(source not in (-1, row) for row, source in enumerate(sources)):
+            continue
+        parts = []
+        for source in dict.fromkeys(source for row, source in enumerate(sources) if source != row):
+            rows = _line(shape, axis, [i for i, j in enumerate(sources) if j == source and j != i])
+            parts.append(f"is zero in {rows}" if source == -1 else f"holds in {rows} the gradient of "
+                         f"{_line(shape, axis, [source])}")  # fmt: skip
+        return Explanation(Kind.ORDER, f"{', and '.join(parts)}.") if len(parts) <= MAX_PARTS else None
+    return None
+
+
+MAX_PARTS = 3
+"""Different rows of which others hold the gradient: more is told as another order, or not at all."""
+
+
+def _line(shape: tuple[int, ...], axis: int, rows: list[int]) -> str:
+    mask = np.zeros(shape, bool)
+    np.moveaxis(mask, axis, 0)[rows] = True
+    return where(mask)
+
+
+def _sources(study: Study, leaf: int, axis: int) -> list[int] | None:
+    """For each row of the gradient given, the row of the right one that it is at every place; -1 for zeros."""
+    count = np.shape(study.case.hand[leaf])[axis]
+    alike = np.ones((count, count + 1), bool)
+    for place in study.places:
+        hand = np.moveaxis(place.hand[leaf], axis, 0).reshape(count, -1)
+        right = np.moveaxis(place.right[leaf], axis, 0).reshape(count, -1)
+        rows = np.concatenate([right, np.zeros_like(right[:1])])
+        gaps = np.max(np.abs(hand[:, None] - rows[None]), axis=2, initial=0.0)
+        alike &= gaps <= study.case.exact * size(place.right[leaf])
+    if count < 2 or not alike.any(axis=1).all():
+        return None
+    own = alike[np.arange(count), np.arange(count)]
+    first = np.where(own, np.arange(count), np.argmax(alike, axis=1))
+    return [-1 if row == count else int(row) for row in first]
+
+
 def _orders(right: Any) -> Iterator[tuple[Kind, str, Callable[[Any], Any]]]:
     """Orders in which the entries of an array can be mixed up."""
     if right.ndim == 2 and right.shape[0] == right.shape[1] and len(right) > 1:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxgd.gradcheck.finding import Kind
-from jaxgd.gradcheck.mistakes.study import Explanation, Study, best_constant, fits, multiple, size
+from jaxgd.gradcheck.mistakes.study import Explanation, Place, Study, best_constant, fits, multiple, size
 from jaxgd.gradcheck.where import where
 
 PENALTIES: tuple[tuple[str, Callable[[Any], Any]], ...] = (
@@ -120,6 +120,66 @@ def wrong_entries(study: Study, leaf: int) -> Explanation | None:
     return Explanation(
         Kind.PENALTY, f"has {shown} times {name} {', and '.join(parts)}: the index of the penalty is wrong."
     )
+
+
+def on_the_residual(study: Study, leaf: int) -> Explanation | None:
+    """A penalty multiplied with the gradient of the data term, as in `e * (q - lam * p)` for `e * q - lam * p`."""
+    case = study.case
+    for number, name in enumerate(case.labels):
+        scalar = np.size(case.point.floats[number]) == 1
+        shares: dict[int, list[float]] = {}
+        for place in study.places if scalar else ():
+            floats = [0 * x if k == number else x for k, x in enumerate(place.point.floats)]
+            data = case.right(place.point._replace(floats=floats))
+            parameter = place.point.params[leaf]
+            c = _fitted(place.right[leaf] - data[leaf], parameter, 1e-6)
+            if not c:
+                break
+            for other, part in enumerate(data):
+                term = _spread(part, parameter)
+                share = None if term is None else _fitted(place.hand[leaf] - data[leaf], term, 1e-6)
+                if share is not None and _reproduces_from(place.hand[leaf], data[leaf], share * term, study):
+                    shares.setdefault(other, []).append(share / c)
+        for other, found in shares.items():
+            if len(found) == len(study.places) and np.ptp(found) <= 1e-6 * abs(found[0]):
+                own = "of its own data term" if other == leaf else f"by {study.name(other)} of the data term"
+                return Explanation(
+                    Kind.PENALTY,
+                    f"has its penalty, the one with {name}, multiplied with the gradient {own}, that is with the "
+                    "residual: the penalty belongs outside of the brackets.",
+                )
+    return None
+
+
+def _spread(part: Any, parameter: Any) -> Any:
+    """The product of a parameter with the gradient of a leaf of its shape or with fewer axes; None for another one."""
+    if np.iscomplexobj(part) or np.shape(part) != np.shape(parameter)[: np.ndim(part)] or not np.ndim(part):
+        return None
+    return parameter * np.reshape(part, (*np.shape(part), *[1] * (np.ndim(parameter) - np.ndim(part))))
+
+
+def _reproduces_from(hand: Any, data: Any, term: Any, study: Study) -> bool:
+    return size(hand - data - term) <= study.case.exact * max(size(hand), size(data))
+
+
+def without_radial_part(study: Study, leaf: int) -> Explanation | None:
+    """The gradient without its part along the parameter, as for a parameter of length 1."""
+    if np.size(study.case.hand[leaf]) < 2 or np.iscomplexobj(study.case.hand[leaf]):
+        return None
+    name = study.name(leaf)
+    for over, formula in ((True, f"({name} . g) / |{name}|^2"), (False, f"({name} . g)")):
+
+        def projected(place: Place, over: bool = over) -> Any:
+            p, g = place.point.params[leaf], place.right[leaf]
+            return g - p * np.sum(p * g) / (np.sum(p * p) if over else 1)
+
+        if study.fits(leaf, projected):
+            return Explanation(
+                Kind.PATH,
+                f"is the gradient g less its part along the parameter, g - {name} {formula}: a projection, which the "
+                "loss does not have.",
+            )
+    return None
 
 
 def varying(study: Study, leaf: int) -> Explanation | None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.gradcheck.finding import Kind
-from jaxgd.gradcheck.mistakes.study import Explanation, Place, Study, best_constant, size
+from jaxgd.gradcheck.mistakes.study import Explanation, Place, Study, best_constant, multiple, size
 from jaxgd.gradcheck.where import where
 
 
@@ -75,21 +75,52 @@ def rounded(study: Study, leaf: int) -> Explanation | None:
 
 
 def some_entries(study: Study, leaf: int) -> Explanation | None:
-    """Some entries are the gradient times a constant, the rest are right."""
+    """Some entries are the gradient times a constant, the rest are right; where, by an argument if one says it."""
     bad = study.case.bad[leaf]
     if bad.all() or not bad.any():
         return None
-    constants = []
+    masks, constants = [], []
     for place in study.places:
         hand, right = place.hand[leaf], place.right[leaf]
-        if np.max(np.abs(hand - right), where=~bad, initial=0.0) > 10 * study.case.exact * size(right):
-            return None
-        c = 0.0 if not hand[bad].any() else best_constant(hand[bad], right[bad], study.case.exact)
+        masks.append(np.abs(hand - right) > 10 * study.case.exact * size(right))
+        wrong = masks[-1]
+        c = best_constant(hand[wrong], right[wrong], study.case.exact) if hand[wrong].any() else 0.0
         if c is None:
             return None
-        constants.append(c)
-    if np.ptp(constants) > 10 * study.case.exact * max(abs(constants[0]), 1e-300) or abs(constants[0] - 1) < 1e-9:
+        constants += [c] if wrong.any() else []
+    same = all(not (mask & ~bad).any() for mask in masks)
+    condition = _condition(study, leaf, masks) or (_condition(study, leaf, [bad for _ in masks]) if same else "")
+    if (not same and not condition) or len({c > 0 for c in constants}) > 1:
         return None
-    c = constants[0]
-    what = "zero" if c == 0 else "-1 times the gradient" if abs(c + 1) < 1e-9 else f"{c:.12g} times the gradient"
-    return Explanation(Kind.ENTRIES, f"is {what} in {where(bad)}; all other entries are right.")
+    shown = "0" if not any(constants) else multiple(study, constants, 10 * study.case.exact)
+    if shown is None:
+        return None
+    minus = "-" if constants[0] < 0 else ""
+    # A whole number does not move, so that it cannot be seen to be an argument; that it has its value can.
+    named = [name for name, leaf in study.labels() if np.size(leaf) == 1 and f"{float(np.ravel(leaf)[0]):.6g}" == shown]
+    also = f" ({named[0]} is {shown})" if named and shown not in ("0", "1") else ""
+    what = "zero" if shown == "0" else f"{minus}{shown} times the gradient{also}"
+    return Explanation(Kind.ENTRIES, f"is {what} in {where(bad)}{condition}; all other entries are right.")
+
+
+CONDITIONS: tuple[tuple[str, Callable[[Any], Any]], ...] = (
+    ("0", lambda x: x == 0),
+    ("1", lambda x: x == 1),
+    ("-1", lambda x: x == -1),
+    ("negative", lambda x: x < 0),
+    ("positive", lambda x: x > 0),
+)
+"""What an argument or a parameter is in the wrong entries, and only there."""
+
+
+def _condition(study: Study, leaf: int, masks: list[Any]) -> str:
+    """What distinguishes the wrong entries at every place, in words; "" if nothing known does."""
+    for field, names in (("floats", study.case.labels), ("params", study.case.names)):
+        for number, name in enumerate(names):
+            values = [getattr(place.point, field)[number] for place in study.places]
+            if np.shape(values[0]) != np.shape(masks[0]) or np.iscomplexobj(values[0]):
+                continue
+            for words, holds in CONDITIONS:
+                if all(np.array_equal(holds(value), mask) for value, mask in zip(values, masks, strict=True)):
+                    return f", where {name or 'params'} is {words}"
+    return ""

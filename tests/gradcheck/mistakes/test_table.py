@@ -268,6 +268,47 @@ EXAMPLES = [
         1,
     ),
     Example(
+        "some entries",
+        lambda g, p: np.where(p.params[1] < 0, -g, g),
+        Kind.ENTRIES,
+        "where ['b'] is negative; all other entries are right",
+        1,
+    ),
+    Example(
+        "some entries",
+        lambda g, p: g * np.array([p.floats[0], 1, 1]),
+        Kind.ENTRIES,
+        "is lam times the gradient in entry [0]; all",
+        1,
+    ),
+    Example(
+        "other rows",
+        lambda g, p: g[[0, 0]],
+        Kind.ORDER,
+        "holds in row 1 the gradient of row 0.",
+    ),
+    Example(
+        "other rows",
+        lambda g, p: np.array([g[2], 0, 0]),
+        Kind.ORDER,
+        "holds in entry [0] the gradient of entry [2], and is zero in the block [1:3].",
+        1,
+    ),
+    Example(
+        "radial part",
+        lambda g, p: g - p.params[1] * (p.params[1] @ g) / (p.params[1] @ p.params[1]),
+        Kind.PATH,
+        "is the gradient g less its part along the parameter, g - ['b'] (['b'] . g) / |['b']|^2",
+        1,
+    ),
+    Example(
+        "radial part",
+        lambda g, p: g - p.params[1] * (p.params[1] @ g),
+        Kind.PATH,
+        "g - ['b'] (['b'] . g): a projection",
+        1,
+    ),
+    Example(
         "updated",
         lambda g, p: right(p._replace(params=[p.params[0] - 0.05 * right(p)[0], p.params[1]]))[1],
         Kind.STALE,
@@ -285,8 +326,8 @@ EXAMPLES = [
     ),
 ]
 
-BY_PASSES = {"one change", "one term", "two changes", "rows", "axes exchanged"}
-"""Rows that need the loss itself, see test_steps.py, or a square leaf."""
+BY_PASSES = {"penalty on the residual", "one change", "one term", "two changes", "rows", "axes exchanged"}
+"""Rows that need the loss itself, see test_steps.py, a square leaf, or a penalty."""
 
 
 def row(name):
@@ -337,6 +378,9 @@ def test_the_order_of_the_table():
         ("one change", "two changes"),
         ("one change", "one term"),
         ("penalty", "varying penalty"),
+        ("radial part", "varying penalty"),
+        ("other order", "other rows"),
+        ("other rows", "some entries"),
     ]:
         assert names.index(first) < names.index(second)
 
@@ -394,6 +438,29 @@ def test_square_leaves_and_arguments(name, change, words):
     )
     found = {mistake.name: mistake.explain(Study(case, places, lambda: None), [0]) for mistake in MISTAKES}
     assert words in found[name][0].words
+
+
+@pytest.mark.parametrize(
+    ("leaf", "words"), [(1, "the gradient of its own data term,"), (0, "the gradient by ['b'] of the data term,")]
+)
+def test_a_penalty_on_the_residual(leaf, words):
+    """Ratings by factors and a bias; the residuals are multiplied with the penalty, too."""
+
+    def gradient(point, inside):
+        (factors, bias), (lam, items) = point.params, point.floats
+        e = np.cos(factors @ items + bias)
+        data, penalties = [np.outer(e, items), e], [lam * factors, lam * bias]
+        return [d + (p if i != inside else np.reshape(e, (-1, *[1] * (p.ndim - 1))) * p)
+                for i, (d, p) in enumerate(zip(data, penalties, strict=True))]  # fmt: skip
+
+    rng = np.random.default_rng(2)
+    items = rng.normal(size=3)
+    several = [Point([rng.normal(size=(4, 3)), rng.normal(size=4)], [np.array(lam), items], []) for lam in (1, 2, 0.3)]
+    places = [Place(point, gradient(point, leaf), gradient(point, None)) for point in several]
+    case = study_of(lambda g, p: g).case._replace(point=several[0], right=lambda point: gradient(point, None))
+    found = row("penalty on the residual").explain(Study(case, places, lambda: None), [leaf])
+    assert found[leaf].kind is Kind.PENALTY
+    assert f"has its penalty, the one with lam, multiplied with {words}" in found[leaf].words
 
 
 def test_two_integer_arguments_that_are_exchanged():
