@@ -75,7 +75,8 @@ def _is_no_power(site: Site) -> bool:
 
 
 def _is_curved(site: Site) -> bool:
-    return _is_no_power(site) and site.x.dtype.kind == "f" and site.step.name not in ("exp", "abs", "max", "min")
+    plain = site.step.name in ("exp", "abs", "max", "min")
+    return _is_no_power(site) and site.x.dtype.kind == "f" and site.x.ndim > 0 and not plain
 
 
 class _Activation(NamedTuple):
