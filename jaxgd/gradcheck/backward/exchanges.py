@@ -12,7 +12,7 @@ from jaxgd.gradcheck.backward.reading import Candidate, Reading, label, name_in_
 from jaxgd.gradcheck.backward.site import Change, Site
 from jaxgd.gradcheck.backward.sweep import Edge, between, region
 from jaxgd.gradcheck.backward.tape import Tape, rerun
-from jaxgd.gradcheck.report import Kind
+from jaxgd.gradcheck.finding import Kind
 
 MAX_PAIRS = 12
 """Pairs of inputs that are exchanged."""
