@@ -2,12 +2,14 @@
 
     python tests/mutate.py --count 30 --seed 1          # draw, run, print which were noticed
     python tests/mutate.py --count 30 --seed 1 --list   # only draw
+    python tests/mutate.py --room gradcheck --quick     # one room, and only its own tests
 
 A change is one of four kinds: an operator replaced by its counterpart, a constant changed, a statement removed,
 two arguments of a call swapped. The same seed and the same source give the same changes. They are spread over the
 rooms of the package as evenly as the count allows. Each is made in a copy of the project, never in the checkout.
 The tests of the changed room run first and stop at the first failure; only if they pass does the whole suite run.
-First of all the suite runs without any change: a test that fails then would count every change as noticed.
+First of all the tests run without any change: a test that fails then would count every change as noticed. A run that
+was interrupted goes on where it was, if it is started again with the same words and `--out`.
 """
 
 import argparse
@@ -143,14 +145,14 @@ def room_of(path: str) -> str:
     return parts[1] if len(parts) > 2 else ""
 
 
-def draw(root: Path, count: int, seed: int) -> list[Mutation]:
-    """So many changes, spread over rooms, kinds and files."""
+def draw(root: Path, count: int, seed: int, room: str | None = None) -> list[Mutation]:
+    """So many changes, spread over rooms, kinds and files; only of one room if that is given."""
     rng = random.Random(seed)
     rooms: dict[str, list[Mutation]] = {}
     for file in sorted((root / "jaxgd").rglob("*.py")):
         path = str(file.relative_to(root))
         rooms.setdefault(room_of(path), []).extend(mutations(path, file.read_text()))
-    names = [name for name in sorted(rooms) if name in TESTS_OF_ROOM]
+    names = [name for name in sorted(rooms) if name in TESTS_OF_ROOM and room in (None, name)]
     chosen: list[Mutation] = []
     for number in range(count):
         candidates = rooms[names[number % len(names)]]
@@ -181,17 +183,23 @@ def fails(copy: Path, words: list[str], timeout: float) -> bool:
         return True
 
 
-def noticed(root: Path, mutation: Mutation, timeout: float) -> tuple[bool, str]:
-    """Whether a test fails with the change, and what noticed it: "room", "suite" or ""."""
+def tests_of(root: Path, room: str) -> list[str]:
+    """Those of a room that there are."""
+    return [name for name in TESTS_OF_ROOM[room] if (root / name).exists()]
+
+
+def noticed(root: Path, mutation: Mutation, timeout: float, *, quick: bool) -> tuple[bool, str]:
+    """Whether a test fails with the change, and what noticed it: "room", "suite" or ""; the latter not if quick."""
     with tempfile.TemporaryDirectory() as folder:
         copy = copied(root, folder)
         file = copy / mutation.path
         source = file.read_text()
         end = mutation.start + len(mutation.before)
         file.write_text(source[: mutation.start] + mutation.after + source[end:])
-        first = [name for name in TESTS_OF_ROOM[room_of(mutation.path)] if (copy / name).exists()]
+        first = tests_of(copy, room_of(mutation.path))
         rest = [f"--ignore={name}" for name in first]
-        for stage, words in (("room", first), ("suite", ["tests", *rest])):
+        stages = [("room", first), ("suite", ["tests", *rest])]
+        for stage, words in stages[:1] if quick else stages:
             if fails(copy, words, timeout):
                 return True, stage
     return False, ""
@@ -205,21 +213,29 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout whose package and tests are taken")
     parser.add_argument("--timeout", type=float, default=1200, help="seconds after which a change counts as noticed")
     parser.add_argument("--list", action="store_true", help="draw only")
-    parser.add_argument("--out", type=Path, help="a JSON file for the outcome")
+    parser.add_argument("--room", choices=sorted(TESTS_OF_ROOM), help="changes of this room only; '' is the top level")
+    parser.add_argument("--quick", action="store_true", help="run the tests of the changed room only")
+    parser.add_argument("--out", type=Path, help="a JSON file for the outcome; what it holds already is not run again")
     words = parser.parse_args()
-    chosen = draw(words.root, words.count, words.seed)
-    outcome = []
-    if not words.list:
+    chosen = draw(words.root, words.count, words.seed, words.room)
+    outcome = json.loads(words.out.read_text()) if words.out and words.out.exists() else []
+    if [Mutation(**{name: entry[name] for name in Mutation._fields}) for entry in outcome] != chosen[: len(outcome)]:
+        sys.exit(f"{words.out} holds the outcome of other changes.")
+    if not words.list and len(outcome) < len(chosen):
+        rooms = dict.fromkeys(room_of(mutation.path) for mutation in chosen[len(outcome) :])
+        some = dict.fromkeys(name for room in rooms for name in tests_of(words.root, room))
         with tempfile.TemporaryDirectory() as folder:
-            if fails(copied(words.root, folder), ["tests"], words.timeout):
+            if fails(copied(words.root, folder), [*some] if words.quick else ["tests"], words.timeout):
                 sys.exit("The tests fail without any change, so nothing can be said of changes.")
     for number, mutation in enumerate(chosen):
         shown = f"{mutation.path}:{mutation.line} {mutation.kind}: {mutation.before!r} -> {mutation.after!r}"
         if words.list:
             print(shown)
             continue
+        if number < len(outcome):
+            continue
         started = time.perf_counter()
-        killed, stage = noticed(words.root, mutation, words.timeout)
+        killed, stage = noticed(words.root, mutation, words.timeout, quick=words.quick)
         verdict = f"noticed by the {stage}" if killed else "NOT NOTICED"
         print(f"{number + 1:3d} {verdict} ({time.perf_counter() - started:.0f} s)  {shown}", flush=True)
         outcome.append({**mutation._asdict(), "noticed": killed, "by": stage})

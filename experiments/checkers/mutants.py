@@ -1,5 +1,6 @@
 """Mistakes planted in the gradients of every system, with the names that are right for them."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -158,18 +159,28 @@ def _of_penalty(problem: Problem, params: Any, leaf: int) -> Iterator[tuple[str,
         yield "penalty without its half", lambda g, p, b: g + problem.l2 * _leaf(p, leaf), {Kind.PENALTY}
 
 
-def _of_all_leaves(problem: Problem, params: Any, batch: Any) -> Iterator[tuple[str, Any, set[Kind]]]:
-    count = len(jax.tree.leaves(params))
+def _of_all_leaves(problem: Problem, params: Any, batch: Any) -> Iterator[tuple[str, Callable[[], Any], set[Kind]]]:
+    """Mistakes in every leaf: name, what makes the gradient, right names."""
 
-    def other_bias(g: Any, p: Any, b: Any) -> Any:
-        leaves, treedef = jax.tree.flatten(p)
-        return problem.grad(jax.tree.unflatten(treedef, [*leaves[:-1], jnp.zeros_like(leaves[-1])]), b)
+    def without_last_bias() -> Callable[[Any, Any], Any]:
+        def grad(p: Any, b: Any) -> Any:
+            leaves, treedef = jax.tree.flatten(p)
+            return problem.grad(jax.tree.unflatten(treedef, [*leaves[:-1], jnp.zeros_like(leaves[-1])]), b)
 
-    if count > 1 and batch is not None:
+        return grad
+
+    def stale() -> Callable[[Any, Any], Any]:
+        kept = jax.jit(problem.grad)(params, batch)
+        return lambda p, b: jax.tree.map(lambda k, q: k.astype(q.dtype), kept, p)
+
+    if len(jax.tree.leaves(params)) > 1 and batch is not None:
         # An operand of the predictions; in a linear squared error this equals a penalty, or inputs that are left out.
-        yield "last bias left out", other_bias, {Kind.OPERAND, Kind.ARGUMENT, Kind.PENALTY}
-    kept = problem.grad(params, batch)
-    yield "stale", lambda g, p, b: jax.tree.map(lambda k, q: k.astype(q.dtype), kept, p), {Kind.STALE}
+        yield "last bias left out", without_last_bias, {Kind.OPERAND, Kind.ARGUMENT, Kind.PENALTY}
+    yield STALE, stale, {Kind.STALE}
+
+
+STALE = "stale"
+"""Right where it was computed, so that every leaf counts as wrong."""
 
 
 def _neuron(slope: Callable[[Any, Any], Any]) -> Callable[[Problem], Callable[[Any, Batch], Any]]:
@@ -321,28 +332,24 @@ NETWORK = {
 }
 
 
-def _of_derivation(problem: Problem) -> Iterator[tuple[str, Any, set[Kind]]]:
-    if problem.name.startswith("sigmoid_neuron"):
-        for name, (of, kinds) in NEURON.items():
-            yield name, of(problem), kinds
-    if problem.name.startswith("softmax"):
-        for name, (of, kinds) in SOFTMAX.items():
-            yield name, of(problem), kinds
-    if problem.name.startswith("logistic"):
-        for name, (of, kinds) in LOGISTIC.items():
-            yield name, of(problem), kinds
-    if problem.name.startswith("mlp"):
-        for name, kinds in NETWORK.items():
-            yield name, _network(name)(problem), kinds
+def _of_derivation(problem: Problem) -> Iterator[tuple[str, Callable[[], Any], set[Kind]]]:
+    """Mistakes in the derivation of a system: name, what makes the gradient, right names."""
+    for system, table in (("sigmoid_neuron", NEURON), ("softmax", SOFTMAX), ("logistic", LOGISTIC)):
+        for name, (of, kinds) in table.items() if problem.name.startswith(system) else ():
+            yield name, functools.partial(of, problem), kinds
+    for name, kinds in NETWORK.items() if problem.name.startswith("mlp") else ():
+        yield name, functools.partial(_network(name), problem), kinds
 
 
-def mutants(dtype: Any, *, share: int = 1, name: str | None = None) -> Iterator[Mutant]:
+def mutants(dtype: Any, *, share: int = 1, name: str | None = None, first: int = 0, step: int = 1) -> Iterator[Mutant]:
     """The corpus.
 
     Args:
       dtype: of parameters and data.
       share: every so many of the mistakes in one leaf; the leaves take turns.
       name: of the one problem that is wanted; None for all.
+      first: of each problem's mistakes the one to start with; behind the last one follows the first.
+      step: every so many of each problem's mistakes.
 
     Yields:
       Wrong gradients whose error at the point is not zero by chance.
@@ -350,8 +357,7 @@ def mutants(dtype: Any, *, share: int = 1, name: str | None = None) -> Iterator[
     for problem, params, batch in settings(dtype, name):
         turn = itertools.count()
         paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-        right = jax.tree.leaves(jax.jit(problem.grad)(params, batch))
-        planted: list[tuple[str, Any, set[Kind], list[int]]] = []
+        planted: list[tuple[str, Callable[[], Any], set[Kind]]] = []
         for leaf in range(len(paths)):
             changes = [*_of_one_leaf(problem, params, batch, leaf), *_of_penalty(problem, params, leaf)]
             if batch is not None:
@@ -359,21 +365,21 @@ def mutants(dtype: Any, *, share: int = 1, name: str | None = None) -> Iterator[
             for what, change, kinds in changes:
                 number = next(turn)
                 if number % len(paths) == 0 and number // len(paths) % share == 0:
-                    wrong = [*right[:leaf], change(right[leaf], params, batch), *right[leaf + 1 :]]
-                    planted.append(
-                        (f"{what} in {paths[leaf]}", _on_leaf(problem, leaf, change), kinds, _differ(wrong, right))
-                    )
-        everywhere = list(range(len(paths)))
-        for what, change, kinds in _of_all_leaves(problem, params, batch):
-            where = everywhere if what == "stale" else _differ(jax.tree.leaves(change(None, params, batch)), right)
-            planted.append((what, lambda p, b, c=change, f=problem.grad: c(f(p, b), p, b), kinds, where))
+                    made = functools.partial(_on_leaf, problem, leaf, change)
+                    planted.append((f"{what} in {paths[leaf]}", made, kinds))
+        planted += _of_all_leaves(problem, params, batch)
         # The derivations below have an intercept, ReLU layers and a linear output.
         layers = getattr(params, "layers", (params,))
         others = ("activation=", "output=", "biases=")
-        whole = all(hasattr(layer, "bias") for layer in layers) and not any(word in problem.name for word in others)
-        for what, grad, kinds in _of_derivation(problem) if whole else ():
-            planted.append((what, grad, kinds, _differ(jax.tree.leaves(jax.jit(grad)(params, batch)), right)))
-        for what, grad, kinds, where in planted:
+        if all(hasattr(layer, "bias") for layer in layers) and not any(word in problem.name for word in others):
+            planted += _of_derivation(problem)
+        # Gradients are made and compiled for those only that are wanted.
+        for number in range(first, first + len(planted), step):
+            what, make, kinds = planted[number % len(planted)]
+            grad = make()
+            both = jax.jit(lambda p, b, f=problem.grad, g=grad: (f(p, b), g(p, b)))
+            right, wrong = map(jax.tree.leaves, both(params, batch))
+            where = range(len(paths)) if what == STALE else _differ(wrong, right)
             if where:
                 leaves, mistake = frozenset(paths[i] for i in where), what.partition(" in .")[0]
                 yield Mutant(f"{problem.name}: {what}", mistake, problem, grad, params, batch, leaves, frozenset(kinds))

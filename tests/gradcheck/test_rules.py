@@ -324,8 +324,6 @@ WRONG: dict[str, Wrong] = {
 @pytest.mark.parametrize("name", quick(RIGHT, list(RIGHT)[::3]))
 def test_right_rule(name: str) -> None:
     f, args = RIGHT[name]
-    report = gradcheck.check_rule(f, *args)
-    assert report.ok, report
     jaxgd.assert_rule(f, *args)
 
 

@@ -353,9 +353,17 @@ ROWS = [
 ]
 
 
+READ = {}
+
+
 def read_program(loss, args):
-    tape = record(jax.make_jaxpr(loss)(*args), args, [True] + [False] * (len(args) - 1))
-    return read(tape, [f"args[{i}]" for i in range(len(args))])
+    """The program of a loss and its candidates; the same for all edits of it."""
+    if loss not in READ:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            tape = record(jax.make_jaxpr(loss)(*args), args, [True] + [False] * (len(args) - 1))
+            reading = read(tape, [f"args[{i}]" for i in range(len(args))])
+            READ[loss] = reading.tape, candidates(reading)
+    return READ[loss]
 
 
 def change_of(family, part):
@@ -367,18 +375,17 @@ def change_of(family, part):
 
 @pytest.mark.parametrize(("family", "operation", "loss", "args", "part", "expected"), ROWS)
 def test_an_edit_sends_back_what_its_words_say(family, operation, loss, args, part, expected):
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        reading = read_program(loss, args)
+    tape, found = read_program(loss, args)
     change = change_of(family, part)
     tried = [
         candidate
-        for candidate in candidates(reading)
+        for candidate in found
         if len(candidate.spots) == 1
         and candidate.spots[0][1] is change
-        and operation in (None, reading.tape.steps[candidate.spots[0][0].step].name)
+        and operation in (None, tape.steps[candidate.spots[0][0].step].name)
     ]
     assert tried, f"the edit is not a candidate: {part}"
-    edited = [backward(reading.tape, [candidate.edits(reading.tape)])[0][1] for candidate in tried]
+    edited = [backward(tape, [candidate.edits(tape)])[0][1] for candidate in tried]
     assert any(np.allclose(gradient, expected, rtol=1e-9, atol=1e-12) for gradient in edited), (edited, expected)
 
 
