@@ -38,12 +38,11 @@ class Mutant(NamedTuple):
     kinds: frozenset[Kind]
 
 
-def settings(dtype: Any, name: str | None = None) -> Iterator[tuple[Problem, Any, Any]]:
+def settings(dtype: Any) -> Iterator[tuple[Problem, Any, Any]]:
     """Every system with a point away from the zeros of a start, and data.
 
     Args:
       dtype: of both.
-      name: of the one problem that is wanted; None for all.
 
     Yields:
       Problem, parameters, batch.
@@ -53,8 +52,6 @@ def settings(dtype: Any, name: str | None = None) -> Iterator[tuple[Problem, Any
         return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
     for problem, make_batch in ALL_PROBLEMS:
-        if name not in (None, problem.name):
-            continue
         batch_key, init_key = jax.random.split(jax.random.key(1))
         batch = jax.tree.map(cast, make_batch(batch_key))
         assert problem.init is not None
@@ -341,48 +338,64 @@ def _of_derivation(problem: Problem) -> Iterator[tuple[str, Callable[[], Any], s
         yield name, functools.partial(_network(name), problem), kinds
 
 
-def mutants(dtype: Any, *, share: int = 1, name: str | None = None, first: int = 0, step: int = 1) -> Iterator[Mutant]:
-    """The corpus.
+def mutants(dtype: Any, *, share: int = 1) -> Iterator[Mutant]:
+    """The corpus: `mutants_of` every system.
 
     Args:
       dtype: of parameters and data.
+      share: as `mutants_of`.
+
+    Yields:
+      Wrong gradients.
+    """
+    for problem, params, batch in settings(dtype):
+        yield from mutants_of(problem, params, batch, share=share)
+
+
+def mutants_of(
+    problem: Problem, params: Any, batch: Any, *, share: int = 1, first: int = 0, step: int = 1
+) -> Iterator[Mutant]:
+    """Mistakes planted in the gradient of one system.
+
+    Args:
+      problem: the system.
+      params: the point.
+      batch: the data.
       share: every so many of the mistakes in one leaf; the leaves take turns.
-      name: of the one problem that is wanted; None for all.
-      first: of each problem's mistakes the one to start with; behind the last one follows the first.
-      step: every so many of each problem's mistakes.
+      first: of the mistakes the one to start with; behind the last one follows the first.
+      step: every so many of the mistakes.
 
     Yields:
       Wrong gradients whose error at the point is not zero by chance.
     """
-    for problem, params, batch in settings(dtype, name):
-        turn = itertools.count()
-        paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-        planted: list[tuple[str, Callable[[], Any], set[Kind]]] = []
-        for leaf in range(len(paths)):
-            changes = [*_of_one_leaf(problem, params, batch, leaf), *_of_penalty(problem, params, leaf)]
-            if batch is not None:
-                changes += _of_data(problem, batch, leaf)
-            for what, change, kinds in changes:
-                number = next(turn)
-                if number % len(paths) == 0 and number // len(paths) % share == 0:
-                    made = functools.partial(_on_leaf, problem, leaf, change)
-                    planted.append((f"{what} in {paths[leaf]}", made, kinds))
-        planted += _of_all_leaves(problem, params, batch)
-        # The derivations below have an intercept, ReLU layers and a linear output.
-        layers = getattr(params, "layers", (params,))
-        others = ("activation=", "output=", "biases=")
-        if all(hasattr(layer, "bias") for layer in layers) and not any(word in problem.name for word in others):
-            planted += _of_derivation(problem)
-        # Gradients are made and compiled for those only that are wanted.
-        for number in range(first, first + len(planted), step):
-            what, make, kinds = planted[number % len(planted)]
-            grad = make()
-            both = jax.jit(lambda p, b, f=problem.grad, g=grad: (f(p, b), g(p, b)))
-            right, wrong = map(jax.tree.leaves, both(params, batch))
-            where = range(len(paths)) if what == STALE else _differ(wrong, right)
-            if where:
-                leaves, mistake = frozenset(paths[i] for i in where), what.partition(" in .")[0]
-                yield Mutant(f"{problem.name}: {what}", mistake, problem, grad, params, batch, leaves, frozenset(kinds))
+    turn = itertools.count()
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    planted: list[tuple[str, Callable[[], Any], set[Kind]]] = []
+    for leaf in range(len(paths)):
+        changes = [*_of_one_leaf(problem, params, batch, leaf), *_of_penalty(problem, params, leaf)]
+        if batch is not None:
+            changes += _of_data(problem, batch, leaf)
+        for what, change, kinds in changes:
+            number = next(turn)
+            if number % len(paths) == 0 and number // len(paths) % share == 0:
+                made = functools.partial(_on_leaf, problem, leaf, change)
+                planted.append((f"{what} in {paths[leaf]}", made, kinds))
+    planted += _of_all_leaves(problem, params, batch)
+    # The derivations below have an intercept, ReLU layers and a linear output.
+    layers = getattr(params, "layers", (params,))
+    others = ("activation=", "output=", "biases=")
+    if all(hasattr(layer, "bias") for layer in layers) and not any(word in problem.name for word in others):
+        planted += _of_derivation(problem)
+    # Gradients are made and compiled for those only that are wanted.
+    for number in range(first, first + len(planted), step):
+        what, make, kinds = planted[number % len(planted)]
+        grad = make()
+        both = jax.jit(lambda p, b, g=grad: (problem.grad(p, b), g(p, b)))
+        right, wrong = map(jax.tree.leaves, both(params, batch))
+        where = range(len(paths)) if what == STALE else _differ(wrong, right)
+        if where:
+            leaves, mistake = frozenset(paths[i] for i in where), what.partition(" in .")[0]
+            yield Mutant(f"{problem.name}: {what}", mistake, problem, grad, params, batch, leaves, frozenset(kinds))
 
 
 def _differ(wrong: list[Any], right: list[Any]) -> list[int]:

@@ -25,24 +25,24 @@ def dtypes_of(problem, many):
     return DTYPES if many or problem.name == "mlp((8,))" else list(DTYPES)[number % 2 : number % 2 + 1]
 
 
-def planted(name, problem, many):
+def planted(problem, params, batch, name, many):
     """One of the mistakes, or every fourth: other ones in other systems, and others in float32 than in float64."""
     sys.path.insert(0, str(ROOT))
-    from experiments.checkers.mutants import mutants
+    from experiments.checkers.mutants import mutants_of
 
-    number = [param.id for param in SYSTEMS].index(problem) + 15 * list(DTYPES).index(name)
-    return mutants(DTYPES[name], name=problem, share=2, first=number, step=4 if many else 1000)
+    number = [param.id for param in SYSTEMS].index(problem.name) + 15 * list(DTYPES).index(name)
+    return mutants_of(problem, params, batch, share=2, first=number, step=4 if many else 1000)
 
 
 @pytest.mark.skipif(not (ROOT / "experiments").exists(), reason="the experiments are not beside these tests")
 @MANY
 @pytest.mark.parametrize(("problem", "make_batch"), SYSTEMS)
 def test_planted_mistakes_are_caught_and_named(problem, make_batch, many):
-    del make_batch
     wrong_names = []
     for name in dtypes_of(problem, many):
+        params, batch = jax.tree.map(np.asarray, setting(problem, make_batch, DTYPES[name]))
         with jax.enable_x64(name == "float64"), jax.numpy_dtype_promotion("standard"):
-            mutants = list(planted(name, problem.name, many))
+            mutants = list(planted(problem, params, batch, name, many))
             assert mutants, "the mistake is right by chance"
             for mutant in mutants:
                 report = check_gradient(mutant.problem.loss, mutant.grad, mutant.params, mutant.batch)
