@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.gradcheck.backward.arithmetic import UNARY, Params, Primitive, bind, dot, is_real, slices, solve_triangular
-from jaxgd.gradcheck.programs import QUICK
+from jaxgd.gradcheck.programs import quick
 
 
 class Local(NamedTuple):
@@ -246,4 +246,4 @@ def _pull_program(eqn: Any, position: int, batched: bool) -> Any:
         which = moving.index(position)
         return jax.vmap(lambda cts: back(cts)[which])(inexact) if batched else back(inexact)[which]
 
-    return jax.jit(program, compiler_options=QUICK)
+    return jax.jit(program, compiler_options=quick())

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxgd.gradcheck.backward.program import coarsest
 from jaxgd.gradcheck.precision import precision
-from jaxgd.gradcheck.programs import QUICK, UNTRACEABLE
+from jaxgd.gradcheck.programs import UNTRACEABLE, quick
 from jaxgd.gradcheck.rules.problem import Named, Problem
 from jaxgd.gradcheck.rules.rule import is_inexact
 
@@ -143,7 +143,7 @@ def _confirmed(right: Function, outputs: Function, params: Leaves, incoming: Lea
 def _compiled(function: Function, params: Leaves, incoming: Leaves) -> Function:
     """Compiled ahead of time, so that JAX keeps nothing of it; the function itself if it cannot be traced."""
     try:
-        compiled = jax.jit(function).lower(params, incoming).compile(compiler_options=QUICK)
+        compiled = jax.jit(function).lower(params, incoming).compile(compiler_options=quick())
     except UNTRACEABLE:
         return function
     return compiled

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxgd.gradcheck.finding import Finding, Kind
 from jaxgd.gradcheck.precision import precision
-from jaxgd.gradcheck.programs import QUICK
+from jaxgd.gradcheck.programs import quick
 from jaxgd.gradcheck.rules import incoming as arriving
 from jaxgd.gradcheck.rules.evaluate import Evaluator, cast
 from jaxgd.gradcheck.rules.problem import INCOMING, Problem
@@ -89,7 +89,7 @@ def of_tangents(problem: Problem, rng: np.random.Generator) -> dict[str, Finding
     with precision(np.float64):
         zeros = {name: np.zeros_like(leaf) for name, leaf in wide.items()}
         by_rule, by_body = (
-            jax.jit(functools.partial(push, function)).lower(zeros).compile(compiler_options=QUICK)
+            jax.jit(functools.partial(push, function)).lower(zeros).compile(compiler_options=quick())
             for function in (rule.whole, problem.like)
         )
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxgd.gradcheck.backward.program import extend, quote
 from jaxgd.gradcheck.finding import Kind
 from jaxgd.gradcheck.precision import precision
-from jaxgd.gradcheck.programs import QUICK
+from jaxgd.gradcheck.programs import quick
 from jaxgd.gradcheck.rules import program
 from jaxgd.gradcheck.rules.evaluate import Evaluator, Leaves
 
@@ -64,7 +64,7 @@ def derivatives(
 
     arguments = [(params, [np.asarray(g) for g in incoming.values()]) for params, incoming in points]
     with precision(evaluator.dtype):
-        compiled = jax.jit(derivative).lower(*arguments[0], np.int32(0)).compile(compiler_options=QUICK)
+        compiled = jax.jit(derivative).lower(*arguments[0], np.int32(0)).compile(compiler_options=quick())
         for code, (eqn, _, place) in enumerate(found):
             predicted = [
                 {name: np.asarray(leaf) for name, leaf in compiled(*at, np.int32(code)).items()} for at in arguments

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxgd.gradcheck.backward.program import extend, scan_sizes
-from jaxgd.gradcheck.programs import QUICK
+from jaxgd.gradcheck.programs import quick
 from jaxgd.gradcheck.rules.rule import flatten
 from jaxgd.gradcheck.rules.sites import Site, is_rule, site_of, sites
 
@@ -125,7 +125,7 @@ def arguments_met(closed: Any, runs: Sequence[Sequence[Any]]) -> list[Met]:
         jax.debug.callback(functools.partial(keep, eqn), *values)
         return run(eqn.params["call_jaxpr"], values, handle)
 
-    compiled = jax.jit(lambda *values: run(closed, values, handle)).lower(*runs[0]).compile(compiler_options=QUICK)
+    compiled = jax.jit(lambda *values: run(closed, values, handle)).lower(*runs[0]).compile(compiler_options=quick())
     numbers = {id(site.eqn): None for site in sites(closed)}
     found = []
     for values in runs:
