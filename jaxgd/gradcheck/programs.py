@@ -28,9 +28,10 @@ def quick() -> dict[str, Any]:
       Those options that the installed version of XLA knows.
     """
     options: dict[str, Any] = {"xla_backend_optimization_level": 0}
-    for name, value in (("xla_cpu_use_fusion_emitters", False), ("xla_cpu_parallel_codegen_split_count", 1)):
+    more: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+    for name, value in more.items():
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            jax.jit(lambda x: x).lower(0.0).compile(compiler_options={**options, name: value})
+            jax.jit(lambda x: x).lower(0.0).compile(compiler_options=options | {name: value})
             options[name] = value
     return options
 
