@@ -47,14 +47,14 @@ def regressions(count: int, num_rows: int, num_inputs: int) -> tuple[Batch, np.n
     targets = (inputs @ weights)[..., 0] + rng.normal(size=(count, num_rows)) + 1
     batches = Batch(jnp.asarray(inputs), jnp.asarray(targets))
     start = LinearParams(jnp.zeros(num_inputs), jnp.zeros(()))
-    limits = jax.vmap(lambda batch: jaxgd.largest_stable_learning_rate(PROBLEM, start, batch))(batches)
-    return batches, np.asarray(limits)
+    limits = jax.jit(jax.vmap(lambda batch: jaxgd.largest_stable_learning_rate(PROBLEM, start, batch)))
+    return batches, np.asarray(limits(batches))
 
 
 def ends(batches: Batch, rates: np.ndarray, dtype: Any, num_steps: int) -> jaxgd.Result:
     """Descend on every data set at its rate, in one sweep; a small gradient does not stop it."""
-    over = {"batch": batches, "learning_rate": jnp.asarray(rates)}
-    over = jax.tree.map(lambda leaf: leaf.astype(dtype), over)
+    over = {"batch": batches, "learning_rate": rates}
+    over = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf).astype(dtype)), over)
     start = LinearParams(jnp.zeros(batches.inputs.shape[2], dtype), jnp.zeros((), dtype))
     return jaxgd.sweep(PROBLEM, start, None, over=over, zipped=True, num_steps=num_steps, grad_tol=-1.0, record=())
 
@@ -62,8 +62,9 @@ def ends(batches: Batch, rates: np.ndarray, dtype: Any, num_steps: int) -> jaxgd
 def lowest(batches: Batch) -> np.ndarray:
     """The loss of every closed form."""
     assert PROBLEM.minimizer is not None
-    sets = [jax.tree.map(lambda leaf, i=i: leaf[i], batches) for i in range(len(batches.inputs))]
-    return np.array([float(PROBLEM.loss(PROBLEM.minimizer(batch), batch)) for batch in sets])
+    sets = [jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], batches) for i in range(len(batches.inputs))]
+    loss = jax.jit(PROBLEM.loss)
+    return np.array([float(loss(PROBLEM.minimizer(batch), batch)) for batch in sets])
 
 
 def run(config: Config) -> Outcome:

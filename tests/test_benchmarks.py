@@ -1,5 +1,6 @@
 """The benchmarks run."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -42,13 +43,17 @@ def test_the_smoke_run_measures_every_kind_of_work(tmp_path, chosen, num_rows):
     assert all(line.count(" | ") == 6 for line in table)
 
 
-def test_unknown_work_is_told(tmp_path):
-    done = run(tmp_path, "speed")
-    assert done.returncode == 2
-    message = " ".join(done.stderr.split())
+def test_unknown_work_is_told(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setattr(sys, "argv", ["experiments.benchmarks", "speed"])
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module("experiments.benchmarks.__main__").main()
+    assert end.value.code == 2
+    message = " ".join(capsys.readouterr().err.split())
     assert f"unknown work 'speed'; choose from {', '.join(WORK)}" in message
 
 
+@slow
 def test_a_gpu_that_is_not_here_is_told(tmp_path):
     done = run(tmp_path, "tiny", "--smoke", "--device", "gpu")
     if done.returncode:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -300,6 +301,7 @@ def test_a_signal_in_the_middle(tmp_path, number, code):
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     while not (tmp_path / "state").exists() or not list((tmp_path / "state").glob("checkpoint-*")):
         assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (code, "")

@@ -5,27 +5,30 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import assert_trees_equal, compiled, setting
+from common import assert_trees_equal, setting
 
 import jaxgd
 from jaxgd.descent.rule import rate_at
 from jaxgd.problems import ALL_PROBLEMS
 
 
+@pytest.mark.parametrize(("problem", "make_batch"), [ALL_PROBLEMS[0], ALL_PROBLEMS[5], ALL_PROBLEMS[-1]])
 @pytest.mark.parametrize("rate", [0.1, optax.linear_schedule(0.0, 0.1, 4)], ids=["constant", "schedule"])
-def test_ours_and_optax_sgd_step_for_step(rate):
-    for problem, make_batch in (ALL_PROBLEMS[0], ALL_PROBLEMS[5], ALL_PROBLEMS[-1]):
-        params, batch = setting(problem, make_batch)
-        ours, theirs = jaxgd.gradient_descent(rate), optax.sgd(rate)
-        states = [ours.init(params), theirs.init(params)]
-        grad = compiled(problem.grad)
-        with jax.numpy_dtype_promotion("standard"):
-            for _ in range(6):
-                grads = grad(params, batch)
-                left, states[0] = ours.update(grads, states[0], params)
-                right, states[1] = theirs.update(grads, states[1], params)
-                assert_trees_equal(left, right)
-                params = optax.apply_updates(params, left)
+def test_ours_and_optax_sgd_step_for_step(rate, problem, make_batch):
+    params, batch = setting(problem, make_batch)
+    ours, theirs = jaxgd.gradient_descent(rate), optax.sgd(rate)
+    states = ours.init(params), theirs.init(params)
+
+    @jax.jit
+    def step(params, states):
+        grads = problem.grad(params, batch)
+        left, right = (rule.update(grads, one, params) for rule, one in zip((ours, theirs), states, strict=True))
+        return left[0], right[0], optax.apply_updates(params, left[0]), (left[1], right[1])
+
+    with jax.numpy_dtype_promotion("standard"):
+        for _ in range(6):
+            left, right, params, states = step(params, states)
+            assert_trees_equal(left, right)
 
 
 def test_ours_chains_with_optax():

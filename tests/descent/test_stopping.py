@@ -32,7 +32,8 @@ def convergence():
 def one_regression(convergence):
     """One data set, its largest stable rate, and a start."""
     batches, limits = convergence.regressions(1, 30, 3)
-    return jax.tree.map(lambda leaf: leaf[0], batches), limits[0], LinearParams(jnp.zeros(3), jnp.zeros(()))
+    batch = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[0]), batches)
+    return batch, limits[0], LinearParams(np.zeros(3), np.zeros(()))
 
 
 def reasons(result):
@@ -43,7 +44,7 @@ def reasons(result):
 def test_runs_that_have_converged_say_so(convergence, dtype):
     """20 data sets at 0.5, 0.9 and 0.99 of the limit; with no tolerance that would stop them."""
     batches, limits = convergence.regressions(20, 30, 3)
-    batches = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * 3), batches)
+    batches = jax.tree.map(lambda leaf: np.concatenate([leaf] * 3), batches)
     result = convergence.ends(batches, np.concatenate([share * limits for share in convergence.SHARES]), dtype, 20_000)
     eps = float(jnp.finfo(dtype).eps)
     at_minimum = np.asarray(result.loss) <= convergence.lowest(batches) * (1 + 100 * eps)
@@ -164,7 +165,7 @@ def test_the_norris_set_is_at_its_minimum_after_one_step_and_says_so():
         Batch(jnp.asarray(inputs), jnp.asarray(numbers[:, 0])),
         cast(LinearParams(jnp.zeros(1), jnp.zeros(())), jnp.float32),
     )
-    rate = jaxgd.largest_stable_learning_rate(PROBLEM, start, batch) / 2
+    rate = jax.jit(jaxgd.largest_stable_learning_rate, static_argnums=0)(PROBLEM, start, batch) / 2
     result = jaxgd.fit(PROBLEM, start, batch, learning_rate=rate, num_steps=100_000)
     assert reasons(result) == ["NO_CHANGE"]
     assert int(result.num_steps) < 1000

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import assert_trees_close, flat
+from common import assert_trees_close, compiled, flat
 
 import jaxgd
 from jaxgd import problems, theory
@@ -99,20 +99,24 @@ def test_the_linear_map():
     assert_trees_close(problem.grad(params, batch), jax.tree.map(lambda a: 2 * a, grads), rtol=1e-14)
 
 
+@jax.jit
+def jacobians(params, x, g):
+    y = problems.linear_map().predict(params, x)
+    by_outputs = linear.jacobian_loss_outputs(y, g), -2 * (g - y)
+    by_params = linear.jacobian_outputs_bias(params), linear.jacobian_outputs_matrix(params, x)
+    by_jax = jax.jacfwd(lambda m: m @ x)(params.matrix)
+    return by_outputs, by_params, by_jax, problems.linear_map().grad(params, Batch(x, g))
+
+
 def test_the_jacobians_contract_to_the_outer_product_to_the_last_bit(rng):
-    for num_outputs, num_inputs in [(1, 1), (2, 3), (5, 2)]:
-        params = LinearMapParams(
-            jnp.asarray(rng.normal(size=(num_outputs, num_inputs))), jnp.asarray(rng.normal(size=num_outputs))
-        )
-        x, g = jnp.asarray(rng.normal(size=num_inputs)), jnp.asarray(rng.normal(size=num_outputs))
-        y = problems.linear_map().predict(params, x)
-        by_outputs = linear.jacobian_loss_outputs(y, g)
-        np.testing.assert_array_equal(by_outputs, -2 * (g - y))
-        by_bias = linear.jacobian_outputs_bias(params)
-        by_matrix = linear.jacobian_outputs_matrix(params, x)
+    for num_outputs, num_inputs in [(1, 1), (5, 2)]:
+        params = LinearMapParams(rng.normal(size=(num_outputs, num_inputs)), rng.normal(size=num_outputs))
+        x, g = rng.normal(size=num_inputs), rng.normal(size=num_outputs)
+        found = jax.tree.map(np.asarray, jacobians(params, x, g))
+        (by_outputs, expected), (by_bias, by_matrix), by_jax, grads = found
+        np.testing.assert_array_equal(by_outputs, expected)
         np.testing.assert_array_equal(by_bias, np.eye(num_outputs))
-        np.testing.assert_array_equal(by_matrix, jax.jacfwd(lambda m, x: m @ x)(params.matrix, x))
-        grads = problems.linear_map().grad(params, Batch(x, g))
+        np.testing.assert_array_equal(by_matrix, by_jax)
         np.testing.assert_array_equal(np.einsum("i,ijk->jk", by_outputs, by_matrix), np.outer(by_outputs, x))
         np.testing.assert_array_equal(grads.matrix, np.outer(by_outputs, x))
         np.testing.assert_array_equal(grads.bias, by_outputs @ by_bias)
@@ -243,10 +247,11 @@ def test_extreme_logits_are_finite_and_right(dtype):
 def test_softmax_of_two_classes_is_the_logistic_model(rng):
     batch = Batch(jnp.asarray(rng.normal(size=(8, 3))), jnp.asarray(rng.integers(0, 2, 8)))
     one = LinearParams(jnp.asarray(rng.normal(size=3)), jnp.asarray(0.3))
-    two = LinearParams(jnp.stack([jnp.zeros(3), one.weights], axis=1), jnp.array([0.0, 0.3]))
+    two = LinearParams(jnp.asarray(np.stack([np.zeros(3), one.weights], axis=1)), jnp.array([0.0, 0.3]))
     binary, multi = problems.logistic_regression(), problems.softmax_regression(2)
-    np.testing.assert_allclose(multi.loss(two, batch), binary.loss(one, batch), rtol=1e-13)
-    np.testing.assert_allclose(multi.grad(two, batch).weights[:, 1], binary.grad(one, batch).weights, rtol=1e-12)
+    np.testing.assert_allclose(compiled(multi.loss)(two, batch), compiled(binary.loss)(one, batch), rtol=1e-13)
+    by_two, by_one = compiled(multi.grad)(two, batch), compiled(binary.grad)(one, batch)
+    np.testing.assert_allclose(np.asarray(by_two.weights)[:, 1], by_one.weights, rtol=1e-12)
 
 
 def test_a_network_without_hidden_layers_is_linear_regression(rng):
@@ -287,7 +292,11 @@ def test_ngs_network_of_sigmoids(rng):
     problem = problems.mlp((5,), activation="sigmoid", loss="mean_sigmoid_cross_entropy", l2=l2)
     x, y = rng.normal(size=(7, 4)), np.eye(3)[rng.integers(0, 3, 7)]
     batch = Batch(jnp.asarray(x), jnp.asarray(y))
-    params = problem.init(jax.random.key(0), batch)
+    layers = (
+        LinearParams(rng.normal(size=(4, 5)), rng.normal(size=5)),
+        LinearParams(rng.normal(size=(5, 3)), np.ones(3)),
+    )
+    params = jaxgd.MLPParams(layers)
     first, second = ({name: np.asarray(leaf) for name, leaf in layer._asdict().items()} for layer in params.layers)
 
     def sigmoid(z):
@@ -297,11 +306,11 @@ def test_ngs_network_of_sigmoids(rng):
     h = sigmoid(hidden @ second["weights"] + second["bias"])
     squares = sum(np.sum(layer["weights"] ** 2) for layer in (first, second))
     expected = -np.sum(y * np.log(h) + (1 - y) * np.log(1 - h)) / 7 + l2 / 2 * squares
-    np.testing.assert_allclose(problem.loss(params, batch), expected, rtol=1e-13)
-    np.testing.assert_allclose(problem.predict(params, batch.inputs), h, rtol=1e-13)
+    np.testing.assert_allclose(compiled(problem.loss)(params, batch), expected, rtol=1e-13)
+    np.testing.assert_allclose(compiled(problem.predict)(params, batch.inputs), h, rtol=1e-13)
     delta = (h - y) / 7
     np.testing.assert_allclose(
-        problem.grad(params, batch).layers[0].weights,
+        compiled(problem.grad)(params, batch).layers[0].weights,
         x.T @ (delta @ second["weights"].T * hidden * (1 - hidden)) + l2 * first["weights"],
         rtol=1e-11,
     )
@@ -310,10 +319,11 @@ def test_ngs_network_of_sigmoids(rng):
 def test_relu_has_derivative_zero_at_its_kink():
     problem = problems.mlp((1,))
     batch = Batch(jnp.zeros((1, 1)), jnp.ones(1))
-    params = jax.tree.map(jnp.ones_like, problem.init(jax.random.key(0), batch))
-    params = params._replace(layers=(params.layers[0]._replace(bias=jnp.zeros(1)), params.layers[1]))
-    assert_trees_close(problem.grad(params, batch), jax.grad(problem.loss)(params, batch))
-    assert np.all(flat(problem.grad(params, batch).layers[0]) == 0)
+    kink = LinearParams(jnp.ones((1, 1)), jnp.zeros(1))
+    params = jaxgd.MLPParams((kink, LinearParams(jnp.ones((1, 1)), jnp.ones(1))))
+    grads = compiled(problem.grad)(params, batch)
+    assert_trees_close(grads, jax.jit(jax.grad(problem.loss))(params, batch))
+    assert np.all(flat(grads.layers[0]) == 0)
 
 
 def test_the_same_arguments_return_the_same_object():
