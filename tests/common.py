@@ -1,7 +1,9 @@
 """The table of systems as pytest parameters, and arithmetic on trees."""
 
+import contextlib
 import functools
 import re
+import socket
 import textwrap
 from pathlib import Path
 
@@ -20,6 +22,15 @@ SOME_SYSTEMS = [
     for number, param in enumerate(SYSTEMS)
 ]
 """For tests that compile much for each system: every fourth, and the others among the slow tests."""
+
+
+@contextlib.contextmanager
+def free_address():
+    """An address on this machine, whose port nobody else is given while processes meet there."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # the coordinator sets it too, and can listen there
+        held.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{held.getsockname()[1]}"
 
 
 def quick(values, keep):

@@ -1,9 +1,9 @@
 """The command, as its users meet it: screens, exit codes, folders, mistakes."""
 
 import csv
+import functools
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from common import quick, slow
+from common import free_address, quick, slow
 
 import jaxgd
 from jaxgd import cli
@@ -132,32 +132,14 @@ def test_the_screen(command):
 def test_two_processes_run_one_fit(command, tmp_path, words, evaluation):
     words = ["--data", "diabetes", "--x64", "--num-steps", "300", "--json", *words]
     _, alone = summary_of(command, *words)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "jaxgd",
-                "fit",
-                *words,
-                "--checkpoint",
-                "kept",
-                "--out",
-                "both",
-                "--distributed",
-                f"{address},2,{i}",
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        )
-        for i in range(2)
-    ]
-    (first, errors), (second, _) = (process.communicate(timeout=120) for process in processes)
+    with free_address() as address:
+        start = functools.partial(subprocess.Popen, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        command_line = [sys.executable, "-m", "jaxgd", "fit", *words, "--checkpoint", "kept", "--out", "both"]
+        processes = [
+            start([*command_line, "--distributed", f"{address},2,{i}"], env=os.environ | {"JAX_PLATFORMS": "cpu"})
+            for i in range(2)
+        ]
+        (first, errors), (second, _) = (process.communicate(timeout=240) for process in processes)
     assert [process.returncode for process in processes] == [0, 0], errors
     together = json.loads(first)  # and nothing else on standard output
     assert together["evaluation"] == evaluation

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from jaxgd import data, reporting
 from jaxgd.commands import errors, folders, outcome, tables
@@ -24,12 +25,16 @@ from jaxgd.commands.optimizers import find_optimizer, find_schedule
 from jaxgd.descent import Result, fit
 from jaxgd.descent.checkpoint import settings_in
 from jaxgd.descent.fast.blocks import NUM_CHUNKS
+from jaxgd.descent.fast.sharded import shares_of
 from jaxgd.descent.host import ended_by
 from jaxgd.theory.bounds import smoothness
 from jaxgd.theory.curvature import largest_stable_learning_rate
 
 WORK = 2e10
 """Multiplications that a run without --num-steps may cost."""
+
+LEAVE_SECONDS = 1.0
+"""For which the first process outlives the others, who need milliseconds to end."""
 
 RECORDS = 100_000
 """Entries of the history that a run keeps if not told otherwise."""
@@ -113,24 +118,37 @@ def run(options: FitOptions) -> int:
         meanwhile.submit(importlib.import_module, "matplotlib.figure")
         code = _run(options, meanwhile)
     if options.distributed is not None:
-        jax.distributed.shutdown()  # waits for the others, who cannot go on without the first process
+        leave()
     return code
+
+
+def leave() -> None:
+    """Wait for the others, at the end of a process that is about to end.
+
+    The first process serves the others, whose library aborts them (SIGABRT) if it is gone before they are. That can
+    happen in `jax.distributed.shutdown`, too: it stops serving as soon as the others may end, not when they have.
+    """
+    multihost_utils.sync_global_devices("the end")
+    if not jax.process_index():
+        time.sleep(LEAVE_SECONDS)
 
 
 def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
     job = jobs.prepare(options)
-    first = meanwhile.submit(jobs.evaluate, job.problem, job.params, job.batch)
+    shares = job.dataset.shares
+    # Messages between processes go in one order: a thread beside the run must not send any.
+    first = meanwhile.submit(jobs.judged, job, job.params) if shares is None else _done(jobs.judged(job, job.params))
     plan = _plan(job, options)
     # The rows held out, for mlp a quarter by default, are followed in any case: it costs one evaluation a chunk.
-    held_out = data.to_batch(job.test_set, job.transform) if len(job.test_set.inputs) else None
+    held_out = _rows_held_out(job)
     started = time.perf_counter()
     try:
         left = functools.partial(_left_in, options.checkpoint)
         with folders.writing("checkpoint", options.checkpoint, left=left), seconds_compiling() as compiling:
             result = fit(
-                job.problem,
+                job.whole[0],
                 job.params,
-                job.batch,
+                job.whole[1],
                 learning_rate=find_schedule(options.schedule, plan.learning_rate, plan.num_steps),
                 num_steps=plan.num_steps,
                 batch_size=options.batch_size,
@@ -144,7 +162,7 @@ def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
                 chunk_steps=plan.chunk_steps,
                 progress=options.progress,
                 checkpoint=options.checkpoint,
-                evaluation=plan.evaluation,
+                evaluation=plan.evaluation if shares is None else "plain",
                 held_out=held_out,
                 patience=options.patience,
             )
@@ -152,7 +170,7 @@ def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
     except ValueError as error:
         raise UserError(str(error)) from None
     times = {"seconds": time.perf_counter() - started, "compile_seconds": compiling()}
-    summary = outcome.summarise(job, options, result, float(first.result()[0]), plan.learning_rate)
+    summary = outcome.summarise(job, options, result, first.result()[0], plan.learning_rate)
     summary |= times | {"evaluation": plan.evaluation}
     code = {"INTERRUPTED": 128 + ended_by(), "DIVERGED": 1, "NONFINITE": 1}.get(summary["stop_reason"], 0)
     process = jax.process_index()
@@ -175,6 +193,20 @@ def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
     return code
 
 
+def _done(value: Any) -> concurrent.futures.Future[Any]:
+    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    future.set_result(value)
+    return future
+
+
+def _rows_held_out(job: Job) -> Any:
+    """The rows held out, in the form of those of the run; None without any."""
+    if not job.test_set.num_rows:
+        return None
+    rows = data.to_batch(job.test_set, job.transform)
+    return rows if job.test_set.shares is None else shares_of(rows, job.test_set.shares)
+
+
 def _left_in(checkpoint: Path | None) -> str:
     """Where the numbers are when a checkpoint cannot be written."""
     return "the same command goes on from the one before" if checkpoint and settings_in(checkpoint) else ""
@@ -194,7 +226,8 @@ def _plan(job: Job, options: FitOptions) -> _Plan:
     """Fill in what the command line leaves open: as in the checkpoint, if there is one."""
     kept = settings_in(options.checkpoint) if options.checkpoint else {}
     size = sum(leaf.size for leaf in jax.tree.leaves(job.params))
-    afforded = int(np.clip(WORK / (4 * len(job.batch.inputs) * size), 1000, 100_000))
+    num_rows = sum(job.dataset.shares or (len(job.batch.inputs),))
+    afforded = int(np.clip(WORK / (4 * num_rows * size), 1000, 100_000))
     num_steps = options.num_steps or max(afforded, int(kept.get("num_steps", 0)))
     chunk_steps = options.chunk_steps
     if not (chunk_steps or options.num_steps or kept):

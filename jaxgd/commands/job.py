@@ -14,8 +14,11 @@ import optax
 
 from jaxgd import data
 from jaxgd.commands.errors import UserError
-from jaxgd.commands.systems import PROBLEMS, build_problem, choose_problem, prepare_targets
+from jaxgd.commands.source import load
+from jaxgd.commands.systems import PROBLEMS
+from jaxgd.descent.fast import choose
 from jaxgd.descent.fast.choose import EVALUATIONS, SHARDED_FROM, fastest
+from jaxgd.descent.fast.sharded import everywhere
 from jaxgd.theory.closed_form import linearly_separable
 from jaxgd.theory.rates import RateFacts, rate_facts
 from jaxgd.types import Batch, Problem
@@ -83,7 +86,9 @@ class Job(NamedTuple):
       dataset: the rows to fit, in the units of the source.
       test_set: the rows held out.
       scaling: of the inputs, or None.
-      batch: the rows to fit, on the device.
+      batch: the rows to fit, on the device; of a share those of this process.
+      whole: the problem and the batch whose loss and gradient are those of all rows, see `choose.plan_of_shares`; the
+        ones above, unless every process has its own rows.
       params: the start.
       rows_key: orders the rows.
       facts: what is known about its learning rates, a `RateFacts`.
@@ -96,6 +101,7 @@ class Job(NamedTuple):
     test_set: data.Dataset
     scaling: data.Standardization | None
     batch: Batch
+    whole: tuple[Problem, Any]
     params: Any
     rows_key: jax.Array
     facts: Any
@@ -167,61 +173,42 @@ def prepare(options: DataOptions) -> Job:
     if options.x64:
         jax.config.update("jax_enable_x64", True)
     _check(options)
-    name, dataset, test_set = _load(options)
-    problem = build_problem(name, options, dataset)
+    name, dataset, test_set, problem, codes = load(options)
     scaling = data.standardization(dataset) if options.standardize else None
-    if problem.linear_form is None and dataset.inputs.nbytes >= SHARDED_FROM:
+    if dataset.shares is None and problem.linear_form is None and dataset.inputs.nbytes >= SHARDED_FROM:
         _use_all_cores()
     batch = data.to_batch(dataset, scaling.apply if scaling else lambda inputs: inputs)
-    if problem.check_batch is not None:
+    if dataset.shares is None and problem.check_batch is not None:
         try:
             problem.check_batch(batch)
         except ValueError as error:
             raise data.DataError(f"{dataset.name}: {error}") from None
     params, rows_key = begin(problem, options.seed, batch)
-    notes = [*dataset.notes, *_note_on_codes(name, dataset, chosen=options.problem is not None)]
+    notes = [*dataset.notes, *_note_on_codes(name, codes, chosen=options.problem is not None)]
     unpenalised_labels = name in LINEAR_CLASSIFIERS and not options.l2 and batch.targets.dtype.kind == "i"
-    if unpenalised_labels and _are_separable(batch.inputs, batch.targets):
+    # Rows of one process that no hyperplane separates are proof enough; where all seem to be, the result tells.
+    if unpenalised_labels and dataset.shares is None and _are_separable(batch.inputs, batch.targets):
         notes.append(SEPARABLE)
-    job = Job(name, problem, dataset, test_set, scaling, batch, params, rows_key, None, notes)
-    with judging(job) as exact:
-        return job._replace(facts=rate_facts(problem, *exact))
+    job = Job(name, problem, dataset, test_set, scaling, batch, (problem, batch), params, rows_key, None, notes)
+    if dataset.shares is not None:
+        job = job._replace(whole=choose.plan_of_shares(problem, batch, dataset.shares)[:2])
+    return job._replace(facts=_facts(job))
 
 
-def _load(options: DataOptions) -> tuple[str, data.Dataset, data.Dataset]:
-    """The name of the problem, the rows to fit and the rows held out."""
-    chosen: dict[str, Any] = {
-        "target": options.target,
-        "features": options.features,
-        "one_hot": options.one_hot,
-        "drop_missing": options.drop_missing,
-    }
-    if _reads_in_parts(options):
-        both = data.least_squares(
-            options.data,
-            **chosen,
-            held_out=options.held_out or 0.0,
-            seed=options.seed,
-            classes_too=options.problem is not None,
-        )
-        if both is not None:
-            return "linear_regression", *both
-    dataset = data.load(options.data, **chosen)
-    name = options.problem or choose_problem(dataset)
-    dataset = prepare_targets(name, dataset)
-    held_out = options.held_out if options.held_out is not None else 0.25 * (name == "mlp")
-    return name, *data.split(dataset, held_out, options.seed)
-
-
-def _reads_in_parts(options: DataOptions) -> bool:
-    """Whether means and covariances may be all that the run needs: squared errors, a linear model, all rows a step."""
-    return (
-        options.problem in (None, "linear_regression")
-        and options.loss in (None, "mean_squared_error", "half_mean_squared_error")
-        and getattr(options, "batch_size", None) is None
-        and not any(words.startswith("batch") for words in getattr(options, "over", ()))
-        and getattr(options, "evaluation", "auto") in ("auto", "compressed")
-    )
+def _facts(job: Job) -> RateFacts:
+    """What is known about the rates of a job."""
+    with judging(job) as (params, batch):
+        if job.dataset.shares is None:
+            return rate_facts(job.problem, params, batch)
+        # The curvature at the start is that of all rows; a bound on it at all parameters needs only their covariances.
+        whole, rows = choose.plan_of_shares(job.problem, batch, job.dataset.shares)[:2]
+        at_start = rate_facts(whole, everywhere(params), rows)
+        few = data.equivalent_inputs(job.dataset, job.transform)
+        targets = jnp.zeros((len(few), *batch.targets.shape[1:]), batch.targets.dtype)
+        bounded = rate_facts(job.problem, params, Batch(jnp.asarray(few, batch.inputs.dtype), targets))
+        if bounded.smoothness is None:
+            bounded = bounded._replace(limit=at_start.limit)
+        return bounded._replace(local_limit=at_start.local_limit, eigenvalues=at_start.eigenvalues)
 
 
 def _are_separable(inputs: Any, labels: Any) -> bool:
@@ -281,7 +268,8 @@ def judging(job: Job) -> Iterator[tuple[Any, Batch]]:
     Returns:
       A context in which float64 is enabled, with parameters and batch.
     """
-    if job.dataset.inputs.nbytes > EXACT_BYTES:
+    shares = job.dataset.shares or (1,)  # all processes decide alike
+    if job.dataset.inputs[:1].nbytes * max(len(job.dataset.inputs), *shares) > EXACT_BYTES:
         yield job.params, job.batch
         return
     with jax.enable_x64(True):
@@ -304,6 +292,27 @@ def evaluate(problem: Problem, params: Any, batch: Batch) -> tuple[jax.Array, ja
     assert problem.predict is not None
     norm = optax.tree.norm(problem.grad(params, batch))
     return problem.loss(params, batch), norm, problem.predict(params, batch.inputs)
+
+
+def judged(job: Job, params: Any) -> tuple[float, float, jax.Array]:
+    """Loss and gradient norm of all rows, and the predictions of those that are here.
+
+    Args:
+      job: data and problem.
+      params: the point.
+
+    Returns:
+      Two numbers, and what `predict` gives for `job.batch`.
+    """
+    loss, norm, predictions = evaluate(job.problem, params, job.batch)
+    if job.dataset.shares is not None:
+        loss, norm = _loss_and_norm(job.whole[0], everywhere(params), job.whole[1])
+    return float(loss), float(norm), predictions
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _loss_and_norm(problem: Problem, params: Any, rows: Any) -> tuple[jax.Array, jax.Array]:
+    return problem.loss(params, rows), optax.tree.norm(problem.grad(params, rows))
 
 
 def limits(facts: RateFacts, plain: bool = True) -> dict[str, Any]:
@@ -383,6 +392,8 @@ def choose_evaluation(evaluation: str, job: Job, num_steps: int, batch_size: int
     Returns:
       The evaluation, never "auto".
     """
+    if job.dataset.shares is not None:
+        return "sharded"
     if evaluation != "auto":
         return evaluation
     return fastest(job.problem, job.batch, num_steps=num_steps, batch_size=batch_size, num_lanes=num_lanes)

@@ -1,6 +1,8 @@
 """What came out of a fit: its summary, and the screen that shows it."""
 
+import functools
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ def summarise(job: Job, options: Any, result: Result, first_loss: float, learnin
         result = result._replace(params=result.best_params)
         lowest = f"those of step {followed['lowest_held_out_step']}, where the held-out loss was lowest"
         job.notes.append(f"The parameters, and what is computed from them, are {lowest}.")
-    last_loss, grad_norm, predictions = jobs.evaluate(job.problem, result.params, job.batch)
+    last_loss, grad_norm, predictions = jobs.judged(job, result.params)
     assert job.problem.formulas is not None
     summary: dict[str, Any] = {
         "problem": job.problem.name,
@@ -57,8 +59,8 @@ def summarise(job: Job, options: Any, result: Result, first_loss: float, learnin
         "inputs": "standardised" if job.scaling else "raw",
         "dtype": str(job.batch.inputs.dtype),
         "first_loss": first_loss,
-        "last_loss": float(last_loss),
-        "grad_norm": float(grad_norm),
+        "last_loss": last_loss,
+        "grad_norm": grad_norm,
         "num_steps": num_steps,
         "stop_reason": reason.name,
         **followed,
@@ -71,9 +73,13 @@ def summarise(job: Job, options: Any, result: Result, first_loss: float, learnin
         "notes": job.notes,
     }
     quality = _quality(job, result, predictions)
-    unproved = job.name == "softmax_regression" and not options.l2 and jobs.SEPARABLE not in job.notes
-    if unproved and quality["accuracy"] == 1.0 and separates(result.params, job.batch.inputs, job.batch.targets):
-        job.notes.append(jobs.SEPARABLE)
+    unproved = job.name == "softmax_regression" or (
+        job.name == "logistic_regression" and job.dataset.shares is not None
+    )
+    if unproved and not options.l2 and jobs.SEPARABLE not in job.notes and quality.get("accuracy") == 1.0:
+        here = separates(result.params, job.batch.inputs, job.batch.targets)
+        if all(_told(job, here)):
+            job.notes.append(jobs.SEPARABLE)
     return summary | quality | _parameters(job, result)
 
 
@@ -93,21 +99,33 @@ def _held_out(result: Result) -> dict[str, Any]:
 
 def _quality(job: Job, result: Result, predictions: jax.Array) -> dict[str, float]:
     """Accuracy of classifiers, R^2 of regressions, on the rows fitted and those held out."""
-    found = _scores("", predictions, job.batch.targets)
-    if len(job.test_set.inputs):
+    add = functools.partial(_sum, job)
+    found = _scores("", predictions, job.batch.targets, add)
+    if job.test_set.num_rows:
         test = data.to_batch(job.test_set, job.transform)
-        found |= _scores("held_out_", jobs.evaluate(job.problem, result.params, test)[2], test.targets)
+        found |= _scores("held_out_", jobs.evaluate(job.problem, result.params, test)[2], test.targets, add)
     return found
 
 
-def _scores(prefix: str, predictions: jax.Array, targets: jax.Array) -> dict[str, float]:
+def _told(job: Job, value: Any) -> list[Any]:
+    """A value of every process, if each has its own rows."""
+    return [value] if job.dataset.shares is None else data.gather(value)
+
+
+def _sum(job: Job, value: Any) -> Any:
+    """The sum over all rows, from that over those that are here."""
+    return sum(_told(job, value))
+
+
+def _scores(prefix: str, predictions: jax.Array, targets: jax.Array, add: Callable[[Any], Any]) -> dict[str, float]:
     predicted, expected = np.asarray(predictions, np.float64), np.asarray(targets)
+    num_rows = add(len(expected))
     if np.issubdtype(expected.dtype, np.integer):
         chosen = predicted.argmax(axis=1) if predicted.ndim == 2 else predicted > 0.5
-        return {f"{prefix}accuracy": float(np.mean(chosen == expected))}
-    spread = np.sum((expected - expected.mean(axis=0)) ** 2)
+        return {f"{prefix}accuracy": float(add(np.sum(chosen == expected)) / num_rows)}
+    spread = add(np.sum((expected - add(expected.sum(axis=0)) / num_rows) ** 2))
     residuals = predicted.reshape(expected.shape) - expected
-    return {f"{prefix}r_squared": float(1 - np.sum(residuals**2) / spread)} if spread > 0 else {}
+    return {f"{prefix}r_squared": float(1 - add(np.sum(residuals**2)) / spread)} if spread > 0 else {}
 
 
 def _parameters(job: Job, result: Result) -> dict[str, Any]:

@@ -45,14 +45,44 @@ def dataset_of(table: Table, choice: Choice) -> Dataset:
     target, wanted = wanted_columns(table, choice)
     check_columns(table, choice, wanted)
     table, notes = without_missing(table, [*wanted, target], drop=choice.drop_missing)
-    names, parts = [], []
     levels = {name: tuple(sorted(words_of(table.columns[name]))) for name in wanted if name in choice.one_hot}
-    notes += one_hot_notes(table.name, levels)
+    numbers, class_names = classes(table, target)
+    return assembled(table, target, wanted, levels=levels, targets=numbers, class_names=class_names, notes=notes)
+
+
+def assembled(
+    table: Table,
+    target: str,
+    wanted: Sequence[str],
+    *,
+    levels: Mapping[str, tuple[str, ...]],
+    targets: Array,
+    class_names: tuple[str, ...],
+    notes: Sequence[str],
+) -> Dataset:
+    """The data set of columns that have been checked.
+
+    Args:
+      table: without missing cells.
+      target: the name of the target.
+      wanted: the columns of inputs.
+      levels: the values of each column of categories.
+      targets: `[N]`, numbers.
+      class_names: what the numbers of classes are called; empty for other targets.
+      notes: so far.
+
+    Returns:
+      The data.
+
+    Raises:
+      DataError: a column of categories has only one value.
+    """
+    notes = [*notes, *one_hot_notes(table.name, levels)]
+    names, parts = [], []
     for name in wanted:
         coded, values = input_columns(table, name, levels.get(name))
         names += coded
         parts += values
-    targets, class_names = classes(table, target)
     if class_names:
         listed = ", ".join(f"{word} -> {number}" for number, word in enumerate(class_names[:8]))
         more = f" and {len(class_names) - 8} more" if len(class_names) > 8 else ""
@@ -182,7 +212,12 @@ def without_missing(table: Table, names: Sequence[str], *, drop: bool) -> tuple[
     lines = table.lines
     columns = {name: column[kept] for name, column in table.columns.items()}
     where = None if lines is None else lambda: lines()[kept]
-    return Table(table.name, columns, where), [f"{count} of {total} rows were left out: a cell was empty or NaN."]
+    return Table(table.name, columns, where), left_out(count, total)
+
+
+def left_out(count: int, total: int) -> list[str]:
+    """A note that counts the rows without a cell, if there are any."""
+    return [f"{count} of {total} rows were left out: a cell was empty or NaN."] if count else []
 
 
 def inputs_of(table: Table, names: Sequence[str], one_hot: Sequence[tuple[str, tuple[str, ...]]] = ()) -> Array:

@@ -1,5 +1,7 @@
 """Targets that are classes: words are converted to labels, and numbers that may be class codes are noted."""
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
 from jaxgd.data.dataset import Array, DataError
@@ -54,8 +56,19 @@ def classes(table: Table, target: str) -> tuple[Array, tuple[str, ...]]:
         )
     if len(words) == 1:
         raise DataError(f"{table.name}, column {target!r}: at least 2 classes are needed, got only {words[0]!r}.")
+    names = in_order(words)
+    return numbered(column, names), names
+
+
+def in_order(words: Iterable[str]) -> tuple[str, ...]:
+    """The names of classes by their numbers: of two words that say no and yes, no is class 0."""
     names = sorted(words)
     if len(names) == 2 and names[1].lower() in NEGATIVE and names[0].lower() not in NEGATIVE:
         names.reverse()
+    return tuple(names)
+
+
+def numbered(column: Array, names: Sequence[str]) -> Array:
+    """The numbers of the classes that a column names, `[N]` int64."""
     number_of = {word: number for number, word in enumerate(names)}
-    return np.array([number_of[word] for word in column], np.int64), tuple(names)
+    return np.array([number_of[word] for word in column], np.int64)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,8 @@ class Dataset(NamedTuple):
       one_hot: for each encoded column of categories its name and its values. The first value has no input column.
       stands_for: the number of rows of the source, if these rows are a summary with the same means and covariances;
         None if these are the rows of the source.
+      shares: the number of rows of every process, if these are only the rows of this process (`shares.share`); None if
+        these are all rows.
     """
 
     name: str
@@ -48,10 +51,13 @@ class Dataset(NamedTuple):
     notes: tuple[str, ...] = ()
     one_hot: tuple[tuple[str, tuple[str, ...]], ...] = ()
     stands_for: int | None = None
+    shares: tuple[int, ...] | None = None
 
     @property
     def num_rows(self) -> int:
         """The number of rows of the source."""
+        if self.shares is not None:
+            return sum(self.shares)
         return len(self.inputs) if self.stands_for is None else self.stands_for
 
     def place(self, row: int) -> str:
@@ -133,16 +139,23 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
     Raises:
       DataError: fewer than 2 rows are left to fit.
     """
-    order = np.random.default_rng(seed).permutation(len(dataset.inputs))
+    order = np.random.default_rng(seed).permutation(dataset.num_rows if dataset.shares else len(dataset.inputs))
     num_held_out = round(fraction * len(order))
     if len(order) - num_held_out < 2:
         raise DataError(f"{dataset.name}: --held-out {fraction:g} leaves fewer than 2 of {len(order)} rows.")
 
     if not num_held_out:  # without a copy of all rows
-        return dataset, dataset._replace(inputs=dataset.inputs[:0], targets=dataset.targets[:0])
+        none = None if dataset.shares is None else (0,) * len(dataset.shares)
+        return dataset, dataset._replace(inputs=dataset.inputs[:0], targets=dataset.targets[:0], shares=none)
 
     def rows(kept: Array) -> Dataset:
         whole = dataset.lines
+        if dataset.shares is not None:  # of all processes, of which this one has its own
+            ends = np.searchsorted(kept, np.cumsum([0, *dataset.shares]))
+            index = jax.process_index()
+            kept = kept[ends[index] : ends[index + 1]] - sum(dataset.shares[:index])
+            shares = tuple(int(size) for size in np.diff(ends))
+            return dataset._replace(inputs=dataset.inputs[kept], targets=dataset.targets[kept], shares=shares)
         lines = None if whole is None else lambda: whole()[kept]
         return dataset._replace(inputs=dataset.inputs[kept], targets=dataset.targets[kept], lines=lines)
 

@@ -5,6 +5,7 @@ between; all three read a CSV of 100 MB in about half a second.
 """
 
 import contextlib
+import functools
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
@@ -33,11 +34,12 @@ def installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def read_text(path: str, opened: Callable[[], BinaryIO], lines: Any) -> Table | None:
+def read_text(path: str, dialect: text.Dialect, opened: Callable[[], BinaryIO], lines: Any) -> Table | None:
     """Read a text table with pyarrow. Returns None if pyarrow fails: the slow reader then finds the mistake.
 
     Args:
       path: for errors.
+      dialect: of the file.
       opened: opens the file, see `text.opener`.
       lines: see `Table`.
 
@@ -47,7 +49,6 @@ def read_text(path: str, opened: Callable[[], BinaryIO], lines: Any) -> Table | 
     import pyarrow
     from pyarrow import csv
 
-    dialect = text.dialect_of(path, opened)
     try:
         with opened() as file:
             read = csv.read_csv(file, *_options(dialect, {}))
@@ -66,12 +67,13 @@ def read_text(path: str, opened: Callable[[], BinaryIO], lines: Any) -> Table | 
 
 
 def text_parts(
-    path: str, opened: Callable[[], BinaryIO], numbers: Sequence[str], words: Sequence[str]
+    path: str, dialect: text.Dialect, opened: Callable[[], BinaryIO], numbers: Sequence[str], words: Sequence[str]
 ) -> Iterator[Table]:
     """Read some columns of a text table with pyarrow, part by part.
 
     Args:
       path: for errors.
+      dialect: of the file.
       opened: opens the file, see `text.opener`.
       numbers: columns that must hold numbers.
       words: columns that hold text.
@@ -88,10 +90,43 @@ def text_parts(
     kinds = dict.fromkeys(numbers, pyarrow.float64()) | dict.fromkeys(words, pyarrow.string())
     try:
         with opened() as file:
-            for part in csv.open_csv(file, *_options(text.dialect_of(path, opened), kinds)):
+            for part in csv.open_csv(file, *_options(dialect, kinds)):
                 yield Table(path, {name: _column(part.column(name)) for name in kinds})
     except pyarrow.ArrowException as error:
         raise DataError(f"{path}: cannot be read ({text.first_line(error)}).") from None
+
+
+def text_piece(path: str, dialect: text.Dialect, index: int, count: int) -> tuple[text.Dialect, Callable[[], Any]]:
+    """The lines of piece `index` of `count` of a file of text, cut at the ends of lines near equal numbers of bytes.
+
+    Returns:
+      How the piece is written, and a function that opens it.
+
+    Raises:
+      DataError: quotes stand open at its start or end, so that a row may be cut.
+    """
+    import pyarrow
+
+    with text.reading(path), open(path, "rb") as file:
+        for _ in range(dialect.header_line):
+            file.readline()
+        begin, size = file.tell(), file.seek(0, 2)
+
+        def border(i: int) -> int:
+            if i in (0, count):
+                return size if i else 0
+            file.seek(begin + (size - begin) * i // count - 1)
+            file.readline()
+            return file.tell()
+
+        first, last = border(index), border(index + 1)
+    with pyarrow.memory_map(path) as mapped:
+        mapped.seek(first)
+        piece = mapped.read_buffer(last - first)
+    blocks = iter(functools.partial(pyarrow.BufferReader(piece).read, PART_BYTES), b"")
+    if sum(block.count(b'"') for block in blocks) % 2:
+        raise DataError(f"{path}: cannot be cut into {count} pieces (a quoted cell may span lines).")
+    return dialect._replace(header_line=0 if index else dialect.header_line), lambda: pyarrow.BufferReader(piece)
 
 
 def _options(dialect: text.Dialect, kinds: dict[str, Any]) -> tuple[Any, Any, Any]:
@@ -150,17 +185,23 @@ def read_parquet(path: str) -> Table:
         return _parquet_table(path, file.read())
 
 
-def parquet_parts(path: str, names: Sequence[str]) -> Iterator[Table]:
-    """Some columns of a Parquet file, part by part.
+def parquet_parts(path: str, names: Sequence[str], index: int = 0, count: int = 1) -> Iterator[Table]:
+    """Some columns of a Parquet file, part by part: rows of piece `index` of `count`, from the groups that hold them.
 
     Raises:
       DataError: see `read_parquet`.
     """
-    first = 0
     with parquet_file(path) as file:
-        for part in file.iter_batches(batch_size=PART_ROWS, columns=list(names)):
-            yield _parquet_table(path, part, first)
-            first += len(part)
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        ends = np.cumsum([0, *sizes])
+        first, last = (int(ends[-1]) * i // count for i in (index, index + 1))
+        groups = [i for i in range(len(sizes)) if ends[i] < last and ends[i + 1] > first]
+        position = int(ends[groups[0]]) if groups else 0
+        for part in file.iter_batches(batch_size=PART_ROWS, row_groups=groups, columns=list(names)):
+            begin, end = max(first - position, 0), min(last - position, len(part))
+            if begin < end:
+                yield _parquet_table(path, part.slice(begin, end - begin), position + begin)
+            position += len(part)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from jaxgd.data import engines, text
 from jaxgd.data.choose import Choice
 from jaxgd.data.dataset import DataError
@@ -21,6 +23,18 @@ SMALL_FILE = 2**20
 Reader = Callable[[Sequence[str], Sequence[str]], Iterator[Table]]
 
 
+class Piece(NamedTuple):
+    """Some of the rows of a table in a file, to be read without the others.
+
+    Attributes:
+      parts: as one of the `readers` of `Large`.
+      table: (columns) -> the piece as one table.
+    """
+
+    parts: Reader
+    table: Callable[[Sequence[str]], Table]
+
+
 class Large(NamedTuple):
     """A table in a file that can be read in parts.
 
@@ -30,12 +44,15 @@ class Large(NamedTuple):
       num_rows: N; for a text file an estimate from the length of the first lines.
       readers: functions (columns of numbers, columns of text) -> tables. A reader is used if all readers before it
         fail.
+      piece: a function (index, count) -> one of `count` pieces of the rows, in their order; None if the file can only be
+        read from its start.
     """
 
     path: str
     names: tuple[str, ...]
     num_rows: int
     readers: tuple[Reader, ...]
+    piece: Callable[[int, int], Piece] | None = None
 
     def num_columns(self, choice: Choice) -> int:
         """The number of chosen columns, including the target."""
@@ -55,12 +72,27 @@ def large_text(path: str) -> Large:
     num_rows = num_bytes * start.count(b"\n") // max(len(start), 1)
 
     def fast(numbers: Sequence[str], words: Sequence[str]) -> Iterator[Table]:
-        return engines.text_parts(path, opened, numbers, words)
+        return engines.text_parts(path, dialect, opened, numbers, words)
 
     def careful(numbers: Sequence[str], words: Sequence[str]) -> Iterator[Table]:
         return text.careful(path, opened, engines.PART_ROWS)
 
-    return Large(path, dialect.header, num_rows, (fast, careful) if engines.installed("pyarrow") else (careful,))
+    def piece(index: int, count: int) -> Piece:
+        def parts(numbers: Sequence[str], words: Sequence[str]) -> Iterator[Table]:
+            return engines.text_parts(path, *engines.text_piece(path, dialect, index, count), numbers, words)
+
+        def table(names: Sequence[str]) -> Table:
+            found = engines.read_text(path, *engines.text_piece(path, dialect, index, count), None)
+            if found is None:
+                raise DataError(f"{path}: piece {index} of {count} cannot be read by itself.")
+            return found._replace(columns={name: found.columns[name] for name in names})
+
+        return Piece(parts, table)
+
+    if not engines.installed("pyarrow"):
+        return Large(path, dialect.header, num_rows, (careful,))
+    # A packed file can only be read from its start.
+    return Large(path, dialect.header, num_rows, (fast, careful), None if path.endswith(".gz") else piece)
 
 
 def _unpacked_bytes(path: str) -> int:
@@ -74,7 +106,21 @@ def large_parquet(path: str) -> Large:
     """A Parquet file."""
     with engines.parquet_file(path) as file:
         names, num_rows = tuple(file.schema_arrow.names), file.metadata.num_rows
-    return Large(path, names, num_rows, (lambda numbers, words: engines.parquet_parts(path, [*numbers, *words]),))
+
+    def piece(index: int, count: int) -> Piece:
+        def parts(numbers: Sequence[str], words: Sequence[str]) -> Iterator[Table]:
+            return engines.parquet_parts(path, [*numbers, *words], index, count)
+
+        def table(names: Sequence[str]) -> Table:
+            read = list(engines.parquet_parts(path, names, index, count))
+            if not read:
+                raise DataError(f"{path}: piece {index} of {count} has no rows.")
+            columns = {name: np.concatenate([part.columns[name] for part in read]) for name in names}
+            return Table(path, columns, first_row=read[0].first_row)
+
+        return Piece(parts, table)
+
+    return Large(path, names, num_rows, (piece(0, 1).parts,), piece)
 
 
 LARGE: dict[tuple[str, ...], Callable[[str], Large]] = {

@@ -110,7 +110,7 @@ def text_table(path: str) -> Table:
                 assert careful.lines is not None
                 return careful.lines()
 
-            table = engines.read_text(path, opened, lines)
+            table = engines.read_text(path, text.dialect_of(path, opened), opened, lines)
             if table is not None:
                 return table
         [careful] = text.careful(path, opened)

@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxgd.data.arrays import floating
 from jaxgd.data.dataset import Array, DataError, Dataset
+from jaxgd.data.processes import gather
 from jaxgd.types import LinearMapParams, LinearParams, LineParams
 from jaxgd.validation import check_rank, check_shape
 
@@ -118,6 +119,16 @@ def _scaling(inputs: Array, shared_unit: bool) -> tuple[Standardization, int | N
     return Standardization(mean, scale), int(np.argmax(constant)) if constant.any() else None
 
 
+def _scaling_of_shares(inputs: Array) -> tuple[Standardization, int | None]:
+    """`_scaling` of the rows of all processes, from the sums over each (Chan, Golub and LeVeque 1983)."""
+    mine = (len(inputs), inputs.mean(axis=0), inputs.var(axis=0), inputs.min(axis=0), inputs.max(axis=0))
+    sizes, means, variances, least, most = map(np.array, zip(*gather(mine), strict=True))
+    mean = np.average(means, axis=0, weights=sizes)
+    variance = np.average(variances + (means - mean) ** 2, axis=0, weights=sizes)
+    constant = least.min(axis=0) == most.max(axis=0)
+    return Standardization(mean, np.sqrt(variance)), int(np.argmax(constant)) if constant.any() else None
+
+
 def standardization(dataset: Dataset) -> Standardization:
     """Means and standard deviations of the inputs; one deviation for all columns if they share a unit.
 
@@ -130,7 +141,10 @@ def standardization(dataset: Dataset) -> Standardization:
     Raises:
       DataError: a column is constant.
     """
-    scaling, constant = _scaling(dataset.inputs, dataset.shared_unit)
+    if dataset.shares is None:
+        scaling, constant = _scaling(dataset.inputs, dataset.shared_unit)
+    else:
+        scaling, constant = _scaling_of_shares(dataset.inputs)
     if constant is not None:
         raise DataError(
             f"{dataset.name}, column {dataset.input_names[constant]!r}: constant "

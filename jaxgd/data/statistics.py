@@ -59,11 +59,24 @@ class Statistics(NamedTuple):
             apart = products[-1, :-1] / len(buffer)
             scatter = products[:-1, :-1] - len(buffer) * np.outer(apart, apart)
             mean = known + apart
-            if not self.num_rows:
-                return Statistics(len(buffer), mean, scatter)
-            num_rows, step = self.num_rows + len(buffer), mean - self.mean
-            between = self.num_rows * len(buffer) / num_rows * np.outer(step, step)
-            return Statistics(num_rows, self.mean + step * (len(buffer) / num_rows), self.scatter + scatter + between)
+            return self.joined(Statistics(len(buffer), mean, scatter))
+
+    def joined(self, other: "Statistics") -> "Statistics":
+        """The statistics of two sets of rows together.
+
+        Args:
+          other: of the second set.
+
+        Returns:
+          Those of N + n rows.
+        """
+        if not (self.num_rows and other.num_rows):
+            return self if self.num_rows else other
+        with np.errstate(all="ignore"):
+            num_rows, step = self.num_rows + other.num_rows, other.mean - self.mean
+            between = self.num_rows * other.num_rows / num_rows * np.outer(step, step)
+            mean = self.mean + step * (other.num_rows / num_rows)
+            return Statistics(num_rows, mean, self.scatter + other.scatter + between)
 
     def equivalent_rows(self) -> Array:
         """2 P rows with the same means and covariances as all N rows.

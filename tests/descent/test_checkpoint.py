@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import assert_trees_equal, slow
+from common import assert_trees_equal, free_address, slow
 
 import jaxgd
 from jaxgd import StopReason, problems
@@ -380,20 +380,18 @@ os._exit(0)
 
 def run_spread(folder, last=0, rate=0.01):
     """Two processes, each with half of the parameters, that end after checkpoint `last`; their outputs."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", SPREAD, address, str(i), str(folder), str(last), str(rate)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu"},
-        )
-        for i in range(2)
-    ]
-    ended = [process.communicate(timeout=120) for process in processes]
+    with free_address() as address:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", SPREAD, address, str(i), str(folder), str(last), str(rate)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu"},
+            )
+            for i in range(2)
+        ]
+        ended = [process.communicate(timeout=120) for process in processes]
     codes = [process.returncode for process in processes]
     return codes, [out.splitlines()[-1] if out else "" for out, _ in ended], ended[0][1][-2000:]
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxgd.descent import loop
 from jaxgd.descent.fast import blocks, row_steps
 from jaxgd.descent.fast.compressed import compress
-from jaxgd.descent.fast.sharded import ROWS_AXIS, sharded, spread
+from jaxgd.descent.fast.sharded import ROWS_AXIS, of_shares, sharded, shares_of, spread
 from jaxgd.descent.fast.tiled import tile_rows, tiled
 from jaxgd.descent.run import Run, State
 from jaxgd.types import Problem
@@ -104,6 +104,21 @@ def plan(
         inner = tiled(problem, tile_rows(batch, num_lanes)) if jax.default_backend() == "cpu" else problem
         return Plan(sharded(inner, mesh), spread(batch, mesh), chosen)
     return Plan(problem, batch, "plain")
+
+
+def plan_of_shares(problem: Problem, batch: Any, shares: tuple[int, ...]) -> Plan:
+    """Lay out rows of which every process has its own.
+
+    Args:
+      problem: what to minimise, whose loss is the mean or the sum over rows.
+      batch: the rows of this process.
+      shares: how many rows each process has.
+
+    Returns:
+      The plan; its problem and batch are given to `fit` as they are, with `evaluation="plain"`.
+    """
+    inner = tiled(problem, tile_rows(batch)) if jax.default_backend() == "cpu" else problem
+    return Plan(of_shares(inner), shares_of(batch, shares), "sharded")
 
 
 def fastest(

@@ -1,5 +1,6 @@
 """A sum over rows that are spread over devices."""
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -11,6 +12,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgd.descent.fast.parts import count_rows, evaluated_by, reduce_sum, sum_over, unpenalised
+from jaxgd.penalty import penalisable
 from jaxgd.types import Params, Problem, evaluate
 from jaxgd.validation import check_rows
 
@@ -72,6 +74,94 @@ def _sharded(problem: Problem, mesh: Mesh) -> Problem:
     return evaluated_by(problem, f"sharded({base.name}, {num_shards} devices)", value_and_grad, call)
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("rows", "counts"), meta_fields=("num_rows",))
+@dataclasses.dataclass(frozen=True)
+class Shares:
+    """Rows of which every process has its own, as many as it likes.
+
+    Attributes:
+      rows: a batch of global arrays, as many rows on each device; those of a device are filled up by its last one.
+      counts: `[devices]` int32, the rows of each device that count.
+      num_rows: N, those of all devices.
+    """
+
+    rows: Any
+    counts: jax.Array
+    num_rows: int
+
+
+def shares_of(batch: Any, shares: tuple[int, ...]) -> Shares:
+    """Lay out the rows of every process over all devices, without sending one of them.
+
+    Args:
+      batch: the rows of this process.
+      shares: how many rows each process has.
+
+    Returns:
+      The rows of all processes.
+    """
+    here, sharding = jax.local_device_count(), NamedSharding(_all_devices(), PartitionSpec(ROWS_AXIS))
+    each = max(-(-size // here) for size in shares)
+    places = np.array_split(np.arange(shares[jax.process_index()]), here)
+    # A device without rows is given zeros, none of which counts.
+    taken = [np.resize(np.append(place, place[-1:].repeat(each - len(place))), each) for place in places]
+    empty = np.repeat([not len(place) for place in places], each)
+
+    def laid_out(leaf: Any) -> jax.Array:
+        values = np.asarray(leaf)
+        if not len(values):
+            values = np.zeros((1, *values.shape[1:]), values.dtype)
+        filled = values[np.concatenate(taken).astype(int)]
+        filled[empty] = 0
+        return jax.make_array_from_process_local_data(sharding, filled)
+
+    counts = jax.make_array_from_process_local_data(sharding, np.array([len(place) for place in places], np.int32))
+    return Shares(jax.tree.map(laid_out, batch), counts, sum(shares))
+
+
+@functools.lru_cache(maxsize=256)
+def of_shares(problem: Problem) -> Problem:
+    """The problem on `Shares`: every device evaluates its rows, and the sums of all meet by `psum`."""
+    base = unpenalised(problem)
+
+    def value_and_grad(params: Params, shares: Shares) -> tuple[jax.Array, Params]:
+        def add_shares(params: Params, rows: Any, count: jax.Array) -> Any:
+            each = check_rows(rows)
+            total = sum_over(base, params, rows, each)
+            # All devices run one program on arrays of one shape. What the rows that fill one up add is taken off.
+            one = sum_over(base, params, jax.tree.map(lambda array: array[-1:], rows), 1)
+            spare = each - count[0]
+            total = jax.tree.map(lambda leaf, by_one: leaf - spare.astype(leaf.dtype) * by_one, total, one)
+            return _sum_over_devices(total, (ROWS_AXIS,))
+
+        add_up = jax.shard_map(
+            add_shares,
+            mesh=_all_devices(),
+            in_specs=(PartitionSpec(), PartitionSpec(ROWS_AXIS), PartitionSpec(ROWS_AXIS)),
+            out_specs=PartitionSpec(),
+            check_vma=False,
+        )
+        return reduce_sum(base, add_up(params, shares.rows, shares.counts), shares.num_rows)
+
+    changed = base._replace(
+        name=f"sharded({base.name}, {len(jax.devices())} devices)",
+        loss=lambda params, shares: value_and_grad(params, shares)[0],
+        grad=lambda params, shares: value_and_grad(params, shares)[1],
+        value_and_grad=value_and_grad,
+        minimizer=None,
+        check_batch=None,  # what looks at rows is for those who have them
+        row_sum=None,
+        second_order=None,
+        accepts=base.accepts._replace(batch=lambda shares: shares),
+        call=None,
+    )
+    return penalisable(changed, problem.l2) if problem.penalty is not None else changed
+
+
+def _all_devices() -> Mesh:
+    return Mesh(np.asarray(jax.devices()), (ROWS_AXIS,))
+
+
 def _sum_over_devices(tree: Any, axes: tuple[str, ...]) -> Any:
     """The sums of all devices, sent as one buffer for each dtype: a message costs a round trip, however short it is."""
     leaves, structure = jax.tree.flatten(tree)
@@ -98,7 +188,7 @@ def spread(batch: Any, mesh: Mesh) -> Any:
 
 def everywhere(tree: Any) -> Any:
     """What every process holds in the same way, as global arrays on all devices of all processes."""
-    return _placed(tree, NamedSharding(Mesh(np.asarray(jax.devices()), (ROWS_AXIS,)), PartitionSpec()))
+    return _placed(tree, NamedSharding(_all_devices(), PartitionSpec()))
 
 
 def automatic(mesh: Mesh) -> Mesh:
