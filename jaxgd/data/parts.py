@@ -44,7 +44,7 @@ class Large(NamedTuple):
       num_rows: N; for a text file an estimate from the length of the first lines.
       readers: functions (columns of numbers, columns of text) -> tables. A reader is used if all readers before it
         fail.
-      piece: a function (index, count) -> one of `count` pieces of the rows, in their order; None if the file can only be
+      piece: a function (index, count) -> one of `count` pieces of the rows, in order; None if the file can only be
         read from its start.
     """
 
