@@ -148,12 +148,12 @@ def of_shares(problem: Problem) -> Problem:
         loss=lambda params, shares: value_and_grad(params, shares)[0],
         grad=lambda params, shares: value_and_grad(params, shares)[1],
         value_and_grad=value_and_grad,
-        minimizer=None,
-        check_batch=None,  # what looks at rows is for those who have them
         row_sum=None,
         second_order=None,
-        accepts=base.accepts._replace(batch=lambda shares: shares),
-        call=None,
+        # What looks at single rows is for those who have them.
+        system=base.system._replace(
+            minimizer=None, check_batch=None, call=None, accepts=base.accepts._replace(batch=lambda shares: shares)
+        ),
     )
     return penalisable(changed, problem.l2) if problem.penalty is not None else changed
 
