@@ -46,14 +46,12 @@ def take_step(run: Run, state: State, part: Any, closes: bool) -> tuple[State, H
     before, after = Point(state.params, state.rule_state), Point(params, rule_state)
     step = Step(state.step, running, closes, loss, grads, grad_norm, updates, before, after)
     reason, watch = judge(run.limits, state.watch, step)
-    # Without the barrier the compiler puts the whole judgement into every kernel that asks for it, one a leaf.
-    reason = lax.optimization_barrier(reason)
     # A step that ends the run is not taken, except NO_CHANGE, whose step is the proof; NONFINITE also takes one back.
     advance = running & ((reason == StopReason.MAX_STEPS) | (reason == StopReason.NO_CHANGE))
     retreat = running & (reason == StopReason.NONFINITE) & (state.num_steps > 0)
-    params, rule_state = optax.tree.where(advance, after, before)
+    # The state of the rule is not held back: after a stop nobody asks for it, and for Adam it is twice the parameters.
     following = state._replace(
-        params=optax.tree.where(retreat, state.previous, params),
+        params=optax.tree.where(retreat, state.previous, optax.tree.where(advance, params, state.params)),
         previous=optax.tree.where(advance, state.params, state.previous),
         rule_state=rule_state,
         step=state.step + 1,
