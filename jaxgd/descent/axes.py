@@ -51,6 +51,7 @@ def check_tunable(optimizer: Any, over: Mapping[str, Any]) -> None:
     """
     for name, values in over.items():
         try:
+            # Only a traced value shows it: `if momentum:` inside an optimizer works with every number.
             jax.eval_shape(lambda value, name=name: (optimizer(0.1, **{name: value}), 0)[1], values[0])
         except jax.errors.ConcretizationTypeError:
             shown = getattr(optimizer, "__name__", "the optimizer")
@@ -92,6 +93,7 @@ def over_batch_sizes(
     if set(lengths.values()) != {len(counts)}:
         listed = ", ".join(f"{name} {length}" for name, length in (lengths | {"batch_size": len(counts)}).items())
         raise ValueError(f"zipped axes of `over` must have one length, got {listed}.")
+    # Lanes of one size are one program, so they run together, and are put back into their order.
     groups = {size: np.array([i for i, other in enumerate(counts) if other == size]) for size in dict.fromkeys(counts)}
     parts = [
         run_sweep(over=jax.tree.map(lambda leaf, lanes=lanes: leaf[lanes], dict(others)), batch_size=size)

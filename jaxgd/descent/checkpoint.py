@@ -56,6 +56,7 @@ def save(folder: Path, settings: dict[str, str], position: int, state: Any) -> N
         "arrays": [{"dtype": str(array.dtype), "shape": array.shape} for array in arrays],
     }
     payload = b"\n".join([json.dumps(header).encode(), b"".join(array.tobytes() for array in arrays)])
+    # Written beside its name and then renamed: whoever reads finds a whole checkpoint, whenever this process ends.
     handle, temporary = tempfile.mkstemp(prefix=".checkpoint-", dir=folder)
     try:
         with os.fdopen(handle, "wb") as file:

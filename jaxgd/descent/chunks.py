@@ -70,6 +70,7 @@ class Cut(NamedTuple):
 def default_chunk(num_steps: int, steps_per_epoch: int, block_size: int) -> int:
     """Steps of a chunk: a twentieth of the run in whole blocks; or an epoch, as parts of epochs are more programs."""
     share = -(-num_steps // NUM_CHUNKS)
+    # Parts of an epoch need a program for the last of them too, which closes it.
     if 1 < steps_per_epoch <= num_steps // 2:
         return max(share, steps_per_epoch)
     return share // block_size * block_size if 0 < block_size <= share else share

@@ -134,5 +134,6 @@ def _are_centred(batch: Any) -> bool:
     inputs = getattr(batch, "inputs", None)
     if inputs is None or jnp.ndim(inputs) != 2:
         return True
+    # A mean far from 0 makes the largest eigenvalue of X^T X larger by its square, and the limit smaller by as much.
     scale = jnp.sqrt(jnp.mean(jnp.square(inputs)))
     return bool(jnp.all(jnp.abs(jnp.mean(inputs, axis=0)) <= 0.01 * scale))

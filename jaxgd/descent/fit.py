@@ -129,6 +129,7 @@ def fit(  # noqa: D417 (the decorator adds the other arguments)
     if held_out is not None:
         judge = judge_of(problem, params, held_out, sum(1 for _ in cut.chunks(settings.num_steps)))
     if folder is not None:
+        # Of the caller's problem and rows: how they are evaluated may differ on the machine that goes on.
         told = _fingerprint(Program(problem, settings), params, given._replace(batch=batch))
         told |= {"evaluation": evaluation, "chunk_steps": str(cut.chunk_steps), "held_out": digest(held_out)}
     if jax.process_count() > 1:
@@ -196,6 +197,7 @@ def _resumed(host: _Host, num_steps: int, begun: _Place, held: contextlib.ExitSt
     """How many chunks the folder says are done, and the place after them; `held` keeps other runs out of the folder."""
     if host.folder is None:
         return 0, begun
+    # One process holds the folder for all that run together.
     if not jax.process_index():
         held.enter_context(locked(host.folder))
     passes = functools.partial(_passes, host.cut, num_steps)
@@ -211,6 +213,7 @@ def _passes(cut: Cut, num_steps: int, position: int, fewer_steps: int) -> bool:
 
 
 def _take(program: Program, given: Given, chunk: Chunk, state: State) -> State:
+    """The state after a chunk, once it is there: a signal is to be noted before the next chunk, not after it."""
     # The history, which may be long, is given away and written to where it lies.
     bare, history = state._replace(history=History()), state.history
     return jax.block_until_ready(_run(program, chunk, bare, history, given))

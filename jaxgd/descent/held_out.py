@@ -72,7 +72,8 @@ def judge_of(problem: Problem, params: Params, rows: Any, num_chunks: int) -> Ju
             empty = np.full(num_chunks + 1, np.nan, shape.dtype)
             judged = Judged(np.full(num_chunks + 1, -1, np.int32), empty, state.params)
         steps, losses = np.array(judged.steps), np.array(judged.losses)
-        is_best = not np.any(losses[:position] <= loss)
+        # Of equal losses the first is the best. NaN is never the lowest, and later losses are compared without it.
+        is_best = loss < np.fmin.reduce(losses[:position], initial=np.inf)
         steps[position], losses[position] = np.asarray(state.num_steps), loss
         return Judged(steps, losses, state.params if is_best else judged.best_params)
 

@@ -45,6 +45,7 @@ def write(history: History, entry: History, number: jax.Array, every: int) -> Hi
 
     If `every` is above 1, the history has one entry more than is kept, which takes all the others.
     """
+    # `//` rounds towards minus infinity, which takes more kernels than `lax.div`; steps are never negative.
     index = lax.div(number, jnp.full_like(number, every))
 
     def put(values: jax.Array, value: jax.Array) -> jax.Array:

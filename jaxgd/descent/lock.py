@@ -39,6 +39,7 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
+        # Read by the run that is refused; the lock itself is the system's, and ends with this process.
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

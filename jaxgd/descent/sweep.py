@@ -116,6 +116,7 @@ def sweep(  # noqa: D417 (the decorator adds the other arguments)
     for first in range(0, num_lanes, at_once):
         # The last chunk is filled up with its last lane, so that one program serves all.
         lanes = np.minimum(np.arange(first, first + at_once), num_lanes - 1)
+        # Lanes are indices into the axes, so that a product of axes takes no more memory than the axes themselves.
         indices = (lanes,) * len(lengths) if zipped else np.unravel_index(lanes, shape)
         index = {name: on_device(entries.astype(np.int32)) for name, entries in zip(lengths, indices, strict=True)}
         if mesh is not None:

@@ -53,6 +53,18 @@ def test_the_held_out_loss_is_that_of_the_parameters_after_every_chunk():
     np.testing.assert_allclose(result.best_params.weights, found[lowest][0], rtol=1e-10)
 
 
+def test_a_held_out_loss_that_is_nan_is_not_the_lowest():
+    """theta = 1 - 0.9^t on the row 1; the loss of the row 3 is NaN from theta = 0.5 on, 7 steps."""
+    problem = jaxgd.autodiff(
+        lambda p, b: jnp.sum(jnp.where((b > 2) & (p > 0.5), jnp.nan, (p - b) ** 2)), name="nan beyond a half"
+    )
+    result = jaxgd.fit(
+        problem, jnp.zeros(1), jnp.ones(1), learning_rate=0.05, num_steps=10, chunk_steps=1, held_out=jnp.full(1, 3.0)
+    )
+    assert np.isnan(result.held_out.loss).tolist() == [False] * 7 + [True] * 4
+    np.testing.assert_allclose(result.best_params, 1 - 0.9**6, rtol=1e-12)
+
+
 def test_a_run_without_held_out_rows_is_as_before():
     plain, watched = run(held_out=None), run()
     assert plain.held_out is None
