@@ -1,10 +1,13 @@
 """The search for the mistakes that made leaves wrong."""
 
 import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from jaxgd.gradcheck import reference
+from jaxgd.gradcheck import reference, untraced
 from jaxgd.gradcheck.backward.program import name_of_unit
 from jaxgd.gradcheck.conjugate import agreeing, conjugates
 from jaxgd.gradcheck.facts import EPS64, GradientFacts, LossFacts
@@ -88,7 +91,11 @@ def _case(pair: Pair, rng: np.random.Generator, found: Gradients, programs: tupl
     # Functions with float32 written into them: factors and the like show, small edits of the backward pass do not.
     unit = reference.unit_of(pair, *programs)
     narrow = EPS64 < unit <= np.finfo(np.float32).eps
-    wide = pair.loss.traceable and pair.loss.way.wide and not narrow
+    trace: Callable[[Point], Any] | None = None
+    if pair.loss.derivative == "torch":
+        trace = untraced.trace_in_jax(pair, rng)
+    elif pair.loss.traceable and pair.loss.way.wide and not narrow:
+        trace = functools.partial(reference.program, pair)
     return Case(
         names=pair.names,
         labels=pair.labels,
@@ -100,6 +107,6 @@ def _case(pair: Pair, rng: np.random.Generator, found: Gradients, programs: tupl
         both=lambda point: (pair.hand(point, np.float64), right(point)),
         right=right,
         elsewhere=lambda distance, **moving: pair.elsewhere(rng, distance, **moving),
-        trace=(lambda point: reference.program(pair, point)) if wide else None,
+        trace=trace,
         exact=MARGIN * unit if narrow else 1e-6 if pair.loss.iterates else EXACT,
     )

@@ -14,7 +14,7 @@ from jaxgd.gradcheck.backward.tape import record
 from jaxgd.gradcheck.disputed import between
 from jaxgd.gradcheck.finding import Finding, Kind
 from jaxgd.gradcheck.inputs import Arrays, Point
-from jaxgd.gradcheck.mistakes import Case, explain
+from jaxgd.gradcheck.mistakes import Case, explain, tensors
 from jaxgd.gradcheck.mistakes.values import central_differences, in_jax
 from jaxgd.gradcheck.pair import Pair, all_finite, dot, gap, ratio, size
 from jaxgd.gradcheck.precision import precision
@@ -119,7 +119,7 @@ def _causes(
 ) -> tuple[list[Finding], Arrays]:
     """A finding for each leaf whose mistake has a name, and the right gradient; both empty if it is not known."""
     value = _value(pair)
-    trace = _in_jax(pair, rng, value)
+    trace = trace_in_jax(pair, rng)
     right: Callable[[Point], Arrays | None]
     if trace is not None:
         exact = 1e-9
@@ -173,10 +173,22 @@ def _value(pair: Pair) -> Callable[[Point], float]:
     return value
 
 
-def _in_jax(pair: Pair, rng: np.random.Generator, value: Callable[[Point], float]) -> Callable[[Point], Any] | None:
-    """Traces the loss with jax.numpy in place of NumPy, if it can be traced so and has the same values."""
-    # What JAX traces but does not differentiate, such as a kernel of Pallas, can be taken apart and run backwards.
-    function = pair.loss.function if pair.loss.traceable else in_jax(pair.loss.function)
+def trace_in_jax(pair: Pair, rng: np.random.Generator) -> Callable[[Point], Any] | None:
+    """Trace a loss with jax.numpy in place of NumPy or PyTorch.
+
+    Args:
+      pair: a loss that JAX cannot trace, or not differentiate: a kernel of Pallas can be taken apart and run backwards.
+      rng: draws a point at which the values are compared, too.
+
+    Returns:
+      `point -> the program`; None if the loss cannot be traced so, or has other values then.
+    """
+    value = _value(pair)
+    function: Callable[..., Any] | None = pair.loss.function
+    if pair.loss.derivative == "torch":
+        function = tensors.of_arrays(in_jax(pair.loss.function) or pair.loss.function)
+    elif not pair.loss.traceable:
+        function = in_jax(pair.loss.function)
     if function is None or pair.loss.has_aux:
         return None
     programs: dict[Any, Any] = {}

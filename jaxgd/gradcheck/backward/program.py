@@ -100,6 +100,9 @@ NOWHERE = Source("", "", ())
 OWN = str(Path(__file__).parents[1])
 """The folder of the checker, whose own operations have no place in the user's code."""
 
+STANDING_IN = str(Path(OWN) / "mistakes" / "tensors.py")
+"""The file of functions that stand for those of another library: the user's line is the one that calls them."""
+
 
 @functools.lru_cache(maxsize=4096)
 def _source(info: Any) -> Source:
@@ -133,7 +136,8 @@ def _frames(info: Any) -> list[Any]:
     try:  # the columns of an expression are not part of JAX's public interface
         from jax._src import source_info_util
 
-        return list(source_info_util.user_frames(info.traceback))
+        frames = list(source_info_util.user_frames(info.traceback))
+        return [frame for frame in frames if frame.file_name != STANDING_IN]
     except (ImportError, AttributeError, TypeError):
         return []
 

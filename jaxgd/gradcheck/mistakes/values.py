@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxgd.gradcheck.inputs import Arrays
+from jaxgd.gradcheck.mistakes import tensors
 
 MAX_ENTRIES = 400
 """Parameters of which each is moved on its own."""
@@ -22,6 +23,9 @@ MODULES = {
     "autograd.scipy.special": "jax.scipy.special",
 }
 """Modules of NumPy functions, and the modules of JAX that have the same functions."""
+
+LIBRARIES = ("numpy", "scipy", "jax", "autograd", "torch")
+"""Whose functions are not looked into."""
 
 MAX_DEPTH = 6
 
@@ -87,6 +91,8 @@ def in_jax(function: Callable[..., Any]) -> Callable[..., Any] | None:
 def _in_jax(thing: Any, depth: int) -> Any:
     if depth > MAX_DEPTH:
         return thing
+    if (of_torch := tensors.in_jax(thing)) is not None:
+        return of_torch
     if isinstance(thing, types.ModuleType):
         return importlib.import_module(MODULES[thing.__name__]) if thing.__name__ in MODULES else thing
     if isinstance(thing, functools.partial):
@@ -97,7 +103,7 @@ def _in_jax(thing: Any, depth: int) -> Any:
     module = getattr(thing, "__module__", None)
     if isinstance(thing, np.ufunc) or (callable(thing) and module in MODULES):
         return getattr(importlib.import_module(MODULES.get(module or "numpy", "jax.numpy")), thing.__name__, thing)
-    if isinstance(thing, types.FunctionType) and not (module or "").startswith(("numpy", "scipy", "jax", "autograd")):
+    if isinstance(thing, types.FunctionType) and not (module or "").startswith(LIBRARIES):
         return _function_in_jax(thing, depth)
     return thing
 
