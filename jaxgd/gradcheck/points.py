@@ -185,21 +185,10 @@ def _steps_scaled(x: Array, noise: Array) -> Array:
 
 
 SETS = (
-    Set(
-        "orthogonal",
-        _orthogonal,
-        _rotated,
-        _skewed,
-        lambda x: _nearest_orthogonal(_nearest_orthogonal(x)),
-    ),
+    Set("orthogonal", _orthogonal, _rotated, _skewed, lambda x: _nearest_orthogonal(_nearest_orthogonal(x))),
     Set("positive definite", _positive_definite, _congruent, _symmetrised),
     Set("symmetric", _symmetric, lambda x, noise: _symmetrised(x, x * (1 + noise)), _symmetrised),
-    Set(
-        "triangular",
-        lambda x: _triangle(x) is not None,
-        _scaled,
-        lambda x, direction: direction * _triangle(x),
-    ),
+    Set("triangular", lambda x: _triangle(x) is not None, _scaled, lambda x, direction: direction * _triangle(x)),
     Set("on the simplex", _on_simplex, _reweighted, _without_mean, lambda x: x / x.sum(-1, keepdims=True)),
 )
 """Sets of parameters, in the order in which they are tried; an identity matrix is positive definite, not orthogonal."""

@@ -17,7 +17,7 @@ from jaxgd.gradcheck.derivatives import DERIVATIVES, custom_functions
 from jaxgd.gradcheck.functions import BadLoss, Gradient, Loss, Way, value_of
 from jaxgd.gradcheck.inputs import Inputs, Layout, Point
 from jaxgd.gradcheck.precision import precision
-from jaxgd.gradcheck.programs import Programs
+from jaxgd.gradcheck.programs import Programs, kept
 
 KEPT = 4
 """Functions of each kind that are kept with what was compiled of them. Each holds megabytes."""
@@ -104,12 +104,7 @@ def _kept(table: Any, function: Callable[..., Any], form: tuple[Inputs, bool], m
     owner = (id(function.__self__), id(function.__func__)) if isinstance(function, types.MethodType) else id(function)
     forms = tuple((np.shape(leaf), str(getattr(leaf, "dtype", type(leaf)))) for leaf in jax.tree.leaves(inputs.point))
     key = owner, inputs.layout, forms, has_aux, jax.config.read("jax_enable_x64")
-    if key not in table:
-        table[key] = make()
-        if len(table) > KEPT:
-            _release(table.popitem(last=False)[1])
-    table.move_to_end(key)
-    return table[key]
+    return kept(table, key, make, KEPT, _release)
 
 
 def _release(owner: Loss | Gradient) -> None:

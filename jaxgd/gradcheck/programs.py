@@ -61,7 +61,7 @@ class Trace:
 
     def _of(self, layout: Layout, arrays: tuple[Any, ...]) -> Any:
         make = jax.make_jaxpr(functools.partial(self._function, layout), return_shape=True)
-        return _kept(self._known, _key(layout, arrays), lambda: make(*arrays))
+        return kept(self._known, _key(layout, arrays), lambda: make(*arrays))
 
     def program(self, layout: Layout, *arrays: Any) -> Any:
         """The function as a jaxpr.
@@ -101,7 +101,7 @@ class Programs:
 
     def trace(self, layout: Layout, *arrays: Any) -> Any:
         """Trace the function."""
-        return _kept(self._traced, _key(layout, arrays), lambda: self._trace(layout, arrays))
+        return kept(self._traced, _key(layout, arrays), lambda: self._trace(layout, arrays))
 
     def _trace(self, layout: Layout, arrays: tuple[Any, ...]) -> Any:
         return jax.jit(functools.partial(self._function, layout)).trace(*arrays)
@@ -118,7 +118,7 @@ class Programs:
             lowered = self.trace(layout, *arrays).lower()
             return lowered.compile(compiler_options=quick() if size <= SMALL else None)
 
-        return _kept(self._compiled, _key(layout, arrays), compile_it)
+        return kept(self._compiled, _key(layout, arrays), compile_it)
 
 
 def _key(layout: Layout, arrays: tuple[Any, ...]) -> Any:
@@ -133,12 +133,20 @@ def _form(leaf: Any) -> Any:
     return np.shape(leaf), getattr(leaf, "dtype", type(leaf)), getattr(leaf, "weak_type", False)
 
 
-def _kept(table: "collections.OrderedDict[Any, Any]", key: Any, make: Callable[[], Any]) -> Any:
-    """An entry of a table that forgets what was not used for longest."""
+def kept(
+    table: "collections.OrderedDict[Any, Any]",
+    key: Any,
+    make: Callable[[], Any],
+    limit: int = KEPT,
+    forget: Callable[[Any], None] | None = None,
+) -> Any:
+    """An entry of a table that forgets what was not used for longest, and says so to `forget`."""
     if key not in table:
         table[key] = make()
-        if len(table) > KEPT:
-            table.popitem(last=False)
+        if len(table) > limit:
+            _, oldest = table.popitem(last=False)
+            if forget is not None:
+                forget(oldest)
     table.move_to_end(key)
     return table[key]
 

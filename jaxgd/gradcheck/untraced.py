@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.gradcheck import facts, reference
+from jaxgd.gradcheck.backward.record import record
 from jaxgd.gradcheck.backward.sweep import gradient
-from jaxgd.gradcheck.backward.tape import record
 from jaxgd.gradcheck.disputed import between
 from jaxgd.gradcheck.finding import Finding, Kind
 from jaxgd.gradcheck.inputs import Arrays, Point

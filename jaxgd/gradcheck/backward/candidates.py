@@ -21,10 +21,11 @@ from jaxgd.gradcheck.backward.others import (
     other_turns,
     other_values,
 )
-from jaxgd.gradcheck.backward.reading import Candidate, Reading, operation, words_of, words_of_all
+from jaxgd.gradcheck.backward.reading import Candidate, Reading, operation
 from jaxgd.gradcheck.backward.site import Change, Site
 from jaxgd.gradcheck.backward.sweep import Edge, region
 from jaxgd.gradcheck.backward.wheres import bypassed, conditions
+from jaxgd.gradcheck.backward.words import words_of, words_of_all
 from jaxgd.gradcheck.finding import Kind
 
 MAX_SPAN = 24

@@ -6,7 +6,7 @@ To add an operation, add its entry; `families` says which entries apply to an ed
 
 from collections.abc import Iterator
 
-from jaxgd.gradcheck.backward import arrays, elementwise, jacobians, matrices, norms
+from jaxgd.gradcheck.backward import arrays, elementwise, jacobians, matrices, norms, signals
 from jaxgd.gradcheck.backward.arithmetic import UNARY
 from jaxgd.gradcheck.backward.site import Change, Site
 
@@ -30,15 +30,15 @@ EDITS: dict[str, tuple[Change, ...]] = {
     "reduce_max": arrays.REDUCE_MAX,
     "reduce_min": arrays.REDUCE_MAX,
     "broadcast_in_dim": arrays.BROADCAST,
-    "gather": arrays.GATHER,
-    "conv_general_dilated": arrays.CONVOLUTION,
+    "gather": signals.GATHER,
+    "conv_general_dilated": signals.CONVOLUTION,
     "pow": elementwise.POWER,
     "rem": elementwise.REMAINDER,
     "triangular_solve": matrices.TRIANGULAR_SOLVE,
     "cholesky": matrices.CHOLESKY,
-    "cumsum": arrays.CUMULATIVE,
-    "padded": arrays.PADDED,
-    "fft": arrays.FOURIER,
+    "cumsum": signals.CUMULATIVE,
+    "padded": signals.PADDED,
+    "fft": signals.FOURIER,
     "complex": elementwise.COMPLEX,
     "passed on": jacobians.PASSED_ON,
     "jacobian": jacobians.JACOBIAN,
@@ -85,7 +85,7 @@ def families(site: Site, elementwise: bool = False) -> Iterator[str]:
             yield "solve"
         if not elementwise and len(site.step.ins) == 1 and name in UNARY and name not in PLAIN:
             yield "passed on"
-        if arrays.is_padded(site):
+        if signals.is_padded(site):
             yield "padded"
         elif site.x.shape != site.y.shape:
             yield "matrix scalar"

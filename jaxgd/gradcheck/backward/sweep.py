@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxgd.gradcheck.backward.tape import Tape, record
+from jaxgd.gradcheck.backward.record import record
+from jaxgd.gradcheck.backward.tape import Tape
 from jaxgd.gradcheck.precision import precision
 
 Change = Callable[[Any, Any], Any]

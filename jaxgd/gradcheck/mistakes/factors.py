@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgd.gradcheck.backward.tape import TooLongError, record
+from jaxgd.gradcheck.backward.record import TooLongError, record
 from jaxgd.gradcheck.mistakes.study import EXACT, Study
 
 SIMPLE = {2.0: "2", 3.0: "3", 4.0: "4", 0.5: "1/2", 0.25: "1/4", 1 / 3: "1/3"}

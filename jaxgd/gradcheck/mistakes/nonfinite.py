@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from jaxgd.gradcheck.backward.reading import label, operation, read
+from jaxgd.gradcheck.backward.record import TooLongError, record
 from jaxgd.gradcheck.backward.sweep import backward
-from jaxgd.gradcheck.backward.tape import TooLongError, record
 from jaxgd.gradcheck.inputs import Point
 
 

@@ -4,19 +4,14 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from jaxgd.gradcheck.backward.candidates import candidates
-from jaxgd.gradcheck.backward.reading import Candidate, Reading, label, read
-from jaxgd.gradcheck.backward.sweep import backward, leaves
-from jaxgd.gradcheck.backward.tape import Tape, TooLongError, record
-from jaxgd.gradcheck.backward.trial import Trial, real, trial
+from jaxgd.gradcheck.backward.reading import Candidate, label
+from jaxgd.gradcheck.backward.trial import Trial, trial
 from jaxgd.gradcheck.finding import Kind
-from jaxgd.gradcheck.inputs import Point
 from jaxgd.gradcheck.mistakes.factors import cause, is_known
+from jaxgd.gradcheck.mistakes.passes import WHOLE, Passes, scalars, tape_of
 from jaxgd.gradcheck.mistakes.study import Case, Explanation, Place, Study, common, size
-from jaxgd.gradcheck.precision import precision
 
 PAIR_CANDIDATES = 56
 """Candidates of which all pairs are tried where one does not explain the gradient."""
@@ -37,76 +32,6 @@ RANK = {
     Kind.SIGN: -0.5,
 }
 """Which kind is preferred where several candidates fit: a path that is cut looks like many edits whose result is 0."""
-
-
-WHOLE = Candidate(Kind.FACTOR, "", ())
-"""No change: what is left is a factor of the whole gradient."""
-
-
-class Passes(NamedTuple):
-    """The backward pass of the loss at every place.
-
-    Attributes:
-      tapes: one for each place, of the same operations.
-      reading: of the first.
-      candidates: what is tried.
-      rules: whether functions with a custom_jvp are one operation.
-      scalars: powers of the scalars of the loss, and their values at every place.
-    """
-
-    tapes: list[Tape]
-    reading: Reading
-    candidates: list[Candidate]
-    rules: bool
-    scalars: tuple[list[tuple[int, int]], Any]
-
-
-def passes(case: Case, places: Sequence[Place]) -> Passes | None:
-    """Make the backward pass of a loss from a trace of it.
-
-    Args:
-      case: the wrong gradient.
-      places: the points at which both gradients are known.
-
-    Returns:
-      The passes; None if the loss cannot be traced, if its operations differ from place to place, or if its backward
-      pass does not give the right gradient.
-    """
-    if case.trace is None:
-        return None
-    program = case.trace(case.point)
-    for rules in (False, True):
-        try:
-            tapes = [_tape(case, program, place.point, rules) for place in places]
-            good = all(_is_right(tape, place) for tape, place in zip(tapes, places, strict=True))
-        except (TooLongError, NotImplementedError, TypeError, ValueError):
-            continue
-        if good and len({tuple(step.name for step in tape.steps) for tape in tapes}) == 1:
-            reading = read(tapes[0], _names(case))
-            tapes = [tape._replace(grads=tuple(place.hand)) for tape, place in zip(tapes, places, strict=True)]
-            with precision(np.float64):  # whether a change applies may be asked of values at other inputs
-                tried = [WHOLE, *candidates(reading)]
-            return Passes(tapes, reading, tried, rules, _scalars(tapes))
-    return None
-
-
-def _names(case: Case) -> tuple[str, ...]:
-    arrays = [f"array argument {i}" for i in range(len(case.point.arrays))]
-    return (*(name or "params" for name in case.names), *case.labels, *arrays)
-
-
-def _tape(case: Case, program: Any, point: Point, rules: bool) -> Tape:
-    inputs = jax.tree.leaves(point)
-    active = [i < len(point.params) for i in range(len(inputs))]
-    return record(program, inputs, active, through=case.through, rules=rules)
-
-
-def _is_right(tape: Tape, place: Place) -> bool:
-    found = leaves(backward(tape), tape, len(place.right))
-    return all(
-        size(real(rows[0]) - real(right)) <= 1e-9 * size(right) + 1e-300
-        for rows, right in zip(found, place.right, strict=False)
-    )
 
 
 def one_change(study: Study, leaves: list[int]) -> dict[int, Explanation]:
@@ -148,10 +73,10 @@ def one_term(study: Study, leaves: list[int]) -> dict[int, Explanation]:
             continue
         assert case.trace is not None
         program = case.trace(case.point)
-        tapes = [_tape(case, program, part.point, made.rules) for part in parts]
+        tapes = [tape_of(case, program, part.point, made.rules) for part in parts]
         if [step.name for step in tapes[0].steps] != [step.name for step in made.tapes[0].steps]:
             continue
-        term = made._replace(tapes=tapes, scalars=_scalars(tapes))
+        term = made._replace(tapes=tapes, scalars=scalars(tapes))
         for leaf, explanation in _search(
             study._replace(places=parts), term, rest, [(c,) for c in made.candidates], exactly=True
         ).items():
@@ -310,21 +235,6 @@ def _of_factor(study: Study, made: Passes, constants: list[float]) -> str:
             squared = "^2" if abs(power) == 2 else ""
             return f", and the whole is {verb} {minus}{label(made.reading, number)}{squared}"
     return ""
-
-
-def _scalars(tapes: Sequence[Tape]) -> tuple[list[tuple[int, int]], Any]:
-    """Powers of the scalars of a loss that change from place to place: which they are, and `[powers, places]`."""
-    first, powers, rows = tapes[0].values, [], [np.empty((0, len(tapes)))]
-    for number, value in enumerate(first):
-        if np.size(value) != 1 or value.dtype.kind != "f":
-            continue
-        scalar = np.array([float(np.ravel(tape.values[number])[0]) for tape in tapes])
-        with np.errstate(all="ignore"):
-            of_power = {power: scalar ** float(power) for power in (1, 2, -1, -2)}
-        if len(set(scalar.tolist())) > 1 and np.isfinite(of_power[-2]).all():
-            powers += [(number, power) for power in of_power]
-            rows += [row[None] for row in of_power.values()]
-    return powers, np.concatenate(rows)
 
 
 def _in_words(changes: tuple[Candidate, ...], instead: str, times: str, untouched: list[str]) -> Explanation:

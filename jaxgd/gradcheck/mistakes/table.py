@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxgd.gradcheck.finding import Finding, Kind
 from jaxgd.gradcheck.mistakes import arguments, leaves, penalties, rows, shapes, steps
+from jaxgd.gradcheck.mistakes.passes import passes
 from jaxgd.gradcheck.mistakes.study import Case, Explanation, Study, study
 from jaxgd.gradcheck.where import where
 
@@ -92,7 +93,7 @@ def explain(case: Case) -> list[Finding]:
     Returns:
       One finding for each leaf of `case.wrong`; UNKNOWN where nothing reproduces it at every place.
     """
-    seen = study(case, functools.partial(steps.passes, case))
+    seen = study(case, functools.partial(passes, case))
     found: dict[int, Explanation] = {}
     stopped = False
     for mistake in MISTAKES if len(seen.places) > 1 else ():

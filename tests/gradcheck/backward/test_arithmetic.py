@@ -7,8 +7,8 @@ import pytest
 
 from jaxgd.gradcheck.backward.arithmetic import UNARY, VALUES
 from jaxgd.gradcheck.backward.pulls import PULLS
+from jaxgd.gradcheck.backward.record import record
 from jaxgd.gradcheck.backward.sweep import backward, gradient, leaves
-from jaxgd.gradcheck.backward.tape import record
 
 RNG = np.random.default_rng(0)
 x, y = RNG.uniform(0.2, 0.9, 5), RNG.uniform(0.3, 2.0, 5)

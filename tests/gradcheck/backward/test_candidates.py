@@ -8,8 +8,8 @@ import pytest
 from jaxgd.gradcheck.backward.candidates import candidates
 from jaxgd.gradcheck.backward.program import quote
 from jaxgd.gradcheck.backward.reading import read
+from jaxgd.gradcheck.backward.record import record
 from jaxgd.gradcheck.backward.sweep import Edge, Edit, backward
-from jaxgd.gradcheck.backward.tape import record
 from jaxgd.gradcheck.backward.trial import trial
 from jaxgd.gradcheck.budget import budget_of
 from jaxgd.gradcheck.inputs import Point

@@ -13,8 +13,8 @@ from jaxgd.gradcheck.backward import elementwise
 from jaxgd.gradcheck.backward.candidates import candidates
 from jaxgd.gradcheck.backward.edits import EDITS
 from jaxgd.gradcheck.backward.reading import read
+from jaxgd.gradcheck.backward.record import record
 from jaxgd.gradcheck.backward.sweep import backward
-from jaxgd.gradcheck.backward.tape import record
 
 RNG = np.random.default_rng(0)
 x, c, w = RNG.normal(size=5), RNG.normal(size=5), RNG.normal(size=5)
