@@ -1,1 +1,1 @@
-"""Questions with known answers, each one file."""
+"""Experiments whose results are known from theory, one file each."""

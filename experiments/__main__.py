@@ -1,7 +1,7 @@
 """Run the experiments: python -m experiments [NAME ...] [--smoke] [--out FOLDER] [--data FILE] [--no-progress].
 
-Each asks one question, knows the answer it expects, and computes a verdict; `results/index.html` shows them all.
-Exit code 0 with all verdicts true, 1 with a wrong one, 2 for bad input.
+Each experiment asks a question, compares the result with the expected answer, and gives a verdict. `results/index.html`
+shows all of them. Exit code 0 if all verdicts are true, 1 if one is false, 2 for bad input.
 """
 
 import argparse
@@ -48,27 +48,29 @@ PAGE = """<!doctype html>
 body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 58rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }}
 table {{ border-collapse: collapse; margin: .6rem 0 }} td, th {{ padding: .15rem .9rem .15rem 0; text-align: left;
 vertical-align: top; border-bottom: 1px solid #ddd; font-size: 14px }} img {{ max-width: 100% }}
-.wide {{ overflow-x: auto; border-right: 2px dashed #bbb }}
+.wide {{ overflow-x: auto; background:
+linear-gradient(to right, #fff 40%, transparent) left / 2rem 100% no-repeat local,
+linear-gradient(to left, #fff 40%, transparent) right / 2rem 100% no-repeat local,
+linear-gradient(to right, #999, transparent) left / .7rem 100% no-repeat scroll,
+linear-gradient(to left, #999, transparent) right / .7rem 100% no-repeat scroll }}
 .smoke {{ background: #fff3cd; padding: .4rem .8rem; border-left: 4px solid #c44e00 }}
 .true {{ color: #2e7d32 }} .false {{ color: #c44e00; font-weight: bold }} section {{ margin-bottom: 3rem }}
 </style>
 <h1>jaxgd experiments</h1>{notice}<p>{summary}</p><ol>{contents}</ol>{sections}</html>
 """
 
-SMOKE_NOTICE = (
-    '<p class="smoke">This is a smoke run: small sizes, to see that everything runs. Its pictures are not those \
-of the full run.</p>'
-)
+SMOKE_NOTICE = '<p class="smoke">This is a smoke run at small sizes, which only tests that everything runs. \
+The pictures of the full run are different.</p>'
 
 
 def main() -> None:
-    """List, run, write, judge."""
+    """Run the experiments, write their results and the page, and print the verdicts."""
     parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)}; all if none is given")
-    parser.add_argument("--smoke", action="store_true", help="small sizes: does it run?")
+    parser.add_argument("--smoke", action="store_true", help="use small sizes, to test that everything runs")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder to write (results)")
-    parser.add_argument("--data", type=Path, help="CSV with sat_sum and fy_gpa, for sat_gpa")
-    parser.add_argument("--no-progress", action="store_true", help="say nothing while it runs")
+    parser.add_argument("--data", type=Path, help="CSV file with columns sat_sum and fy_gpa, for sat_gpa")
+    parser.add_argument("--no-progress", action="store_true", help="do not print progress")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in NAMES]
     if unknown:
@@ -115,12 +117,12 @@ def main() -> None:
 
 
 def page(done: list[tuple[Experiment, Outcome]], folder: Path, *, smoke: bool = False) -> str:
-    """The self-contained page of all outcomes.
+    """The HTML page with all outcomes; pictures are embedded.
 
     Args:
-      done: experiments with what they found.
-      folder: where their pictures are.
-      smoke: whether they ran at small sizes.
+      done: experiments with their outcomes.
+      folder: the folder with the pictures.
+      smoke: whether the experiments ran at small sizes.
 
     Returns:
       HTML.

@@ -1,7 +1,7 @@
-"""How does a weight of the first layer of a ReLU network move the loss?
+"""Does backpropagation derived by hand give the right gradient of a ReLU network?
 
-Expected: as backpropagation by hand says: equal to reverse mode to rounding in each layer, and to the slope of the loss
-under a small change of single weights.
+Expected: in each layer it equals automatic differentiation up to rounding. For single weights of the first layer it
+equals the slope of the loss under a small change of the weight.
 
 Run: python -m experiments backprop
 """
@@ -22,7 +22,7 @@ from jaxgd.plot import subplots
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The network on digits, and the weights that are moved one by one."""
+    """The network on digits, and the number of weights that are changed one by one."""
 
     hidden_sizes: tuple[int, ...] = (32, 16)
     num_weights: int = 60

@@ -1,7 +1,7 @@
-"""What do batch, mini-batch and stochastic descent reach for the same number of rows seen?
+"""Which loss do full-batch, mini-batch and stochastic descent reach after the same number of epochs?
 
-Expected: the same minimum; at a fixed rate the smaller batches stay at a noise floor above it that grows with eta / B
-(Mandt, Hoffman and Blei 2017); a decaying rate removes it.
+Expected: all approach the same minimum. At a fixed rate eta, batches of B rows stay at a noise floor above the minimum,
+which grows with eta / B (Mandt, Hoffman and Blei 2017). A decaying rate removes the noise floor.
 
 Run: python -m experiments batch_sizes
 """

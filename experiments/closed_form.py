@@ -1,7 +1,8 @@
-"""How many digits does each way to least squares keep as the data get worse?
+"""How accurate is each method for least squares if the data are ill-conditioned?
 
 Expected: QR and SVD lose as many digits as the condition number has, the normal equations twice as many (Higham,
-Accuracy and Stability, chapter 20); descent's error along the slowest direction is (1 - eta mu)^t of its start.
+Accuracy and Stability, chapter 20). After t steps of descent, the error along the slowest direction is (1 - eta mu)^t
+times the error at the start.
 
 Run: python -m experiments closed_form
 """

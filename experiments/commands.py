@@ -1,7 +1,8 @@
-"""What does each command say, and with which exit code?
+"""What does each command print, and what is its exit code?
 
-Expected: fit, sweep, rate, check and problems end with 0; a rate far above the largest stable one, which is known
-before the run, with 1; a wrong formula with 1, named; the screens and the plots below are those of this run.
+Expected: fit, sweep, rate, check and problems end with exit code 0. A fit with a learning rate far above the largest
+stable one ends with 1. A check of a wrong formula ends with 1 and names the mistake. The picture shows the printed
+screens and the plots of this run.
 
 Run: python -m experiments commands
 """

@@ -1,7 +1,7 @@
-"""Does a run that has reached the minimum say so, and no other?
+"""Does a run end as converged if it has reached the minimum, and only then?
 
 Expected: at 0.5, 0.9 and 0.99 of the largest stable rate, in float32 and float64, at least 59 of 60 runs whose loss is
-within rounding of the closed form end as converged; of 200 slow runs, at 1e-6 of it, none.
+within rounding of the closed form end as converged. None of 200 slow runs, at 1e-6 of the largest stable rate, does.
 
 Run: python -m experiments convergence
 """

@@ -1,10 +1,10 @@
-"""How far does the second-order prediction of a step hold, over a whole run?
+"""How well does the second-order Taylor expansion predict the steps of a whole run?
 
-Expected: of a logistic fit at 1/L all the way, better than the first order at every step. A network does not stay where
-the prediction is safe: full-batch descent raises the largest curvature until it reaches 2/eta and hovers there, at the
-edge of stability, while the loss goes on falling (Cohen, Kaur, Li, Kolter & Talwalkar 2021, Gradient Descent on Neural
-Networks Typically Occurs at the Edge of Stability, figure 1). In the last third of the run lambda_max is within 20 % of
-2/eta.
+Expected: for a logistic fit with the rate 1/L it is better than the first-order prediction at every step. For a network
+it does not stay accurate: full-batch descent increases the largest curvature until it reaches 2/eta. It then stays near
+2/eta, at the edge of stability, while the loss goes on falling (Cohen, Kaur, Li, Kolter & Talwalkar 2021, Gradient
+Descent on Neural Networks Typically Occurs at the Edge of Stability, figure 1). In the last third of the run lambda_max
+is within 20 % of 2/eta.
 
 Run: python -m experiments edge_of_stability
 """

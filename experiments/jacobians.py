@@ -1,6 +1,6 @@
-"""Do dL/dy, dy/db and the 3-tensor dy/dM contract to the outer product?
+"""Is the contraction of dL/dy with the 3-tensor dy/dM an outer product?
 
-Expected: to the last bit in float64, since every sum of the contraction has one term that is not zero (chain rule).
+Expected: yes, and in float64 both have the same bits, because every sum of the contraction has only one nonzero term.
 
 Run: python -m experiments jacobians
 """

@@ -1,7 +1,7 @@
-"""How does descent walk to the line through 12 points?
+"""Which path does descent take to the line through 12 points?
 
-Expected: the published losses and gradient of these points (Prince, Understanding Deep Learning, figures 2.2 and 6.2
-with their notebooks), and the end at the closed form (X^T X)^-1 X^T y.
+Expected: the losses and the gradient agree with the published values for these points (Prince, Understanding Deep
+Learning, figures 2.2 and 6.2 with their notebooks). The path ends at the closed form (X^T X)^-1 X^T y.
 
 Run: python -m experiments line_fit
 """

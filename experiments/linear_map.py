@@ -1,8 +1,8 @@
-"""Does y = Mx + b reach a given g from any start, and how fast?
+"""How fast does y = Mx + b approach a given target g, from any start?
 
-Expected: the residual is multiplied by 1 - 2 eta (|x|^2 + 1) in each step, exactly, since one step moves y by
--2 eta (|x|^2 + 1) (y - g); beyond eta = 1 / (|x|^2 + 1) it grows. M does not become the matrix that made g: one
-equation for many unknowns.
+Expected: each step changes y by -2 eta (|x|^2 + 1) (y - g), so it multiplies the residual by 1 - 2 eta (|x|^2 + 1). For
+eta above 1 / (|x|^2 + 1) the residual grows. M does not converge to the matrix that generated g, because one equation
+does not determine many unknowns.
 
 Run: python -m experiments linear_map
 """

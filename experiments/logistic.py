@@ -1,8 +1,9 @@
-"""Where does logistic regression end, which has no closed form?
+"""Where does descent on a logistic regression end?
 
-Expected: with a penalty at the coefficients of scikit-learn's solver. On separable data without a penalty nowhere: the
-loss has no minimum, the norm of the weights grows like log t (Soudry et al. 2018), and jaxgd says that the data are
-separable.
+Expected: with a penalty it ends at the coefficients that scikit-learn's solver finds. On separable data without a
+  penalty
+the loss has no minimum, so it does not end: the norm of the weights grows like log t (Soudry et al. 2018), and jaxgd
+reports that the data are separable.
 
 Run: python -m experiments logistic
 """

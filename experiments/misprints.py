@@ -1,7 +1,7 @@
-"""Does the checker see the misprints that lecture notes contain, and does it name them?
+"""Does the gradient checker find misprints of lecture notes, and does it name the mistakes?
 
-Expected: dL/db = 2 (w x + b) without - y, 2 ((w x + b) - y x), a mean without its square, a closed form with two
-matrices mixed up, and a lost 1/N are all rejected and named; the corrected formulas are accepted.
+Expected: dL/db = 2 (w x + b) without - y, 2 ((w x + b) - y x), a mean without its square, a closed form with the wrong
+matrix, and a missing 1/N are all rejected and named. The corrected formulas are accepted.
 
 Run: python -m experiments misprints
 """

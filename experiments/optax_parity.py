@@ -1,7 +1,7 @@
-"""Does jaxgd's rule walk where optax walks, and does its loop add anything?
+"""Do jaxgd and optax compute the same runs?
 
-Expected: with optax.sgd the same path to a few units in the last place, in the same loop; momentum and Adam through it
-walk as in a loop written by hand.
+Expected: in the same loop, jaxgd.gradient_descent and optax.sgd give the same parameters up to a few units in the last
+place. Momentum and Adam in jaxgd's loop give the same parameters as in a loop written by hand.
 
 Run: python -m experiments optax_parity
 """

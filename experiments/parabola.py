@@ -1,7 +1,8 @@
-"""How does descent reach the root of the derivative of x^2 - 4x + 5?
+"""How does descent on x^2 - 4x + 5 depend on the learning rate?
 
-Expected: 2x - 4 = 0 at x = 2; each step multiplies the error by 1 - 2 eta, so that rate 1/2 arrives in one step, rate 1
-oscillates without end and rates above it diverge.
+Expected: the minimum is at x = 2, where 2x - 4 = 0. Each step multiplies the error by 1 - 2 eta. So the rate 1/2
+  reaches
+the minimum in one step, the rate 1 oscillates forever, and larger rates diverge.
 
 Run: python -m experiments parabola
 """

@@ -1,4 +1,4 @@
-"""How far a long list of work has come: a bar on a terminal, elsewhere a plain line now and then."""
+"""Progress of a long list of work: a bar on a terminal, elsewhere a line of text from time to time."""
 
 import contextlib
 import sys

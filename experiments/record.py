@@ -1,4 +1,4 @@
-"""What an experiment is, how its verdict is computed, and how it is written."""
+"""The type of an experiment, its verdict, and how it is written to a folder."""
 
 import csv
 import dataclasses
@@ -15,13 +15,13 @@ from jaxgd.reporting import environment, to_json
 
 
 class Check(NamedTuple):
-    """One number or fact held against what was expected.
+    """A comparison of one number or fact with the expected value.
 
     Attributes:
-      what: in words.
-      expected: as shown.
-      got: as shown.
-      ok: whether it holds.
+      what: a description of the number or fact.
+      expected: the expected value, as text.
+      got: the value found, as text.
+      ok: whether the check holds.
     """
 
     what: str
@@ -31,13 +31,13 @@ class Check(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What an experiment found.
+    """The outcome of an experiment.
 
     Attributes:
-      checks: its verdict is that all hold.
-      numbers: for JSON, and for the picture.
-      rows: for CSV, one dict a row.
-      drawn: what only the picture needs, such as a whole `Result`.
+      checks: the verdict is true if all of them hold.
+      numbers: numbers for the JSON file and the picture.
+      rows: rows for the CSV file, one dict each.
+      drawn: a value that only the picture needs, such as a whole `Result`.
     """
 
     checks: list[Check]
@@ -55,14 +55,14 @@ def close(what: str, got: Any, expected: Any, *, rtol: float = 0.0, atol: float 
     """A check of numbers.
 
     Args:
-      what: in words.
+      what: a description of the numbers.
       got: a number or an array.
-      expected: what it must be near to, entry by entry.
+      expected: the expected value of each entry.
       rtol: relative tolerance.
       atol: absolute tolerance.
 
     Returns:
-      The check; of arrays it shows the entry that is furthest off.
+      The check; for arrays it shows the entry with the largest difference.
     """
     got_array, expected_array = np.broadcast_arrays(np.asarray(got, float), np.asarray(expected, float))
     gap = np.abs(got_array - expected_array)
@@ -76,10 +76,10 @@ def holds(what: str, got: Any, ok: Any, expected: str) -> Check:
     """A check of a fact.
 
     Args:
-      what: in words.
-      got: what was found.
+      what: a description of the fact.
+      got: the value found.
       ok: whether it is as expected.
-      expected: in words.
+      expected: the expected value, as text.
 
     Returns:
       The check.
@@ -92,13 +92,13 @@ class Experiment(NamedTuple):
     """An experiment's module, loaded.
 
     Attributes:
-      name: of the module.
+      name: the name of the module.
       question: the first line of its docstring.
-      expected: the paragraph after it, with the source.
+      expected: the next paragraph of its docstring, with the source.
       run: `(config) -> Outcome`.
       plot: `(outcome) -> Figure`.
-      config: the full size.
-      smoke: a size of seconds.
+      config: the configuration of the full run.
+      smoke: a configuration that runs in seconds.
     """
 
     name: str
@@ -114,7 +114,7 @@ def load(name: str) -> Experiment:
     """Load an experiment.
 
     Args:
-      name: of the module under `experiments`.
+      name: the name of the module under `experiments`.
 
     Returns:
       The experiment.
@@ -129,13 +129,13 @@ def write(experiment: Experiment, config: Any, outcome: Outcome, folder: Path) -
     """Write numbers, rows and picture of one experiment.
 
     Args:
-      experiment: which.
-      config: that it ran with.
-      outcome: what it found.
-      folder: made if it is not there.
+      experiment: the experiment.
+      config: the configuration of the run.
+      outcome: the outcome of the run.
+      folder: the folder; it is made if it does not exist.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     record = {

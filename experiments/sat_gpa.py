@@ -1,8 +1,9 @@
-"""How does the SAT score predict the first-year GPA, and which way to the line is the cheapest?
+"""How does the SAT score predict the first-year GPA?
 
-Expected: the published fit of 1000 students, fy_gpa = 0.0019 + 0.0239 sat_sum (openintro, satgpa), by a grid over
-(w, b) as by descent. On raw scores rate 0.001 is 11 times the largest stable one and diverges; on standardised scores
-it is sound. Without --data a table of the same moments stands in, which has the same fit.
+Expected: a grid search over (w, b) and descent both find the published fit of 1000 students, fy_gpa = 0.0019 + 0.0239
+sat_sum (openintro, satgpa). On raw scores the rate 0.001 is 11 times the largest stable one, and descent diverges. On
+standardised scores the same rate is stable. Without --data a table with the same moments is used, which has the same
+fit.
 
 Run: python -m experiments sat_gpa [--data satgpa.csv]
 """
@@ -73,7 +74,7 @@ def run(config: Config) -> Outcome:
     weight = float(good.params.weights[0] / scale)
     bias = float(good.params.bias) - weight * float(mean)
 
-    # The bias held at its best: one parameter, one dimension of the loss.
+    # The bias is constant, at its best value, so only one parameter is fitted.
     held = jaxgd.Problem(
         name="bias held",
         loss=lambda w, rows: jnp.mean((rows.inputs[:, 0] * w + best.bias - rows.targets) ** 2),
@@ -82,7 +83,7 @@ def run(config: Config) -> Outcome:
     slope_only = jaxgd.descend(held, jnp.float64(0.0), batch, learning_rate=0.9 * limit / 2, num_steps=config.num_steps)
 
     grid = np.linspace(0.0, 0.05, config.grid), np.linspace(-1.0, 1.0, config.grid)
-    # The loss of every (w, b) from five sums: what makes a grid of this size possible at all.
+    # The loss of every (w, b) is computed from five sums; otherwise a grid of this size would take too long.
     x, y = np.asarray(batch.inputs[:, 0]), np.asarray(batch.targets)
     w, b = np.meshgrid(*grid, indexing="ij")
     surface = w**2 * np.mean(x * x) + b**2 + np.mean(y * y) + 2 * (w * b * x.mean() - w * np.mean(x * y) - b * y.mean())

@@ -1,7 +1,8 @@
-"""How does descent cross the loss surface of one sigmoid neuron?
+"""Which path does descent take over the loss surface of a sigmoid neuron?
 
-Expected: at a small enough rate the loss falls in every step; the path crosses the contours at right angles, being
-against the gradient; where the neuron saturates, f (1 - f) vanishes and the surface is flat.
+Expected: if the rate is small enough, every step lowers the loss. The path crosses the contours at right angles,
+  because
+the steps go against the gradient. If the neuron saturates, f (1 - f) is near 0 and the surface is flat.
 
 Run: python -m experiments sigmoid_neuron
 """

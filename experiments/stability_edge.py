@@ -1,6 +1,6 @@
-"""Where exactly does full-batch descent start to diverge?
+"""At which learning rate does full-batch descent start to diverge?
 
-Expected: at 2 / lambda_max of the Hessian for a squared error, whatever the data.
+Expected: for a squared error at 2 / lambda_max of the Hessian, for any data.
 
 Run: python -m experiments stability_edge
 """

@@ -1,7 +1,8 @@
-"""Are the Taylor remainders of order 1, 2, 3, and is the steepest descent at 180 degrees to the gradient?
+"""Do the Taylor remainders have the orders 1, 2, 3, and is the direction of steepest descent against the gradient?
 
-Expected: slopes 1, 2, 3 of the remainders against the step (Taylor's theorem); a step eta u changes the loss by
-eta k cos(beta) to first order, k = |u| |g|, which is smallest at beta = 180 degrees.
+Expected: on logarithmic axes the remainders have the slopes 1, 2, 3 against the step (Taylor's theorem). To first order
+  a
+step eta u changes the loss by eta k cos(beta) with k = |u| |g|, which is smallest at beta = 180 degrees.
 
 Run: python -m experiments taylor
 """

@@ -35,23 +35,23 @@ COMMANDS: dict[type, Callable[..., int]] = {
 
 
 SMALL_LOOPS = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold"
-"""Bytes a step may touch for XLA to compile the loop as one function; by default 1024, and a step of one row of 200
-inputs, called operation by operation, takes five times as long."""
+"""XLA compiles a loop as one function if a step touches at most this many bytes. The default is 1024; a step of one row
+of 200 inputs touches more, and would take five times as long."""
 
 SMALL_LOOP_BYTES = 32768
 
 
 def compile_small_loops() -> None:
-    """Tell XLA so, unless the user has said otherwise; before the first array, or it is too late."""
+    """Set this flag of XLA unless the user has set it. This must happen before the first JAX array is made."""
     flags = os.environ.get("XLA_FLAGS", "")
     if SMALL_LOOPS not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {SMALL_LOOPS}={SMALL_LOOP_BYTES}".strip()
 
 
 def keep_compiled_programs() -> None:
-    """Keep what XLA compiles in the user's cache folder, so that the same command starts faster the next time.
+    """Keep compiled programs in the user's cache folder, so that the same command starts faster the next time.
 
-    A cache that the user has chosen (`JAX_COMPILATION_CACHE_DIR`) is used as it is.
+    If the user has chosen a cache (`JAX_COMPILATION_CACHE_DIR`), nothing is changed.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
@@ -68,8 +68,8 @@ def main() -> NoReturn:
     Returns:
       Never.
     """
-    # Collections while importing walk a million living objects: a third of the time of a short run. What the
-    # command itself leaves behind does not grow with its steps.
+    # Garbage collection during the imports visits a million objects, which takes a third of the time of a short run.
+    # The garbage of the command itself does not grow with the number of steps.
     gc.disable()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and so do we then
@@ -86,8 +86,8 @@ def main() -> NoReturn:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     sys.stderr.flush()
-    # Everything is written. An interpreter that is taken apart while threads of XLA still run can crash, after
-    # an interrupt above all; and freeing what the run has built takes a tenth of its time.
+    # Everything is written. Python can crash if it shuts down while threads of XLA still run, above all after an
+    # interrupt. Freeing the memory of the run would also take a tenth of its time.
     os._exit(code)
 
 
@@ -95,13 +95,13 @@ def run(words: list[str]) -> int:
     """Run the command.
 
     Args:
-      words: of the command line, without the program.
+      words: the words of the command line, without the name of the program.
 
     Returns:
       The exit code.
 
     Raises:
-      SystemExit: the words cannot be parsed, or ask for help.
+      SystemExit: the words cannot be parsed, or they request help.
     """
     as_json = "--json" in words
     try:
@@ -122,7 +122,7 @@ def run(words: list[str]) -> int:
 
 
 def _run(words: list[str]) -> int:
-    """The command itself; mistakes of its user are raised."""
+    """Run the command; raise an error for a mistake of the user."""
     if words == ["--version"]:
         print(f"jaxgd {__version__}")
         return 0
@@ -139,7 +139,7 @@ def _run(words: list[str]) -> int:
         | Annotated[problems.ProblemsOptions, tyro.conf.subcommand("problems")],
         args=words or ["--help"],
         prog="jaxgd",
-        description="Gradient descent that can be trusted.",
+        description="Gradient descent that reports why it ended and which learning rates are stable.",
         config=(tyro.conf.OmitSubcommandPrefixes,),
     )
     try:

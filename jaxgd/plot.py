@@ -1,14 +1,14 @@
 """Pictures of runs, sweeps and Taylor remainders, as matplotlib figures.
 
-Each function returns a `matplotlib.figure.Figure`: a notebook shows it, `figure.savefig("loss.png")` writes it, and
-`figure.axes` gives the axes to whoever wants to add to them. None of them touches pyplot, so no window is opened
-and no global state changes. matplotlib is imported at the first call (`pip install 'jaxgd[cli]'`).
+Each function returns a `matplotlib.figure.Figure`. A notebook shows the figure, `figure.savefig("loss.png")` writes it,
+and `figure.axes` gives its axes, to which more can be added. The functions do not use pyplot, so they open no window
+and change no global state. matplotlib is imported at the first call (`pip install 'jaxgd[cli]'`).
 """
 
 import functools
 import io
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,37 +22,37 @@ from jaxgd.types import Problem
 
 BLUE, ORANGE, GREEN, VIOLET, BLACK, GREY = "#0b4f8a", "#c44e00", "#2e7d32", "#7b3f9d", "#1a1a1a", "#8a8a8a"
 COLOURS = (BLUE, ORANGE, GREEN, VIOLET, BLACK, GREY)
-"""Dark enough to be told apart in grey as well."""
+"""Colours that differ also in a grey-scale print."""
 
 MANY_STEPS = 100
-"""Above this many steps the axis of steps is logarithmic beyond step 10, so that the start can be seen."""
+"""With more steps than this, the axis of steps is logarithmic beyond step 10, so that the start is visible."""
 
 TITLE_WIDTH = 70
-"""Letters in a line of a title: the width of the axes. matplotlib cuts off what is longer."""
+"""The number of letters in a line of a title. matplotlib would cut off longer lines at the edge of the axes."""
 
 
 def loss(
     result: Result, *, minimum: float | None = None, record_every: int = 1, title: str | None = None, axes: Any = None
 ) -> Any:
-    """The loss of a run against the step: how far it lies above the minimum, on a logarithmic axis.
+    """Plot the loss minus its minimum against the step, on a logarithmic axis.
 
-    A plot of the loss itself is flat after a few steps. The distance from the minimum keeps falling as long as the
-    run makes progress, as a straight line where convergence is linear. It ends at rounding error, which is drawn. A run
-    with held-out rows has their loss beside it, with its lowest point.
+    A plot of the loss itself would look constant after a few steps. The difference to the minimum keeps falling as long
+    as the run makes progress. If convergence is linear, it is a straight line. It ends at rounding error, which is
+    marked. If the run has held-out rows, a second panel shows their loss and its lowest point.
 
     Args:
-      result: of `descend` or `fit` with "loss" in `record`; of a sweep, one curve a lane.
-      minimum: the smallest possible loss, such as the loss at `problem.minimizer(batch)`. Without it the lowest
-        recorded loss of all lanes stands in, and the axis says so.
-      record_every: the steps between entries of the history, as the run was given it.
-      title: above the axes; by default how the run ended.
-      axes: matplotlib axes to draw into, without the held-out loss; by default those of a new figure.
+      result: the result of `descend`, `fit` or `sweep` with "loss" in `record`. A sweep gives one curve for each lane.
+      minimum: the smallest possible loss, such as the loss at `problem.minimizer(batch)`. By default the lowest
+        recorded loss of all lanes is subtracted, and the label of the axis says so.
+      record_every: the value of this argument in the run.
+      title: the title; by default the reason why the run ended.
+      axes: matplotlib axes for the plot, without a panel for the held-out loss; by default those of a new figure.
 
     Returns:
       The figure.
 
     Raises:
-      ValueError: the result holds no recorded losses.
+      ValueError: the losses were not recorded.
     """
     if result.history.loss is None:
         raise ValueError('`result` must hold recorded losses: run with "loss" in `record`.')
@@ -85,13 +85,13 @@ def loss(
 
 
 def _with_held_out(held_out: Any) -> Any:
-    """Axes of a new figure beside others with the loss of held-out rows above its lowest value."""
+    """Axes of a new figure that also has a panel with the held-out loss minus its lowest value."""
     _, (axes, beside) = subplots(2, width=11.0)
     steps, losses = np.asarray(held_out.step), np.asarray(held_out.loss, np.float64)
     if np.isfinite(losses).any():
         lowest = int(np.nanargmin(losses))
         above = losses - losses[lowest]
-        # The lowest loss has no height on a logarithmic axis; a line drawn past it would show another one there.
+        # The lowest loss itself cannot be drawn on a logarithmic axis; the curve has a gap there.
         beside.plot(steps, np.where(above > 0, above, np.nan), linewidth=1.4, marker=".", color=VIOLET)
         label = f"lowest, {losses[lowest]:.6g} at step {steps[lowest]}"
         beside.axvline(steps[lowest], color=ORANGE, linestyle="--", linewidth=1.2, label=label)
@@ -113,22 +113,23 @@ def path(
     title: str | None = None,
     axes: Any = None,
 ) -> Any:
-    """The way of two parameters over the contours of the loss.
+    """Plot the path of two parameters over contours of the loss.
 
     Args:
-      problem: that was minimised.
+      problem: the problem that was minimised.
       batch: the data.
-      result: of `descend` or `fit` with "params" in `record`.
-      parameters: which two entries to draw, counted through all leaves in the order of the tree. The others are held
-        at the values where the run ended, so with more than two parameters the contours are a slice.
-      title: above the axes.
-      axes: matplotlib axes to draw into; by default those of a new figure.
+      result: the result of `descend` or `fit` with "params" in `record`.
+      parameters: the indices of the two parameters, counted through all leaves in the order of the tree. The contours
+        show the loss as a function of these two, with all other parameters at their values at the end of the run.
+      title: the title; by default the name of the problem.
+      axes: matplotlib axes for the plot; by default those of a new figure.
 
     Returns:
       The figure.
 
     Raises:
-      ValueError: the result holds no recorded parameters, several lanes, or fewer entries than `parameters` names.
+      ValueError: the parameters were not recorded, the result has several lanes, or an index in `parameters` is too
+        large.
     """
     if result.history.params is None:
         raise ValueError('`result` must hold recorded parameters: run with "params" in `record`.')
@@ -163,7 +164,8 @@ def path(
     points = jnp.asarray(np.stack([axis.ravel() for axis in grid], axis=1), end.dtype)
     values = np.asarray(surface(points), np.float64).reshape(grid[0].shape)
     axes = subplots()[1] if axes is None else axes
-    # Contours of the logarithm of the height above the lowest point: a bowl shows equally many near and far.
+    # Contours of the logarithm of the loss above its lowest point, so that a bowl has contours near the minimum as
+    # well.
     height = values - np.nanmin(values)
     height = np.log10(np.maximum(height, 1e-4 * np.nanmax(height)))
     axes.contour(*grid, height, levels=20, colors=GREY, linewidths=0.6, linestyles="solid")
@@ -181,31 +183,35 @@ def sweep(
     over: Mapping[str, Any],
     *,
     axis: str = "learning_rate",
+    colour_by: Sequence[str] = (),
     start_loss: Any = None,
     limits: Mapping[str, float] | None = None,
     title: str | None = None,
     axes: Any = None,
 ) -> Any:
-    """The final loss of every lane against one swept argument.
+    """Plot the final loss of every lane against one swept argument.
 
     Args:
-      result: of `jaxgd.sweep`, all its lanes.
-      over: the mapping that the sweep was given.
-      axis: the name in `over` that is drawn along the horizontal axis.
-      start_loss: the loss at the start, `[]` or one for each lane. With it, lanes that ended above their start
-        without having diverged are drawn as such; by default the first recorded loss, if there is one.
+      result: the result of `jaxgd.sweep`.
+      over: the argument `over` of the sweep.
+      axis: the name in `over` for the horizontal axis.
+      colour_by: further names in `over`. Lanes with different values of these get different colours.
+      start_loss: the loss at the start, `[]` or one for each lane; by default the first recorded loss, if there is one.
+        Lanes that ended above it without having diverged get a marker of their own.
       limits: learning rates to draw as vertical lines, by their label.
-      title: above the axes; by default how the lanes ended.
-      axes: matplotlib axes to draw into; by default those of a new figure.
+      title: the title; by default how many lanes ended for which reason.
+      axes: matplotlib axes for the plot; by default those of a new figure.
 
     Returns:
       The figure.
 
     Raises:
-      ValueError: `axis` is not in `over`, or the lanes of `result` are not those of `over`.
+      ValueError: `axis` or a name in `colour_by` is not in `over`, or the lanes of `result` are not those of `over`.
     """
-    if axis not in over:
-        raise ValueError(f"`axis` must be one of {', '.join(map(repr, over))} (the names in `over`), got {axis!r}.")
+    for argument, name in (("axis", axis), *(("colour_by", name) for name in colour_by)):
+        if name not in over:
+            listed = ", ".join(map(repr, over))
+            raise ValueError(f"`{argument}` must be one of {listed} (the names in `over`), got {name!r}.")
     values, losses = _along(result, over, axis)
     reasons = np.asarray(result.stop_reason).ravel()
     if start_loss is None and result.history.loss is not None:
@@ -220,9 +226,17 @@ def sweep(
         (above, "^", VIOLET, 5, "not below its start"),
         (lost, "x", ORANGE, 6, "diverged"),
     )
+    groups = _groups(result, over, colour_by)
     for mask, marker, colour, size, label in classes:
-        if (mask & shown).any():
-            axes.plot(values[mask & shown], losses[mask & shown], marker, color=colour, markersize=size, label=label)
+        for members, own in list(groups.values()) or [(True, colour)]:
+            drawn = mask & members & shown
+            if drawn.any():
+                style = {"color": own, "markersize": size, "label": None if groups else label}
+                axes.plot(values[drawn], losses[drawn], marker, **style)
+        if groups and (mask & shown).any():
+            axes.plot([], [], marker, color=GREY, markersize=size, label=label)
+    for label, (_, own) in groups.items():
+        axes.plot([], [], "s", color=own, markersize=5, label=label)
     for (label, limit), style in zip((limits or {}).items(), ("--", ":", "-."), strict=False):
         if np.isfinite(limit):
             axes.axvline(limit, color=BLACK, linestyle=style, linewidth=1.2, label=f"{label} = {limit:.3g}")
@@ -239,12 +253,12 @@ def sweep(
 
 
 def taylor(remainders: Remainders, *, title: str | None = None, axes: Any = None) -> Any:
-    """Taylor remainders against the step size, each with its observed order.
+    """Plot Taylor remainders against the step size, each with its observed order.
 
     Args:
-      remainders: of `jaxgd.theory.taylor.remainders`.
-      title: above the axes.
-      axes: matplotlib axes to draw into; by default those of a new figure.
+      remainders: the result of `jaxgd.theory.taylor.remainders`.
+      title: the title.
+      axes: matplotlib axes for the plot; by default those of a new figure.
 
     Returns:
       The figure.
@@ -262,15 +276,15 @@ def taylor(remainders: Remainders, *, title: str | None = None, axes: Any = None
 
 
 def subplots(columns: int = 1, *, width: float = 7.0, height: float = 4.2) -> tuple[Any, Any]:
-    """An empty figure in the style that all pictures share.
+    """An empty figure in the style of all plots of this module.
 
     Args:
-      columns: how many axes, side by side.
-      width: inches.
-      height: inches.
+      columns: the number of axes, side by side.
+      width: the width in inches.
+      height: the height in inches.
 
     Returns:
-      The figure, and its axes: one, or a list of several.
+      The figure, and its axes, or a list of axes if there are several.
     """
     import matplotlib
 
@@ -287,7 +301,7 @@ def subplots(columns: int = 1, *, width: float = 7.0, height: float = 4.2) -> tu
 
 @functools.cache
 def _figure_class() -> Any:
-    """A figure that notebooks show: matplotlib's own is shown only where pyplot was imported."""
+    """A figure class that notebooks display. They display matplotlib's own figures only if pyplot was imported."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -340,8 +354,28 @@ def _how_it_ended(result: Result) -> str:
     return textwrap.fill(f"{len(reasons)} lanes: {', '.join(counts)}", TITLE_WIDTH)
 
 
+def _groups(result: Result, over: Mapping[str, Any], names: Sequence[str]) -> dict[str, tuple[Any, str]]:
+    """For each combination of values of swept arguments, by its label: a mask `[S]` of its lanes, and a colour."""
+    if not names:
+        return {}
+    combinations, of_lane = np.unique(
+        np.stack([_along(result, over, name)[0] for name in names], axis=1), axis=0, return_inverse=True
+    )
+    labels = [
+        ", ".join(f"{n.replace('_', ' ')} {v:g}" for n, v in zip(names, row, strict=True)) for row in combinations
+    ]
+    if len(labels) <= len(COLOURS):
+        colours = list(COLOURS)
+    else:  # from dark blue to yellow, in the order of the values
+        from matplotlib import colormaps
+        from matplotlib.colors import to_hex
+
+        colours = [to_hex(colormaps["viridis"](share)) for share in np.linspace(0, 0.9, len(labels))]
+    return {label: (of_lane.ravel() == i, colours[i]) for i, label in enumerate(labels)}
+
+
 def _along(result: Result, over: Mapping[str, Any], axis: str) -> tuple[Any, Any]:
-    """The value of the swept argument of every lane, and every lane's final loss, both `[S]`."""
+    """For every lane the value of the swept argument and the final loss, both `[S]`."""
     losses = np.asarray(result.loss, np.float64)
     values = np.asarray(over[axis], np.float64)
     if values.ndim != 1:

@@ -460,7 +460,7 @@ MISTAKES = [
     ),
     (
         (*FIT, "diabetes", "--problem", "line"),
-        "jaxgd: --problem line has one input, diabetes has 10; name one by --features.",
+        "jaxgd: --problem line has one input, diabetes has 10; choose one with --features.",
     ),
     (
         (*FIT, "linnerud", "--problem", "sigmoid_neuron"),
@@ -588,6 +588,8 @@ def test_check_of_a_users_module(command, tmp_path):
     code, out, err = command("check", "model.py")
     assert (code, err) == (0, "")
     assert "1 gradient checked, all right." in out
+    # The Taylor order belongs to the whole gradient, not to one leaf.
+    assert [line.split()[-1] for line in out.splitlines() if "2.00" in line or "'" in line] == ["2.00", "ok", "ok"]
     code, out, _ = command("check", "model.py:loss", "model.py:wrong")
     assert code == 1
     assert "a factor 2 is missing" in out

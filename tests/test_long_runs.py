@@ -102,8 +102,8 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(command, monkeypatch,
 
     monkeypatch.setattr(module, "save", save)
     code, out, err = command(*noise, "--num-steps", 40, "--checkpoint", "state", "--json")
-    text = "--checkpoint state: cannot be written (No space left on device); the same command goes on from the one "
-    text += "before."
+    text = "--checkpoint state: cannot be written (No space left on device); the same command continues from the "
+    text += "checkpoint before."
     assert (code, json.loads(out), err) == (3, {"error": text, "exit_code": 3}, "")
     monkeypatch.setattr(module, "save", real)
     assert json.loads(command(*noise, "--num-steps", 40, "--checkpoint", "state", "--json")[1])["num_steps"] == 40

@@ -110,6 +110,20 @@ def test_sweep_of_two_axes_draws_along_the_one_named():
     np.testing.assert_allclose(points.get_ydata(), np.asarray(result.loss).ravel())
 
 
+def test_sweep_colours_lanes_by_a_further_argument():
+    over = {"learning_rate": jnp.array([0.01, 0.02]), "l2": jnp.array([0.1, 0.2, 0.3])}
+    problem = jaxgd.problems.linear_regression(l2=0.1)
+    batch = jaxgd.Batch(BATCH.inputs[:, None], BATCH.targets)
+    params = problem.init(jax.random.key(1), batch)
+    result = jaxgd.sweep(problem, params, batch, over=over, num_steps=5, record=())
+    axes = jaxgd.plot.sweep(result, over, colour_by=("l2",)).axes[0]
+    drawn = [line for line in axes.lines if len(line.get_xdata())]
+    assert len({line.get_color() for line in drawn}) == 3
+    np.testing.assert_allclose(sorted(line.get_ydata().tolist() for line in drawn), sorted(result.loss.T.tolist()))
+    legend = {text.get_text() for text in axes.get_legend().get_texts()}
+    assert legend == {"below its start", "l2 0.1", "l2 0.2", "l2 0.3"}
+
+
 def test_taylor_names_the_orders():
     params = {"x": jnp.float64(0.3)}
     sizes = jnp.geomspace(1e-2, 1e-4, 6)
@@ -138,6 +152,8 @@ REFUSALS = [
      "`parameters` must be two different numbers from 0 to 1, got (0, 2)."),
     (lambda run, lanes: jaxgd.plot.sweep(*lanes, axis="l2"),
      "`axis` must be one of 'learning_rate' (the names in `over`), got 'l2'."),
+    (lambda run, lanes: jaxgd.plot.sweep(*lanes, colour_by=("l2",)),
+     "`colour_by` must be one of 'learning_rate' (the names in `over`), got 'l2'."),
     (lambda run, lanes: jaxgd.plot.sweep(lanes[0], {"learning_rate": np.ones(3)}),
      "`result` must hold the lanes of `over`: 3 along 'learning_rate', got lanes of shape (4,)."),
 ]  # fmt: skip

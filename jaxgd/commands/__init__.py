@@ -1,1 +1,1 @@
-"""The commands: what each reads, does and prints."""
+"""The commands of the command line, one module each."""

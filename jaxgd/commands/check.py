@@ -22,40 +22,43 @@ from jaxgd.gradcheck import GradientReport, check_gradient, check_rule
 from jaxgd.gradcheck.rules.forms import is_rule
 
 DTYPES = (jnp.float32, jnp.float64)
-"""Both are checked for the systems of this package."""
+"""The problems of this package are checked in both dtypes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckOptions:
-    """Check gradients: all systems of jaxgd, a loss and a gradient of your own, or a function with a rule of its own.
+    """Check gradients: those of all problems of jaxgd, your own loss and gradient, or a function with a custom rule.
 
     Exit code 0 if all are right, 1 if one is wrong, 2 for bad input.
     """
 
     functions: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Nothing for all systems of jaxgd; model.py or a module with loss, grad and example() -> (params, *args);
-    or module:loss module:grad. Without a gradient, jax.grad of the loss and its custom rules are checked.
-    module:rule checks a jax.custom_vjp, a jax.custom_jvp, a torch.autograd.Function or a pair (forward, backward)."""
+    """model.py, or a module, with functions loss, grad and example() -> (params, *args); or module:loss module:grad.
+    Without a gradient, jax.grad of the loss and its custom rules are checked. module:rule checks a jax.custom_vjp, a
+    jax.custom_jvp, a torch.autograd.Function or a pair (forward, backward). Without any argument all problems of jaxgd
+    are checked."""
     params: Path | None = None
-    """An .npz file: a dictionary of arrays by name, the parameters; of one array, that array."""
+    """An .npz file with the parameters. They become a dictionary of arrays by name, or one array if the file has only
+    one."""
     args: Path | None = None
-    """An .npz file with the further arguments, in the order of the file; for a rule, with all arguments."""
+    """An .npz file with the arguments after the parameters, in the order of the file; for a rule, with all
+    arguments."""
     order: int = 1
-    """1 for the gradient, 2 for its own derivative or a Hessian-vector product."""
+    """1 checks the gradient; 2 checks the derivative of the gradient or a Hessian-vector product."""
     seconds: float = 5.0
-    """How long the search for the cause of a wrong gradient may take."""
+    """The time limit in seconds of the search for the cause of a wrong gradient."""
     seed: int = 0
-    """For the random directions, points and incoming gradients."""
+    """Seed of the random directions, points and incoming gradients."""
     x64: bool = False
-    """Compute in float64 where the functions leave it open. The check computes in float64 in any case."""
+    """Evaluate your functions in float64 if they do not set a dtype. The check itself always uses float64."""
     json: bool = False
     """Print JSON."""
 
 
 class _Case(NamedTuple):
-    """What to check: its name, the functions, the arguments, and whether in float64.
+    """One check: its name, the functions, the arguments, and whether it runs in float64.
 
-    A rule has no gradient beside it: `grad` is None.
+    For a function with a custom derivative rule, `grad` is None.
     """
 
     name: str
@@ -66,16 +69,16 @@ class _Case(NamedTuple):
 
 
 def run(options: CheckOptions) -> int:
-    """Check, print, count the wrong ones.
+    """Run the checks and print the results.
 
     Args:
-      options: of the command line.
+      options: the options of the command line.
 
     Returns:
-      The exit code: 0, or 1 with a wrong gradient.
+      The exit code: 0, or 1 if a gradient is wrong.
 
     Raises:
-      UserError: functions or inputs that cannot be read, or that are not what is to be checked.
+      UserError: functions or inputs cannot be read, or have the wrong form.
     """
     key = jax.random.key(options.seed)
     cases = _of_user(options) if options.functions else _systems()
@@ -100,7 +103,7 @@ def _check(case: _Case, key: jax.Array, options: CheckOptions) -> GradientReport
 
 
 def _systems() -> Iterator[_Case]:
-    """Every problem at a random point, in both dtypes."""
+    """A check of every problem at a random point, in both dtypes."""
     for problem, make_batch in problems.ALL_PROBLEMS:
         for dtype in DTYPES:
             x64 = dtype == jnp.float64
@@ -109,7 +112,7 @@ def _systems() -> Iterator[_Case]:
                 batch = make_batch(keys[0])
                 assert problem.init is not None
                 start = problem.init(keys[1], batch)
-                # Away from the zeros of a start, where several mistakes do not show.
+                # Not at zero parameters, because there several mistakes have no effect.
                 leaves, treedef = jax.tree.flatten(start)
                 shifts = jax.random.split(keys[2], len(leaves))
                 moved = [p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, shifts, strict=True)]
@@ -152,7 +155,7 @@ def _arguments_of_a_rule(options: CheckOptions, module: ModuleType) -> tuple[Any
 
 
 def _example(module: ModuleType, flag: str, wanted: str) -> tuple[Any, ...]:
-    """What the module's example() returns."""
+    """The value that the module's example() returns."""
     if not hasattr(module, "example"):
         raise UserError(f"{module.__name__} has no example(): give {flag}, or write one.")
     try:
@@ -165,7 +168,7 @@ def _example(module: ModuleType, flag: str, wanted: str) -> tuple[Any, ...]:
 
 
 def _load(words: str) -> tuple[ModuleType, str | None]:
-    """The module, and the name behind its colon."""
+    """The module, and the name after the colon."""
     place, colon, name = words.rpartition(":") if ":" in words else (words, "", "")
     path = Path(place)
     sys.path.insert(0, str(Path.cwd()))
@@ -224,9 +227,13 @@ def _print(found: list[tuple[str, GradientReport]]) -> None:
     rows, styles = [], []
     for name, report in found:
         order = "-" if report.taylor_order is None else f"{report.taylor_order:.2f}"
+        whole = len(report.leaves) > 1 and report.taylor_order is not None
+        if whole:  # the order is that of the whole gradient, along one direction in all leaves
+            rows.append([name, "all leaves", "", "", order, ""])
+            styles.append("")
         for i, leaf in enumerate(report.leaves):
             verdict, *cells = leaf.cells()
-            rows.append(["" if i else name, *cells, "" if i else order, verdict])
+            rows.append(["" if i or whole else name, *cells, "" if i or whole else order, verdict])
             styles.append("" if leaf.ok else "red")
     columns = [
         tables.Column("problem", tables.WORDS),

@@ -1,4 +1,4 @@
-"""How long a command compiles, and how long it runs."""
+"""Measure how long a command compiles."""
 
 import contextlib
 import threading
@@ -9,12 +9,12 @@ from typing import Any
 import jax.monitoring
 
 COMPILING = "/jax/core/compile/"
-"""How the names of JAX's events of tracing, lowering and compiling begin."""
+"""The prefixes of the names of JAX's events for tracing, lowering and compiling."""
 
 
 @contextlib.contextmanager
 def seconds_compiling() -> Iterator[Callable[[], float]]:
-    """A context, and a function that gives the seconds that this thread has traced, lowered and compiled in it."""
+    """A context that yields a function: the seconds this thread has spent tracing, lowering and compiling in it."""
     thread, spans = threading.get_ident(), list[tuple[float, float]]()
 
     def note(event: str, duration_secs: float, **kwargs: Any) -> None:
@@ -23,7 +23,7 @@ def seconds_compiling() -> Iterator[Callable[[], float]]:
             spans.append((time.perf_counter() - duration_secs, time.perf_counter()))
 
     def total() -> float:
-        # A function traced inside another is reported twice, so that durations cannot be added.
+        # A function traced inside another function is reported twice, so the durations cannot be added.
         found, reached = 0.0, 0.0
         for begun, ended in sorted(spans):
             found += max(0.0, ended - max(begun, reached))

@@ -1,4 +1,4 @@
-"""jaxgd fit: descend on a data set and say how it ended."""
+"""jaxgd fit: run gradient descent on a data set and print a summary."""
 
 import concurrent.futures
 import dataclasses
@@ -31,83 +31,83 @@ from jaxgd.theory.bounds import smoothness
 from jaxgd.theory.curvature import largest_stable_learning_rate
 
 WORK = 2e10
-"""Multiplications that a run without --num-steps may cost."""
+"""The number of multiplications that determines the default of --num-steps."""
 
 LEAVE_SECONDS = 1.0
 """For which the first process outlives the others, who need milliseconds to end."""
 
 RECORDS = 100_000
-"""Entries of the history that a run keeps if not told otherwise."""
+"""The default number of entries in the history of a run."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FitOptions(jobs.DataOptions):
-    """Fit a data set by gradient descent and say how it ended.
+    """Fit a model to a data set by gradient descent, and report why the run ended.
 
-    Exit code 0 when the run converged or took all its steps, 1 when it diverged, 2 for bad input, 3 when the result
-    could not be written, 130 after Ctrl-C, 143 and 129 after SIGTERM and SIGHUP.
+    Exit codes: 0 if the run converged or took all its steps, 1 if it diverged, 2 for bad input, 3 if the result could
+    not be written, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
 
     learning_rate: float | None = None
-    """Step size. If not given: half the largest stable one for squared errors, half of what is guaranteed where a bound
-    on the curvature is known, half the local limit at the start for networks."""
+    """Learning rate. The default is half of the largest stable rate for squared errors, half of the guaranteed limit if
+    a bound on the curvature is known, and half of the local limit at the start for networks."""
     num_steps: int | None = None
-    """Largest number of steps; by default what 2e10 multiplications buy, between 1000 and 100000."""
+    """Largest number of steps. The default corresponds to about 2e10 multiplications, between 1000 and 100000 steps."""
     batch_size: int | None = None
-    """Rows in a batch; all if not given, 1 for stochastic descent."""
+    """Rows in a batch, 1 for stochastic descent. The default is all rows."""
     optimizer: str = "gradient_descent"
-    """gradient_descent, or an optax optimizer by name (adam, nadam, rmsprop, ...), with arguments behind a colon:
+    """gradient_descent, or the name of an optax optimizer (adam, nadam, rmsprop, ...), with arguments after a colon:
     sgd:momentum=0.9,nesterov=true."""
     schedule: str | None = None
-    """How the learning rate changes along the run: constant, linear, cosine, exponential, piecewise or warm-up, by
-    optax's schedules and with their arguments: cosine:alpha=0.1, exponential:decay_rate=0.1, piecewise:1000=0.1 (from
-    step 1000 a tenth), warm-up:warmup_steps=100. --learning-rate is where it begins, for warm-up its peak; it goes over
-    all steps if not told otherwise."""
+    """How the learning rate changes during the run: constant, linear, cosine, exponential, piecewise or warm-up. These
+    are schedules of optax and take their arguments: cosine:alpha=0.1, exponential:decay_rate=0.1, piecewise:1000=0.1 (a
+    tenth from step 1000 on), warm-up:warmup_steps=100. --learning-rate is the rate at the beginning; for warm-up it is
+    the highest rate. By default the schedule extends over all steps."""
     grad_tol: float = 0.0
-    """Stop when the gradient norm is at most this."""
+    """Stop if the gradient norm is at most this."""
     param_tol: float = 0.0
-    """Stop when no parameter moves by more than this in an epoch."""
+    """Stop if no parameter changes by more than this in an epoch."""
     divergence_factor: float = 1000.0
-    """Growth of the loss over its best that counts as divergence; inf never does."""
+    """The run counts as diverged if the loss exceeds its best value by this factor. inf switches this off."""
     patience: int | None = None
-    """Stop when the loss of the rows held out has not become lower for so many chunks, and fit, report and keep the
-    parameters where it was lowest."""
+    """Stop if the loss of the held-out rows has not become lower for this many chunks. The parameters with the lowest
+    held-out loss are reported and saved."""
     chunk_steps: int | None = None
-    """Steps of a chunk: after each, the held-out loss, the checkpoint and the progress are brought up to date; by
-    default a twentieth of --num-steps."""
+    """Steps in a chunk. The held-out loss, the checkpoint and the progress are updated after each chunk. The default is
+    a twentieth of --num-steps."""
     record: tuple[str, ...] = ("loss", "grad_norm", "learning_rate")
-    """What the run folder's history.npz keeps: loss, grad_norm, learning_rate, update_norm,
-    predicted_decrease, second_order_decrease, actual_decrease, params."""
+    """The values to record in history.npz: loss, grad_norm, learning_rate, update_norm, predicted_decrease,
+    second_order_decrease, actual_decrease, params."""
     record_every: int | None = None
-    """Keep every so many steps; by default as many as leave 100000 entries."""
+    """Record only every this many steps. By default at most 100000 entries are recorded."""
     checkpoint: Path | None = None
-    """Folder to keep the state of the run in. The same command goes on from there after an interruption, and with a
-    larger --num-steps also from the end."""
+    """Folder for the state of the run. After an interruption the same command continues the run. With a larger
+    --num-steps it also continues a finished run."""
     progress: bool = True
-    """Show a progress bar on a terminal, elsewhere a line now and then."""
+    """Show a progress bar on a terminal, or a line of progress from time to time elsewhere."""
     evaluation: str = "auto"
-    """How the sum over rows is evaluated: plain, tiled, sharded over all devices, compressed to its statistics, or
-    auto for the fastest at its size."""
+    """How the sum over rows is evaluated: plain, tiled (in the cache), sharded (over all devices), compressed (to
+    sufficient statistics), or auto for the fastest."""
     distributed: str | None = None
-    """Run with other processes, which get the same command line: HOST:PORT,PROCESSES,ID, with the address of
-    process 0 and the id of this one; or auto on a cluster that jax knows."""
+    """Run together with other processes, each with the same command line. HOST:PORT,PROCESSES,ID gives the address of
+    process 0, the number of processes and the id of this process. auto works on clusters that JAX recognises."""
     out: Path | None = None
-    """Folder to write; by default a new one under runs/. Other processes than the first write to FOLDER-process-ID,
-    and by default not at all."""
+    """Folder for the results. The default is a new folder under runs/. With several processes, the others write to
+    FOLDER-process-ID if this option is given, and otherwise nothing."""
 
 
 def run(options: FitOptions) -> int:
-    """Load, fit, report.
+    """Load the data, fit, print and write the result.
 
     Args:
-      options: of the command line.
+      options: the options of the command line.
 
     Returns:
-      The exit code: 0, 1 for a run that diverged, 128 and the signal for one that was interrupted.
+      The exit code: 0, 1 if the run diverged, 128 plus the signal number if it was interrupted.
 
     Raises:
-      UserError: options that do not fit together.
-      DataError: a mistake in the data.
+      UserError: options do not fit together.
+      DataError: the data contain a mistake.
     """
     _check(options)
     if options.distributed is not None:
@@ -208,12 +208,12 @@ def _rows_held_out(job: Job) -> Any:
 
 
 def _left_in(checkpoint: Path | None) -> str:
-    """Where the numbers are when a checkpoint cannot be written."""
-    return "the same command goes on from the one before" if checkpoint and settings_in(checkpoint) else ""
+    """The place of the last saved state, for the message if a checkpoint cannot be written."""
+    return "the same command continues from the checkpoint before" if checkpoint and settings_in(checkpoint) else ""
 
 
 class _Plan(NamedTuple):
-    """The settings of a run, with those that the command line left open filled in."""
+    """The settings of a run, with defaults for options that were not given."""
 
     num_steps: int
     learning_rate: float
@@ -223,7 +223,7 @@ class _Plan(NamedTuple):
 
 
 def _plan(job: Job, options: FitOptions) -> _Plan:
-    """Fill in what the command line leaves open: as in the checkpoint, if there is one."""
+    """Fill in options that were not given: from the checkpoint if there is one, otherwise with defaults."""
     kept = settings_in(options.checkpoint) if options.checkpoint else {}
     size = sum(leaf.size for leaf in jax.tree.leaves(job.params))
     num_rows = sum(job.dataset.shares or (len(job.batch.inputs),))
@@ -231,8 +231,8 @@ def _plan(job: Job, options: FitOptions) -> _Plan:
     num_steps = options.num_steps or max(afforded, int(kept.get("num_steps", 0)))
     chunk_steps = options.chunk_steps
     if not (chunk_steps or options.num_steps or kept):
-        # Chunks shorter than blocks: a run of about a second is not worth their program. Most such runs end early, so
-        # that the curve of held-out rows needs many of them.
+        # Chunks shorter than blocks: for a run of about a second, compiling blocks does not pay. Most such runs end
+        # early, so that the curve of held-out rows needs many of them.
         chunk_steps = -(-num_steps // ((10 if job.test_set.num_rows else 2) * NUM_CHUNKS))
     evaluation = options.evaluation
     if evaluation == "auto":
@@ -247,7 +247,7 @@ def _plan(job: Job, options: FitOptions) -> _Plan:
 
 
 def _fitted(job: Job, result: Result, *, best: bool) -> reporting.Fitted:
-    """What `jaxgd predict` needs."""
+    """The fitted model that `jaxgd predict` loads."""
     dataset = job.dataset
     return reporting.Fitted(
         job.problem,
@@ -262,7 +262,7 @@ def _fitted(job: Job, result: Result, *, best: bool) -> reporting.Fitted:
 
 
 def _join(words: str) -> None:
-    """Meet the other processes."""
+    """Connect to the other processes."""
     given: tuple[Any, ...] = ()
     if words != "auto":
         try:
@@ -280,11 +280,11 @@ def _join(words: str) -> None:
         jax.distributed.initialize(*given)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--distributed {words}: the processes cannot meet ({reason})") from None
+        raise UserError(f"--distributed {words}: the processes cannot connect ({reason})") from None
 
 
 def _check(options: FitOptions) -> None:
-    """Ranges that the library does not check on traced values."""
+    """Check ranges that the library cannot check because the values are traced."""
     errors.check_positive("learning-rate", options.learning_rate)
     if options.divergence_factor != np.inf:
         errors.check_positive("divergence-factor", options.divergence_factor)
@@ -303,19 +303,19 @@ def _check(options: FitOptions) -> None:
 
 
 def _choose_rate(job: Job, options: FitOptions) -> float:
-    """Half of the limit: 1/L where a bound on the curvature is known, for the batch size of the run."""
+    """Half of the limit for the batch size of the run: 1/L if a bound L on the curvature is known."""
     size, num_rows = options.batch_size, len(job.batch.inputs)
     limit = job.facts.limit
     if size is not None and size < num_rows:
         bound = jax.jit(lambda batch: smoothness(job.problem, batch, batch_size=size))(job.batch)
         limit = _smallest_local_limit(job, size, options.seed) if bound is None else 2 / float(bound)
     if not np.isfinite(limit):
-        raise UserError("no stable learning rate is known here (no upward curvature); give --learning-rate.")
+        raise UserError("no stable learning rate is known (no positive eigenvalue); give --learning-rate.")
     return limit / 2
 
 
 def _smallest_local_limit(job: Job, batch_size: int, seed: int) -> float:
-    """The smallest local limit at the start of up to 32 mini-batches: each has its own."""
+    """The smallest local limit at the start over up to 32 mini-batches, which all have different limits."""
     num_rows = len(job.batch.inputs)
     num_batches = min(32, num_rows // batch_size)
     order = np.random.default_rng(seed).permutation(num_rows)

@@ -11,13 +11,13 @@ from jaxgd.commands.errors import PrintedError, UserError, WritingError
 
 
 def check_new_folder(out: Path | None) -> None:
-    """Refuse an --out that already exists, before anything runs.
+    """Raise an error if the folder of --out already exists or cannot be made. Called before the run.
 
     Args:
-      out: what came; None passes.
+      out: the folder, or None.
 
     Raises:
-      UserError: it exists, or cannot be made where it is wanted.
+      UserError: the folder exists or cannot be made.
     """
     if out is None:
         return
@@ -34,10 +34,10 @@ def new_folder(name: str) -> Path:
     """A folder under runs/ that does not exist yet.
 
     Args:
-      name: what follows the time in the name of the folder.
+      name: the part of the folder's name after the time.
 
     Returns:
-      Its path.
+      The path.
     """
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
     folders = (Path("runs") / (f"{name}-{i}" if i else name) for i in itertools.count())
@@ -45,23 +45,23 @@ def new_folder(name: str) -> Path:
 
 
 PRINTED = "the result was printed above"
-"""Where the numbers are, for `writing`."""
+"""The argument `left` of `writing`, if the result was printed."""
 
 
 @contextlib.contextmanager
 def writing(flag: str, folder: Path | None, *, left: str | Callable[[], str] = "") -> Iterator[None]:
-    """Turn an error of writing to a folder into a line that names its flag.
+    """A context that converts an error of writing to a folder to a one-line message that names the flag.
 
     Args:
-      flag: that named the folder.
-      folder: where the block writes.
-      left: where the numbers are when that fails, or a function that finds out; "" if there are none.
+      flag: the flag that named the folder.
+      folder: the folder to which the block writes.
+      left: the place where the results still are if writing fails, or a function that returns it; "" if there is none.
 
     Returns:
-      A context to write in.
+      The context.
 
     Raises:
-      UserError: the folder cannot be written; a `WritingError` if there are numbers that are not lost.
+      UserError: the folder cannot be written; a `WritingError` if `left` names a place.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The axes of a sweep as words: numbers with commas, FROM:TO:log:COUNT or FROM:TO:lin:COUNT."""
+"""Parse the axes of a sweep: numbers separated by commas, FROM:TO:log:COUNT or FROM:TO:lin:COUNT."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,26 +12,26 @@ from jaxgd.descent.axes import arguments_of
 Numbers = np.ndarray[Any, np.dtype[Any]]
 
 TOLERANCES = ("grad_tol", "param_tol", "divergence_factor")
-"""What `--over` may name in every run, besides the batch size."""
+"""The names that `--over` accepts in every run, besides the batch size."""
 
 
 def parse_rates(text: str, limit: float, widest: float) -> Numbers:
-    """The rates that a --learning-rate asks for.
+    """The learning rates given by --learning-rate.
 
     Args:
-      text: of the command line.
+      text: the value of the option.
       limit: the largest stable rate, for "auto".
-      widest: how many times that is the largest rate of "auto".
+      widest: the largest rate of "auto" is this many times the limit.
 
     Returns:
       `[S]`, positive.
 
     Raises:
-      UserError: the text asks for none, or "auto" and no limit is known.
+      UserError: the text does not give positive rates, or it is "auto" and no limit is known.
     """
     if text == "auto":
         if not np.isfinite(limit):
-            raise UserError("no stable learning rate is known here (no upward curvature); give --learning-rate.")
+            raise UserError("no stable learning rate is known (no positive eigenvalue); give --learning-rate.")
         return np.geomspace(1e-3 * limit, widest * limit, 50)
     rates = _values(text)
     if rates is None or not np.all(rates > 0):
@@ -42,7 +42,7 @@ def parse_rates(text: str, limit: float, widest: float) -> Numbers:
 
 
 def _values(text: str) -> Numbers | None:
-    """The finite numbers of one axis; None if the text is not at least one such number."""
+    """The finite numbers of one axis; None if the text cannot be parsed."""
     parts = text.split(":")
     try:
         if len(parts) == 1:
@@ -57,17 +57,17 @@ def _values(text: str) -> Numbers | None:
 
 
 def parse_axes(over: Sequence[str], optimizer: Any) -> dict[str, Numbers]:
-    """The axes that --over asks for.
+    """The axes given by --over.
 
     Args:
-      over: NAME=VALUES of each.
-      optimizer: as `descend` takes it.
+      over: texts NAME=VALUES, one for each axis.
+      optimizer: the optimizer of the run, see `descend`.
 
     Returns:
-      The values of each, `[S]`; whole numbers for the batch size.
+      The values of each axis, `[S]`; whole numbers for the batch size.
 
     Raises:
-      UserError: an axis that does not exist, or values that are not numbers.
+      UserError: an axis does not exist, or its values are not numbers.
     """
     known = ("batch_size", *TOLERANCES, *arguments_of(optimizer))
     axes: dict[str, Numbers] = {}

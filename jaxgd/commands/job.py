@@ -1,4 +1,4 @@
-"""What every command on data does first: options, data, problem, start, and what is known about its rates."""
+"""The first steps of every command on data: read the options and the data, build the problem, judge learning rates."""
 
 import contextlib
 import dataclasses
@@ -24,10 +24,10 @@ from jaxgd.theory.rates import RateFacts, rate_facts
 from jaxgd.types import Batch, Problem
 
 EXACT_BYTES = 2**28
-"""Up to this many bytes of float64 inputs, rates are judged in float64 whatever the precision of the run."""
+"""With at most this many bytes of float64 inputs, learning rates are always judged in float64."""
 
 LINEAR_CLASSIFIERS = ("logistic_regression", "softmax_regression")
-"""Systems whose loss has no minimum on classes that hyperplanes separate."""
+"""Problems whose loss has no minimum if hyperplanes separate the classes."""
 
 SEPARABLE = (
     "The classes are linearly separable: without a penalty the loss has no minimum and the weights "
@@ -35,40 +35,41 @@ SEPARABLE = (
 )
 
 PROGRAMME_ENTRIES = 2**18
-"""Up to this many entries of its matrix, the programme that proves it for several classes takes less than a second."""
+"""With at most this many matrix entries, the linear program for several classes takes less than a second."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
-    """Which data, which problem, in which arithmetic."""
+    """The options that select the data, the problem and the precision."""
 
     data: str
-    """A bundled set (breast_cancer, diabetes, digits, iris, linnerud, wine), a table with a header (.csv, .tsv,
-    .csv.gz, .parquet; - for standard input), or an .npz with arrays `inputs` and `targets` (or X and y)."""
+    """A bundled data set (breast_cancer, diabetes, digits, iris, linnerud, wine), a table with a header line (.csv,
+    .tsv, .csv.gz, .parquet; - for standard input), or an .npz file with arrays `inputs` and `targets` (or X and y)."""
     target: str | None = None
-    """Column of a table to predict: numbers, or two or more words for classes."""
+    """The column of the table to predict: numbers, or words for classes."""
     features: tuple[str, ...] = ()
-    """Columns to predict from; all others if none are named."""
+    """The input columns. The default is all columns except the target."""
     one_hot: tuple[str, ...] = ()
-    """Columns of categories among them, to be coded by columns of 0 and 1."""
+    """Input columns that contain categories, to be encoded by columns of 0 and 1."""
     drop_missing: bool = False
     """Leave out rows with an empty cell or NaN."""
     standardize: bool = True
-    """Scale every input to mean 0 and deviation 1 (pixels by one deviation for all). Parameters are reported
-    in the units of the data all the same."""
+    """Scale every input to mean 0 and standard deviation 1 (pixels: one scale for all). Parameters are always reported
+    in the units of the data."""
     held_out: float | None = None
-    """Share of the rows to test on; 0 by default, 0.25 for mlp. Their loss is followed along a fit."""
+    """Share of the rows to hold out for testing; by default 0, for mlp 0.25. A fit records their loss after each
+    chunk."""
     problem: str | None = None
-    """linear_regression, line, linear_map, sigmoid_neuron, logistic_regression, softmax_regression or mlp;
-    chosen by the targets if not given."""
+    """linear_regression, line, linear_map, sigmoid_neuron, logistic_regression, softmax_regression or mlp. By default
+    the targets determine the problem."""
     loss: str | None = None
-    """The problem's loss by name, such as half_mean_squared_error; its own default if not given."""
+    """The name of the loss, such as half_mean_squared_error. The default depends on the problem."""
     hidden_sizes: tuple[int, ...] = (64,)
-    """Units of each hidden layer of mlp."""
+    """The number of units of each hidden layer of mlp."""
     l2: float = 0.0
-    """Coefficient of the penalty 1/2 l2 |W|^2; the bias is free."""
+    """Coefficient of the penalty 1/2 l2 |W|^2; the bias is not penalised."""
     seed: int = 0
-    """Of the start, the split and the order of the rows."""
+    """Seed of the start, of the split and of the order of the rows."""
     x64: bool = False
     """Compute in float64."""
     json: bool = False
@@ -81,18 +82,18 @@ class Job(NamedTuple):
     """Data and problem, ready to run.
 
     Attributes:
-      name: of the function that built the problem.
-      problem: what to minimise.
+      name: the name of the function that built the problem.
+      problem: the problem to minimise.
       dataset: the rows to fit, in the units of the source.
-      test_set: the rows held out.
-      scaling: of the inputs, or None.
-      batch: the rows to fit, on the device; of a share those of this process.
-      whole: the problem and the batch whose loss and gradient are those of all rows, see `choose.plan_of_shares`; the
-        ones above, unless every process has its own rows.
+      test_set: the held-out rows.
+      scaling: the scaling of the inputs, or None.
+      batch: the rows to fit, on the device; only the rows of this process, if every process reads its own rows.
+      whole: a problem and a batch whose loss and gradient are those of all rows, see `choose.plan_of_shares`. They differ
+        from `problem` and `batch` only if every process reads its own rows.
       params: the start.
-      rows_key: orders the rows.
-      facts: what is known about its learning rates, a `RateFacts`.
-      notes: what the user should know.
+      rows_key: the random key for the order of the rows.
+      facts: what is known about the learning rates, a `RateFacts`.
+      notes: sentences to print for the user.
     """
 
     name: str
@@ -108,21 +109,21 @@ class Job(NamedTuple):
     notes: list[str]
 
     def transform(self, inputs: data.Array) -> data.Array:
-        """Inputs as the problem sees them.
+        """Convert inputs to the scale that the problem uses.
 
         Args:
           inputs: `[N, D]`, in the units of the source.
 
         Returns:
-          `[N, D]`, standardised if the job is.
+          `[N, D]`, standardised if the job standardises.
         """
         return self.scaling.apply(inputs) if self.scaling else inputs
 
     def in_data_units(self, params: Any) -> Any:
-        """Parameters for the inputs of the source.
+        """Convert parameters to the units of the source.
 
         Args:
-          params: for the inputs that the problem sees.
+          params: parameters for the inputs that the problem uses.
 
         Returns:
           A tree of the same structure.
@@ -130,10 +131,10 @@ class Job(NamedTuple):
         return self.scaling.in_data_units(params) if self.scaling else params
 
     def named(self, params: Any) -> dict[str, float]:
-        """Every parameter by name: the input's for a weight, with the output's or class's where there are several.
+        """Every parameter with a name: a weight is named after its input, and its output or class if there are several.
 
         Args:
-          params: of the problem.
+          params: the parameters of the problem.
 
         Returns:
           Names and values.
@@ -161,14 +162,14 @@ def prepare(options: DataOptions) -> Job:
     """Load the data and build the problem.
 
     Args:
-      options: of the command line.
+      options: the options of the command line.
 
     Returns:
       The job.
 
     Raises:
-      UserError: options out of range or that do not fit together.
-      DataError: a mistake in the data.
+      UserError: options are out of range or do not fit together.
+      DataError: the data contain a mistake.
     """
     if options.x64:
         jax.config.update("jax_enable_x64", True)
@@ -196,7 +197,7 @@ def prepare(options: DataOptions) -> Job:
 
 
 def _facts(job: Job) -> RateFacts:
-    """What is known about the rates of a job."""
+    """What is known about the learning rates of a job."""
     with judging(job) as (params, batch):
         if job.dataset.shares is None:
             return rate_facts(job.problem, params, batch)
@@ -212,14 +213,14 @@ def _facts(job: Job) -> RateFacts:
 
 
 def _are_separable(inputs: Any, labels: Any) -> bool:
-    """Whether hyperplanes separate the classes; False also where the proof would take long."""
+    """Whether hyperplanes separate the classes; also False if deciding this would take long."""
     num_classes = int(np.max(labels)) + 1
     entries = 2 * len(labels) * (num_classes - 1) * (inputs.shape[1] + 1)
     return (num_classes == 2 or entries <= PROGRAMME_ENTRIES) and linearly_separable(inputs, labels)
 
 
 def _note_on_codes(name: str, dataset: data.Dataset, *, chosen: bool) -> list[str]:
-    """A note where numbers may have been taken for classes, or codes of classes or counts for numbers."""
+    """A note if numbers may have been mistaken for classes, or class codes for numbers."""
     if dataset.targets.ndim != 1 or dataset.stands_for is not None:
         return []
     if name == "logistic_regression" and not chosen and dataset.class_names == ("0", "1"):
@@ -231,23 +232,23 @@ def _note_on_codes(name: str, dataset: data.Dataset, *, chosen: bool) -> list[st
 
 
 def _use_all_cores() -> None:
-    """A device for each core, for rows to be spread over; too late in a process that has used jax already."""
+    """Make one device for each core, to distribute rows. Has no effect if the process has already used JAX."""
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
-# Eager operations compile one by one: a start of 60 small programs takes longer than the fit.
+# Outside of jit every operation compiles its own program: 60 small programs take longer than the fit.
 @functools.partial(jax.jit, static_argnums=0)
 def begin(problem: Problem, seed: int, batch: Batch) -> tuple[Any, jax.Array]:
-    """The start of a seed, drawn in float32 whatever the precision of the run, so that all commands start alike.
+    """The start for a seed. It is always drawn in float32, so that all commands start from the same parameters.
 
     Args:
-      problem: static.
-      seed: of the draw.
-      batch: for the shapes and the dtype.
+      problem: the problem; static.
+      seed: the random seed.
+      batch: the data, for the shapes and the dtype.
 
     Returns:
-      The parameters in the dtype of the inputs, and the key that orders the rows.
+      The parameters in the dtype of the inputs, and the random key for the order of the rows.
     """
     assert problem.init is not None
     init_key, rows_key = jax.random.split(jax.random.key(seed))
@@ -258,12 +259,12 @@ def begin(problem: Problem, seed: int, batch: Batch) -> tuple[Any, jax.Array]:
 
 @contextlib.contextmanager
 def judging(job: Job) -> Iterator[tuple[Any, Batch]]:
-    """The start and the data in float64, so that every command judges rates by the same numbers.
+    """The start and the data in float64, so that every command reports the same limits.
 
-    Data too large to hold twice stay in the precision of the run.
+    Data that are too large for a second copy keep the precision of the run.
 
     Args:
-      job: data and problem.
+      job: the job.
 
     Returns:
       A context in which float64 is enabled, with parameters and batch.
@@ -287,7 +288,7 @@ def evaluate(problem: Problem, params: Any, batch: Batch) -> tuple[jax.Array, ja
       batch: the data.
 
     Returns:
-      Two scalars `[]`, and what `predict` gives.
+      Two scalars `[]`, and the predictions.
     """
     assert problem.predict is not None
     norm = optax.tree.norm(problem.grad(params, batch))
@@ -316,14 +317,14 @@ def _loss_and_norm(problem: Problem, params: Any, rows: Any) -> tuple[jax.Array,
 
 
 def limits(facts: RateFacts, plain: bool = True) -> dict[str, Any]:
-    """What a summary says about rates of full-batch gradient descent.
+    """The entries of a summary about learning rates of full-batch gradient descent.
 
     Args:
-      facts: of the job.
-      plain: whether the run is one: another rule, schedule or batch size has other limits.
+      facts: the facts of the job.
+      plain: whether the run is full-batch gradient descent; other rules, schedules and batch sizes have other limits.
 
     Returns:
-      The kind of the statement, and the limits under names that say no more than is known.
+      The kind of the statement, and the limits.
     """
     found: dict[str, Any] = {"stability": facts.kind} | ({} if plain else {"limits_of": "gradient descent on all rows"})
     if facts.kind == "exact":
@@ -334,23 +335,23 @@ def limits(facts: RateFacts, plain: bool = True) -> dict[str, Any]:
 
 
 def describe_seconds(summary: dict[str, Any]) -> str:
-    """How long the run of a summary took, and what of it was compilation.
+    """The time of a run and how much of it was compilation, as text.
 
     Args:
-      summary: with `seconds` and `compile_seconds`.
+      summary: a summary with `seconds` and `compile_seconds`.
 
     Returns:
-      "0.97 s: 0.80 s compiling, 0.17 s running".
+      Text such as "0.97 s: 0.80 s compiling, 0.17 s running".
     """
     total, compiling = summary["seconds"], summary["compile_seconds"]
     return f"{total:.2f} s: {compiling:.2f} s compiling, {total - compiling:.2f} s running"
 
 
 def describe_limits(summary: dict[str, Any]) -> dict[str, str]:
-    """The lines of a screen about the limits in a summary.
+    """The lines of the printed summary about the limits.
 
     Args:
-      summary: with the entries of `limits`.
+      summary: a summary with the entries of `limits`.
 
     Returns:
       Labels and texts.
@@ -367,27 +368,27 @@ def describe_limits(summary: dict[str, Any]) -> dict[str, str]:
 
 
 def check_evaluation(evaluation: str) -> None:
-    """Refuse an unknown --evaluation.
+    """Raise an error if the value of --evaluation is unknown.
 
     Args:
-      evaluation: what came.
+      evaluation: the value of the option.
 
     Raises:
-      UserError: it is not one of those.
+      UserError: the value is unknown.
     """
     if evaluation not in EVALUATIONS:
         raise UserError(f"--evaluation must be one of {', '.join(EVALUATIONS)}, got {evaluation!r}.")
 
 
 def choose_evaluation(evaluation: str, job: Job, num_steps: int, batch_size: int | None, num_lanes: int = 1) -> str:
-    """How the run will evaluate its sum over rows.
+    """How the run evaluates its sum over rows.
 
     Args:
-      evaluation: what was asked for.
-      job: data and problem.
-      num_steps: of the run.
+      evaluation: the value of --evaluation.
+      job: the job.
+      num_steps: the number of steps of the run.
       batch_size: rows in a mini-batch, or None.
-      num_lanes: runs at a time.
+      num_lanes: the number of runs at the same time.
 
     Returns:
       The evaluation, never "auto".

@@ -14,20 +14,20 @@ from jaxgd.data import did_you_mean
 
 
 class Named(NamedTuple):
-    """NAME:ARGUMENT=VALUE,... taken apart."""
+    """The parts of a text NAME:ARGUMENT=VALUE,..."""
 
     name: str
     arguments: dict[str, Any]
 
 
 def find_optimizer(words: str) -> Callable[..., Any] | None:
-    """An optimizer by name.
+    """Find an optimizer by its name.
 
     Args:
-      words: "gradient_descent", or a function of optax, with arguments behind a colon if it needs some.
+      words: "gradient_descent", or the name of a function of optax, with arguments after a colon.
 
     Returns:
-      The function learning_rate -> transformation, or None for our own rule.
+      A function learning_rate -> GradientTransformation, or None for `gradient_descent`.
 
     Raises:
       UserError: no optimizer has that name, or it does not have those arguments.
@@ -52,16 +52,16 @@ def _is_optimizer(name: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """A learning rate by step. Two of the same words are equal, so that compiled programs are found again."""
+    """A function from the step to the learning rate. Schedules of the same text are equal: programs are reused."""
 
     words: str
     rate: Callable[..., Any] = dataclasses.field(compare=False, repr=False)
 
     def __call__(self, step: Any) -> Any:
-        """The rate of a step.
+        """The learning rate of a step.
 
         Args:
-          step: `[]`, 0 first.
+          step: `[]`, the first step is 0.
 
         Returns:
           `[]`.
@@ -70,7 +70,7 @@ class Schedule:
 
 
 class _Kind(NamedTuple):
-    """A schedule: its function, the argument that is --learning-rate, and what is filled in for a run."""
+    """A schedule: its function, the argument that --learning-rate sets, and the default arguments for a run."""
 
     build: Callable[..., Any]
     rate: str
@@ -93,12 +93,12 @@ SCHEDULES = {
 
 
 def find_schedule(words: str | None, learning_rate: float, num_steps: int) -> Any:
-    """A learning rate, or a schedule of it by name.
+    """A constant learning rate, or a schedule by its name.
 
     Args:
-      words: a name of `SCHEDULES`, with arguments behind a colon; for piecewise STEP=FACTOR. None is the rate itself.
-      learning_rate: the rate that the schedule begins at, for a warm-up the one it rises to.
-      num_steps: of the run, over which it goes if its arguments do not say otherwise.
+      words: a name of `SCHEDULES`, with arguments after a colon (for piecewise STEP=FACTOR). None is a constant rate.
+      learning_rate: the rate at the beginning of the schedule; for a warm-up, the highest rate.
+      num_steps: the number of steps of the run; by default the schedule extends over all of them.
 
     Returns:
       A number, or a function step -> rate.
@@ -134,7 +134,7 @@ def find_schedule(words: str | None, learning_rate: float, num_steps: int) -> An
 
 
 def _parse(flag: str, words: str) -> Named:
-    """NAME:ARGUMENT=VALUE,... with numbers, true and false."""
+    """Parse NAME:ARGUMENT=VALUE,... with numbers, true and false."""
     name, colon, rest = words.partition(":")
     arguments: dict[str, Any] = {}
     for part in rest.split(",") if colon else ():
@@ -160,7 +160,7 @@ def _value(text: str) -> Any:
 def _check_arguments(
     flag: str, name: str, build: Callable[..., Any], arguments: dict[str, Any], *, given: tuple[str, ...]
 ) -> None:
-    """Refuse arguments that the function does not have, and a call that lacks some."""
+    """Raise an error if the function does not have an argument, or if a required argument is missing."""
     parameters = {n: p for n, p in inspect.signature(build).parameters.items() if n not in given}
     for argument in arguments:
         if argument not in parameters:

@@ -1,4 +1,4 @@
-"""What came out of a fit: its summary, and the screen that shows it."""
+"""The result of a fit: its summary, and how the summary is printed."""
 
 import functools
 import warnings
@@ -18,20 +18,20 @@ from jaxgd.descent.explain import sentence
 from jaxgd.theory.closed_form import separates
 
 PARAMETER_ROWS = 40
-"""Parameters that the screen shows."""
+"""The largest number of parameters that are printed."""
 
 LOST = ("DIVERGED", "NONFINITE")
 
 
 def summarise(job: Job, options: Any, result: Result, first_loss: float, learning_rate: float) -> dict[str, Any]:
-    """What came out of a fit, as `summary.json` holds it.
+    """The summary of a fit, which is written to `summary.json`.
 
     Args:
-      job: data and problem.
-      options: of the command line, a `FitOptions`.
-      result: of the run.
-      first_loss: at the start.
-      learning_rate: of the run, at the beginning of its schedule.
+      job: the job.
+      options: the options of the command line, a `FitOptions`.
+      result: the result of the run.
+      first_loss: the loss at the start.
+      learning_rate: the learning rate at the beginning of the run.
 
     Returns:
       Names and values, without times.
@@ -84,7 +84,7 @@ def summarise(job: Job, options: Any, result: Result, first_loss: float, learnin
 
 
 def _held_out(result: Result) -> dict[str, Any]:
-    """The loss of the held-out rows at the end and where it was lowest."""
+    """The loss of the held-out rows at the end, and its lowest value."""
     if result.held_out is None:
         return {}
     steps, losses = np.asarray(result.held_out.step), np.asarray(result.held_out.loss, np.float64)
@@ -98,7 +98,7 @@ def _held_out(result: Result) -> dict[str, Any]:
 
 
 def _quality(job: Job, result: Result, predictions: jax.Array) -> dict[str, float]:
-    """Accuracy of classifiers, R^2 of regressions, on the rows fitted and those held out."""
+    """Accuracy of classifiers and R^2 of regressions, for the fitted rows and the held-out rows."""
     add = functools.partial(_sum, job)
     found = _scores("", predictions, job.batch.targets, add)
     if job.test_set.num_rows:
@@ -129,7 +129,7 @@ def _scores(prefix: str, predictions: jax.Array, targets: jax.Array, add: Callab
 
 
 def _parameters(job: Job, result: Result) -> dict[str, Any]:
-    """Parameters in the units of the data, beside the closed form where there is one."""
+    """Parameters in the units of the data, and the closed form if there is one."""
     found: dict[str, Any] = {"parameters": job.named(job.in_data_units(result.params))}
     if job.problem.minimizer is None:
         return found
@@ -148,11 +148,11 @@ def _parameters(job: Job, result: Result) -> dict[str, Any]:
 
 
 def print_summary(summary: dict[str, Any], folder: Path) -> None:
-    """Print the screen of a fit.
+    """Print the summary of a fit.
 
     Args:
-      summary: of `summarise`, with its times.
-      folder: where it will be written.
+      summary: the result of `summarise`, with times.
+      folder: the folder to which it will be written.
     """
     held_out = f", {summary['held_out_rows']} held out" if summary["held_out_rows"] else ""
     facts = {
@@ -185,7 +185,7 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
         )
     lost = summary["stop_reason"] in LOST
     tables.print_facts(facts, {"ended": "bold red"} if lost else {})
-    if not lost:  # parameters of a diverged run mean nothing; the folder has them
+    if not lost:  # parameters of a diverged run are not meaningful; the folder has them
         _print_parameters(summary["parameters"], summary.get("closed_form", {}), folder)
     tables.print_notes(summary["notes"])
 

@@ -1,4 +1,4 @@
-"""jaxgd predict: a fitted model on new rows."""
+"""jaxgd predict: apply a fitted model to new rows."""
 
 import csv
 import dataclasses
@@ -17,15 +17,16 @@ ROWS_SHOWN = 10
 
 @dataclasses.dataclass(frozen=True)
 class PredictOptions:
-    """Predict new rows by the model of a run folder.
+    """Predict new rows with the model in a run folder.
 
-    Exit code 0 when every row was predicted, 2 for bad input.
+    Exit code 0 if every row was predicted, 2 for bad input.
     """
 
     run: tyro.conf.Positional[Path]
-    """The folder of a fit."""
+    """The folder that `jaxgd fit` wrote."""
     data: str
-    """New rows, as `jaxgd fit --data` takes them. The columns of the fit are found by name; others are passed over."""
+    """New rows, in a form that `jaxgd fit --data` accepts. Columns are found by name; additional columns are
+    ignored."""
     out: Path | None = None
     """CSV file to write the predictions to."""
     json: bool = False
@@ -36,14 +37,14 @@ def run(options: PredictOptions) -> int:
     """Load the model, read the rows, predict, print and write.
 
     Args:
-      options: of the command line.
+      options: the options of the command line.
 
     Returns:
       The exit code, 0.
 
     Raises:
       UserError: the predictions cannot be written.
-      DataError: the folder holds no model, or the data hold a mistake.
+      DataError: the folder contains no model, or the data contain a mistake.
     """
     fitted = reporting.load(options.run)
     inputs = data.new_inputs(options.data, fitted.input_names, fitted.one_hot)
@@ -68,7 +69,7 @@ def named_predictions(fitted: reporting.Fitted, predictions: np.ndarray[Any, Any
       predictions: `[N]` or `[N, K]`.
 
     Returns:
-      For a regression a column for each target; for a classifier the class and the probability of each class.
+      For a regression, one column for each target. For a classifier, the class and the probability of each class.
     """
     values = np.asarray(predictions, np.float64)
     if not fitted.class_names:

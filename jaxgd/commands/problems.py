@@ -1,4 +1,4 @@
-"""jaxgd problems: the table of systems."""
+"""jaxgd problems: print the table of problems."""
 
 import dataclasses
 import json
@@ -10,17 +10,17 @@ from jaxgd.types import Formulas, Problem
 
 @dataclasses.dataclass(frozen=True)
 class ProblemsOptions:
-    """Print the table of systems with their formulas."""
+    """Print a table of all problems with their formulas."""
 
     json: bool = False
     """Print JSON."""
 
 
 def run(options: ProblemsOptions) -> int:
-    """Print the systems.
+    """Print the problems.
 
     Args:
-      options: of the command line.
+      options: the options of the command line.
 
     Returns:
       The exit code, 0.

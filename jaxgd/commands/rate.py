@@ -1,4 +1,4 @@
-"""jaxgd rate: what is known about learning rates before anything runs, and how far each statement reaches."""
+"""jaxgd rate: what is known about learning rates before a run."""
 
 import dataclasses
 from typing import Any
@@ -15,55 +15,55 @@ from jaxgd.theory import curvature
 from jaxgd.theory.rates import RateFacts, comparison_points, guaranteed_loss, judge
 
 ACCURACY = 1e-6
-"""Share of the error at the start that the predicted steps lead to."""
+"""The predicted number of steps reduces the error to this fraction of its value at the start."""
 
 BOUND_STEPS = 1000
-"""Steps after which the bound on the loss is shown."""
+"""The bound on the loss is printed for this number of steps."""
 
 SHARES = (0.001, 0.01, 0.1, 0.5, 0.99, 1.01, 2.0)
-"""Rates shown, as shares of the limit; half of a guaranteed limit 2/L is 1/L."""
+"""The printed rates, as multiples of the limit. Half of a guaranteed limit 2/L is 1/L."""
 
 SLOW = 10
-"""Times the steps of the best rate from which a rate is called slow."""
+"""A rate that needs more than this many times the steps of the best rate is called slow."""
 
 COLUMNS = {
     "contraction": "a step multiplies the\nerror by at most",
     "steps": f"steps to {ACCURACY:g}\nof it, at most",
     "loss_at_most": f"loss after {BOUND_STEPS:,}\nsteps, at most",
 }
-"""Columns that are shown where they are known for at least one rate."""
+"""Columns that are printed if they are known for at least one rate."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RateOptions(jobs.DataOptions):
-    """Say what is known about learning rates of full-batch descent on a data set, before anything runs.
+    """Print which learning rates of full-batch descent are stable on a data set, before any run.
 
-    Exact for squared errors; guaranteed from every start where a bound on the curvature is known; else local, at the
-    start. Judged in float64.
+    The statements are exact for squared errors. They are guaranteed from every start if a bound on the curvature is
+    known. Otherwise they hold only near the start. All computations use float64.
     """
 
     learning_rate: tuple[float, ...] = ()
-    """Rates of your own to judge as well."""
+    """Further learning rates to judge."""
 
 
 def run(options: RateOptions) -> int:
-    """Judge rates and print the verdicts.
+    """Judge learning rates and print the verdicts.
 
     Args:
-      options: of the command line.
+      options: the options of the command line.
 
     Returns:
       The exit code, 0.
 
     Raises:
-      UserError: options out of range, or nothing curves upwards at the start.
-      DataError: a mistake in the data.
+      UserError: options are out of range, or the Hessian at the start has no positive eigenvalue.
+      DataError: the data contain a mistake.
     """
     for rate in options.learning_rate:
         errors.check_positive("learning-rate", rate)
     job = jobs.prepare(options)
     if not np.isfinite(job.facts.limit):
-        raise UserError("no direction curves upwards here: every rate is as stable as any other.")
+        raise UserError("the Hessian at the start has no positive eigenvalue: the rate has no limit.")
     found = _summarise(job, options.learning_rate)
     if options.json:
         print(reporting.to_json(found))
@@ -95,7 +95,7 @@ def _summarise(job: Job, rates: tuple[float, ...]) -> dict[str, Any]:
 
 
 def _curvature(facts: RateFacts) -> dict[str, Any]:
-    """Bounds over all parameters, and the curvatures at the start; None where they are not known."""
+    """Bounds over all parameters, and the curvatures at the start; None if they are not known."""
     found: dict[str, Any] = {}
     if facts.kind != "exact":
         found = {"smoothness": facts.smoothness, "strong_convexity": facts.strong_convexity, "convex": facts.convex}
@@ -110,7 +110,7 @@ def _curvature(facts: RateFacts) -> dict[str, Any]:
 
 
 def _points(job: Job) -> list[tuple[float, float]]:
-    """Points that bound the loss of a convex problem."""
+    """The points with which `guaranteed_loss` bounds the loss of a convex problem."""
     if not (job.facts.kind == "guaranteed from every start" and job.facts.convex):
         return []
     with jobs.judging(job) as exact:

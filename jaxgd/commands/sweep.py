@@ -1,4 +1,4 @@
-"""jaxgd sweep: learning rates x seeds in one program, and the picture people look for."""
+"""jaxgd sweep: run learning rates, seeds and further axes in one program, and plot the final losses."""
 
 import dataclasses
 import time
@@ -24,60 +24,60 @@ OVER = {
     "guaranteed from every start": "over 2/L",
     "local at this start": "over local limit",
 }
-"""What a rate is divided by, for each kind of limit."""
+"""The heading of the column of rates divided by the limit, for each kind of limit."""
 
 ROW = (
     "learning_rate", "seed", "rate_over_limit", "first_loss", "final_loss", "num_steps", "stop_reason", "gap",
 )  # fmt: skip
-"""What a row of `summary.csv` holds besides the axes of `--over`."""
+"""The columns of `summary.csv`, besides the axes of `--over`."""
 
 BEST_ROWS = 5
-"""Lanes that the screen shows."""
+"""The number of lanes that are printed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepOptions(jobs.DataOptions):
-    """Run every learning rate from every seed in one program, and draw final loss against rate.
+    """Run every learning rate with every seed in one program, and plot the final loss against the learning rate.
 
-    Exit code 0 whatever the lanes did, 2 for bad input.
+    Exit code 0 if the sweep was run (also if lanes diverged), 2 for bad input.
     """
 
     learning_rate: str = "auto"
-    """FROM:TO:log:COUNT or FROM:TO:lin:COUNT, or numbers with commas; by default 50 rates from a thousandth
-    to ten times the largest stable one, or to a hundred times the limit where it is not exact."""
+    """FROM:TO:log:COUNT, FROM:TO:lin:COUNT, or numbers separated by commas. The default is 50 rates from a thousandth
+    to ten times the largest stable rate, or to a hundred times the limit if it is not exact."""
     seeds: int = 1
-    """Starts and row orders, each from a seed of its own."""
+    """The number of seeds. Each seed has its own start and its own order of the rows."""
     num_steps: int = 1000
     """Steps of every lane."""
     batch_size: int | None = None
-    """Rows in a batch; all if not given, 1 for stochastic descent."""
+    """Rows in a batch, 1 for stochastic descent. The default is all rows."""
     optimizer: str = "gradient_descent"
-    """gradient_descent, or an optax optimizer by name (adam, nadam, rmsprop, ...), with arguments behind a colon:
+    """gradient_descent, or the name of an optax optimizer (adam, nadam, rmsprop, ...), with arguments after a colon:
     sgd:momentum=0.9,nesterov=true."""
     over: tuple[str, ...] = ()
     """Further axes, NAME=VALUES with VALUES as for --learning-rate: batch_size=1,10,100, or a numeric
     argument of the optimizer such as momentum=0:0.9:lin:4. Every combination is run."""
     lanes_per_chunk: int | None = None
-    """Lanes run at a time; all if not given."""
+    """The number of lanes that run at the same time. The default is all."""
     evaluation: str = "auto"
-    """How the sum over rows is evaluated: plain, tiled, sharded over all devices, compressed to its statistics, or
-    auto for the fastest at its size."""
+    """How the sum over rows is evaluated: plain, tiled (in the cache), sharded (over all devices), compressed (to
+    sufficient statistics), or auto for the fastest."""
     out: Path | None = None
-    """Folder to write; by default a new one under runs/."""
+    """Folder for the results. The default is a new folder under runs/."""
 
 
 def run(options: SweepOptions) -> int:
-    """Sweep, write the folder, print the best lanes.
+    """Run the sweep, print the best lanes and write the folder.
 
     Args:
-      options: of the command line.
+      options: the options of the command line.
 
     Returns:
       The exit code, 0.
 
     Raises:
-      UserError: options out of range or that do not fit together.
-      DataError: a mistake in the data.
+      UserError: options are out of range or do not fit together.
+      DataError: the data contain a mistake.
     """
     for name in ("seeds", "num_steps", "batch_size", "lanes_per_chunk"):
         errors.check_at_least_one(name.replace("_", "-"), getattr(options, name))
@@ -91,7 +91,7 @@ def run(options: SweepOptions) -> int:
         parse_rates(options.learning_rate, 1.0, 10)
     job = jobs.prepare(options)
     rates = parse_rates(options.learning_rate, job.facts.limit, 10 if job.facts.kind == "exact" else 100)
-    # The lane of a seed starts as `jaxgd fit` with that seed does.
+    # A lane starts from the same parameters as `jaxgd fit` with the same seed.
     begun = [jobs.begin(job.problem, options.seed + i, job.batch) for i in range(options.seeds)]
     starts, keys = jax.tree.map(lambda *leaves: jnp.stack(leaves), *begun)
     lengths = (len(rates), options.seeds, *map(len, more.values()))
@@ -138,7 +138,8 @@ def run(options: SweepOptions) -> int:
     with folders.writing("out", folder, left=folders.PRINTED):
         figure = plot.sweep(
             result,
-            {"learning_rate": rates[grid[0]]},
+            {"learning_rate": rates[grid[0]]} | {name: lanes[name] for name in more},
+            colour_by=tuple(more),
             start_loss=[row["first_loss"] for row in rows],
             limits=_lines(job) if plain else None,
             title=f"{found['problem']} on {found['data']}: {len(rows)} lanes of {options.num_steps} steps\n"
@@ -181,7 +182,7 @@ def _rows(job: Job, result: Result, lanes: dict[str, Any], seeds: Any, first_see
 
 
 def _lines(job: Job) -> dict[str, float]:
-    """The limits that the picture shows."""
+    """The limits to draw in the plot."""
     facts = job.facts
     if facts.kind == "exact":
         return {"largest stable": facts.limit}
@@ -190,7 +191,7 @@ def _lines(job: Job) -> dict[str, float]:
 
 
 def _at_the_edge(best: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[str]:
-    """A note where the best lane has the largest or smallest rate of several: the best rate may lie beyond."""
+    """A note if the best lane has the largest or the smallest rate: a rate outside of the grid may be better."""
     rates = [row["learning_rate"] for row in rows]
     if not best or min(rates) == max(rates):
         return []

@@ -1,4 +1,4 @@
-"""The system that fits a data set, and its targets in the form that it takes."""
+"""Choose the problem for a data set, and convert the targets to the form that the problem needs."""
 
 import inspect
 from collections.abc import Callable
@@ -19,7 +19,7 @@ PROBLEMS = (
     "softmax_regression",
     "mlp",
 )
-"""The systems that fit data."""
+"""The problems that can be fitted to data."""
 
 LOSSES_BY_OTHER_NAMES = {
     "mse": "mean_squared_error",
@@ -31,17 +31,17 @@ LOSSES_BY_OTHER_NAMES = {
     "log_loss": "mean_sigmoid_cross_entropy",
     "bce": "mean_sigmoid_cross_entropy",
 }
-"""What other libraries call our losses."""
+"""Names of the losses in other libraries."""
 
 
 def choose_problem(dataset: data.Dataset) -> str:
-    """The system for a data set whose user names none, by its targets.
+    """The default problem for a data set, determined by its targets.
 
     Args:
       dataset: rows and targets.
 
     Returns:
-      A name of `PROBLEMS`: of a classifier for labels 0 .. K - 1, else "linear_regression".
+      A name of `PROBLEMS`: a classifier if the targets are labels 0 .. K - 1, otherwise "linear_regression".
     """
     values = np.unique(dataset.targets)
     whole = np.issubdtype(dataset.targets.dtype, np.integer) and dataset.targets.ndim == 1
@@ -53,18 +53,18 @@ def choose_problem(dataset: data.Dataset) -> str:
 
 
 def prepare_targets(name: str, dataset: data.Dataset) -> data.Dataset:
-    """Labels for classifiers, real numbers for regressions; a network takes either.
+    """Convert the targets to labels for a classifier, or to real numbers for a regression. A network accepts both.
 
     Args:
-      name: of the system.
+      name: the name of the problem.
       dataset: rows and targets.
 
     Returns:
-      The data set with its targets as the system takes them.
+      The data set with targets in the form that the problem needs.
 
     Raises:
-      UserError: another number of inputs or targets than the system has.
-      DataError: targets that are not labels.
+      UserError: the number of inputs or targets does not fit the problem.
+      DataError: the targets are not labels.
     """
     if name == "logistic_regression":
         return dataset if data.are_probabilities(dataset) else data.as_labels(dataset, 2)
@@ -77,25 +77,25 @@ def prepare_targets(name: str, dataset: data.Dataset) -> data.Dataset:
         targets = targets[:, None]
     if name == "line" and dataset.inputs.shape[1] != 1:
         raise UserError(
-            f"--problem line has one input, {dataset.name} has {dataset.inputs.shape[1]}; name one by --features."
+            f"--problem line has one input, {dataset.name} has {dataset.inputs.shape[1]}; choose one with --features."
         )
     return dataset._replace(targets=targets)
 
 
 def build_problem(name: str, options: Any, dataset: data.Dataset) -> Problem:
-    """The problem of a system for a data set.
+    """Build the problem for a data set.
 
     Args:
-      name: of the system.
-      options: of the command line, a `DataOptions`.
-      dataset: of `prepare_targets`.
+      name: the name of the problem.
+      options: the options of the command line, a `DataOptions`.
+      dataset: the result of `prepare_targets`.
 
     Returns:
       The problem.
 
     Raises:
-      UserError: an option that does not belong to the system, or a value that it does not take.
-      DataError: labels of one class only.
+      UserError: an option does not belong to the problem, or has an invalid value.
+      DataError: all labels are the same.
     """
     arguments: dict[str, Any] = {}
     if name == "mlp":

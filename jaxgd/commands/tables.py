@@ -1,4 +1,4 @@
-"""Tables on a screen of any width. Where columns do not fit, some are left out or all stacked; no number is cut."""
+"""Print tables at any screen width. If columns do not fit, some are left out or all are stacked; no number is cut."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -12,27 +12,27 @@ import rich.table
 import rich.text
 
 SIDE_BY_SIDE = 60
-"""On screens of at least this many columns labels stand beside their texts, on narrower ones above them."""
+"""On screens of at least this many columns, labels are printed to the left of their texts; otherwise above them."""
 
 BROKEN = 14
-"""Columns from which a word in a column of words may be broken; a number never is."""
+"""A word may be broken if its column has at least this width; a number is never broken."""
 
 NUMBER, WORDS, SPARE = "number", "words", "spare"
-"""Kinds of columns: numbers, words that may go on in the next line, and numbers that are left out first."""
+"""Kinds of columns: numbers, words that may continue in the next line, and numbers that are left out first."""
 
 
 class Column(NamedTuple):
-    """A column: its heading, which may hold line ends, and its kind."""
+    """A column: its heading, which may contain line breaks, and its kind."""
 
     heading: str
     kind: str = NUMBER
 
 
 def console() -> rich.console.Console:
-    """The screen that tables are printed on.
+    """The console on which tables are printed.
 
     Returns:
-      A console on standard output that colours nothing by itself.
+      A console on standard output without automatic highlighting.
     """
     return rich.console.Console(highlight=False)
 
@@ -42,7 +42,7 @@ def print_facts(facts: Mapping[str, str], styles: Mapping[str, str] | None = Non
 
     Args:
       facts: texts by their labels.
-      styles: of some labels.
+      styles: the styles of some labels.
     """
     screen, styles = console(), styles or {}
     if screen.width < SIDE_BY_SIDE:
@@ -59,7 +59,7 @@ def print_facts(facts: Mapping[str, str], styles: Mapping[str, str] | None = Non
 
 
 def print_notes(notes: Sequence[str]) -> None:
-    """Print what the user should know, one paragraph each.
+    """Print notes, each as a paragraph.
 
     Args:
       notes: sentences.
@@ -80,10 +80,10 @@ def print_table(
 
     Args:
       columns: the columns.
-      rows: a text for each column.
-      styles: of each row; none by default.
-      title: above the table.
-      lines: whether to draw one between rows.
+      rows: for each row one text for each column.
+      styles: the style of each row; by default none.
+      title: the title above the table.
+      lines: whether to draw a line between rows.
     """
     screen = console()
     shown, left_out = list(range(len(columns))), list[str]()
@@ -120,7 +120,7 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int
     if room < 0:
         return None
     while room > 0 and least != most:
-        # The narrowest that wants more gets it, so that one long text does not take all.
+        # The narrowest column that needs more width gets it first, so that one long text does not take all of it.
         narrowest = min((i for i in range(len(least)) if least[i] < most[i]), key=lambda i: least[i])
         least[narrowest] += 1
         room -= 1
@@ -128,7 +128,7 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int
 
 
 def _longest(texts: Sequence[str], separator: str | None) -> int:
-    """Columns of the longest line, or of the longest word."""
+    """The length of the longest line, or of the longest word."""
     return max((rich.cells.cell_len(part) for text in texts for part in text.split(separator)), default=0)
 
 
@@ -139,7 +139,7 @@ def _print_stacked(
     styles: Sequence[str],
     title: str | None,
 ) -> None:
-    """Each row as lines of its own: a heading and a text, beside each other where they all fit."""
+    """Print each row as several lines, each with a heading and a text."""
     if title:
         screen.print(rich.text.Text(title, "italic"))
     headings = [column.heading.replace("\n", " ") for column in columns]

@@ -1,4 +1,4 @@
-"""The words of a command line, checked before they are parsed, so that each mistake gets one line and a suggestion."""
+"""Check the words of a command line before they are parsed, so that each mistake gives one line with a suggestion."""
 
 import dataclasses
 import re
@@ -30,18 +30,18 @@ SYNONYMS = {
     "alpha": "l2",
     "double": "x64",
 }
-"""What other tools call our options."""
+"""Names of the options in other tools."""
 
 
 def check_command(words: list[str], commands: Iterable[str]) -> None:
-    """Refuse a first word that is not a command.
+    """Raise an error if the first word is not a command.
 
     Args:
-      words: of the command line, at least one.
+      words: the words of the command line, at least one.
       commands: the names of all commands.
 
     Raises:
-      UserError: an unknown command; the text offers the nearest.
+      UserError: the command is unknown; the text suggests the most similar one.
     """
     names = list(commands)
     if not words[0].startswith("-") and words[0] not in names:
@@ -49,17 +49,17 @@ def check_command(words: list[str], commands: Iterable[str]) -> None:
 
 
 def checked(words: list[str], options: type) -> list[str]:
-    """The words of one command, with whole numbers such as 1e4 written out.
+    """Check the words of one command, and write out whole numbers such as 1e4.
 
     Args:
-      words: what follows the command's name.
+      words: the words after the command's name.
       options: the dataclass of the command.
 
     Returns:
       The words, ready to be parsed.
 
     Raises:
-      UserError: an unknown option, a value that is not of the option's type, or a needed option that is missing.
+      UserError: an option is unknown, a value has the wrong type, or a required option is missing.
     """
     if "--help" in words or "-h" in words:
         return words
@@ -105,7 +105,7 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def _number_kind(annotation: Any) -> type | None:
-    """Int or float for an option of such numbers, None for any other."""
+    """The type int or float for an option with numbers of this type, None for any other option."""
     compound = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is tuple
     choices = typing.get_args(annotation) if compound else (annotation,)
     numbers = [choice for choice in choices if choice in (int, float)]
@@ -128,12 +128,12 @@ def _as_kind(name: str, value: str, kind: type | None) -> str:
 
 
 def in_flags(message: str, options: type) -> str:
-    """A message of the library in the words of the command line: `batch_size` becomes --batch-size.
+    """Rewrite a message of the library for the command line: `batch_size` becomes --batch-size.
 
-    Where it lists what would have been right, it offers the nearest.
+    If the message lists valid values, the most similar one is suggested.
 
     Args:
-      message: with arguments of the library between backticks.
+      message: a message with names of arguments between backticks.
       options: the dataclass of the command, whose fields are the flags.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What is kept of a run: its folder, and the fitted model that can be loaded again."""
+"""Write the folder of a run, and save and load the fitted model."""
 
 from jaxgd.reporting.folder import environment, to_json, write_run, write_sweep
 from jaxgd.reporting.saved import Fitted, load, save

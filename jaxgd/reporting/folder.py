@@ -1,8 +1,9 @@
 """Run folders, tables and plots.
 
-The folder of a run holds `config.json`, `environment.json`, `summary.json`, `history.npz`, `loss.png` and the fitted
-model, `model.json` and `params.npz`; that of a sweep `summary.csv` and `losses.png` in the place of the last four. It
-is written under a temporary name and renamed, so that a folder that is there is whole.
+The folder of a run contains `config.json`, `environment.json`, `summary.json`, `history.npz`, `loss.png`, and the
+fitted model in `model.json` and `params.npz`. The folder of a sweep contains `config.json`, `environment.json`,
+`summary.json`, `summary.csv` and `losses.png`. A folder is written under a temporary name and then renamed, so it is
+never incomplete.
 """
 
 import contextlib
@@ -31,10 +32,10 @@ from jaxgd.reporting.saved import Fitted
 
 
 def environment() -> dict[str, Any]:
-    """What a run ran on.
+    """The software and hardware of a run.
 
     Returns:
-      Versions, device, x64, the commit of the working folder if it is one, and the command line.
+      Versions, device, x64, the git commit of the working folder if it is a git repository, and the command line.
     """
     return {
         "python": platform.python_version(),
@@ -64,11 +65,11 @@ def write_run(
     """Write the folder of a run.
 
     Args:
-      folder: must not exist yet.
-      config: what was asked for.
-      summary: what came out.
-      fitted: the model, with the result of the run; what its history holds after the stop is left out.
-      record_every: steps between the entries of the history.
+      folder: the folder; it must not exist.
+      config: the options of the run.
+      summary: the summary of the run.
+      fitted: the model with the result of the run. Entries of the history after the stop are not written.
+      record_every: the number of steps between two entries of the history.
 
     Raises:
       OSError: the folder exists or cannot be written.
@@ -95,11 +96,11 @@ def write_sweep(
     """Write the folder of a sweep.
 
     Args:
-      folder: must not exist yet.
-      config: what was asked for.
-      summary: what came out.
-      rows: one dict a lane, for `summary.csv`.
-      figure: the picture of its lanes.
+      folder: the folder; it must not exist.
+      config: the options of the sweep.
+      summary: the summary of the sweep.
+      rows: one dict for each lane, for `summary.csv`.
+      figure: the figure for `losses.png`.
 
     Raises:
       OSError: the folder exists or cannot be written.
@@ -114,7 +115,7 @@ def write_sweep(
 
 @contextlib.contextmanager
 def _whole(folder: Path, config: dict[str, Any], summary: dict[str, Any]) -> Iterator[Path]:
-    """A folder under a temporary name, renamed when all is written and removed when it is not."""
+    """A context with a folder under a temporary name, which is renamed at the end, or removed after an error."""
     if folder.exists():
         raise FileExistsError(f"{folder} exists already.")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -132,11 +133,11 @@ def _whole(folder: Path, config: dict[str, Any], summary: dict[str, Any]) -> Ite
 
 
 def to_json(content: Any, indent: int | None = None) -> str:
-    """JSON that any parser reads: a number that is not finite becomes a string.
+    """Standard JSON: numbers that are not finite are written as strings.
 
     Args:
       content: dicts, lists, numbers, arrays and strings.
-      indent: as `json.dumps` takes it.
+      indent: the indentation, see `json.dumps`.
 
     Returns:
       The text.

@@ -1,6 +1,6 @@
-"""A fitted model in a folder: the call that builds its problem, its parameters, its scaling, its names.
+"""Save a fitted model to a folder: the call that builds its problem, its parameters, its scaling, its names.
 
-`model.json` holds what is text, `params.npz` every array under its path in the tree, in its own dtype.
+`model.json` contains all text. `params.npz` contains every array, under the path of its leaf and in its own dtype.
 """
 
 import functools
@@ -22,17 +22,17 @@ ARRAYS, WORDS, TRACE = "params.npz", "model.json", "history.npz"
 
 
 class Fitted(NamedTuple):
-    """A problem with the parameters that a run has found, and what new data need to be predicted from.
+    """A fitted model: the problem, the result of the run, and everything needed to predict new data.
 
     Attributes:
-      problem: that was minimised.
-      result: of the run.
-      scaling: of the inputs, or None where the problem saw them as they are.
-      input_names: of the D columns, in their order; empty where they have no names.
-      target_names: of the K targets.
-      class_names: of the labels 0 .. K - 1; empty for a regression.
-      one_hot: for each column of categories its name and its values, the first of which has no input of its own.
-      best: whether the parameters to use are `result.best_params`, as after `--patience`, and not `result.params`.
+      problem: the problem that was minimised.
+      result: the result of the run.
+      scaling: the scaling of the inputs; None if the inputs were not scaled.
+      input_names: the names of the D input columns, in order; empty if they have no names.
+      target_names: the names of the K targets.
+      class_names: the names of the labels 0 .. K - 1; empty for a regression.
+      one_hot: for each column of categories its name and its values. The first value has no input column.
+      best: True if the model uses `result.best_params` (as after `--patience`), False if it uses `result.params`.
     """
 
     problem: Problem
@@ -46,7 +46,7 @@ class Fitted(NamedTuple):
 
     @property
     def params(self) -> Params:
-        """The parameters to use, for the scaled inputs: those at the end of the run, or the best."""
+        """The parameters of the model, for scaled inputs."""
         return self.result.best_params if self.best else self.result.params
 
     def predict(self, inputs: Any) -> np.ndarray[Any, Any]:
@@ -56,10 +56,10 @@ class Fitted(NamedTuple):
           inputs: `[N, D]`, in the units of the data that were fitted.
 
         Returns:
-          `[N]` or `[N, K]`: values of a regression, probabilities of a classifier.
+          `[N]` or `[N, K]`: predicted values for a regression, probabilities for a classifier.
 
         Raises:
-          ValueError: the problem does not predict, or `inputs` have another number of columns.
+          ValueError: the problem has no `predict`, or `inputs` have another number of columns.
         """
         if self.problem.predict is None:
             raise ValueError(f"{self.problem.name} does not predict.")
@@ -78,8 +78,8 @@ def save(folder: Path | str, fitted: Fitted) -> None:
     """Write a fitted model into a folder.
 
     Args:
-      folder: made if it is not there; files of an earlier model in it are replaced.
-      fitted: what to keep.
+      folder: the folder. It is made if it does not exist; the files of an earlier model are replaced.
+      fitted: the model.
 
     Raises:
       OSError: the folder cannot be written.
@@ -92,7 +92,7 @@ def save(folder: Path | str, fitted: Fitted) -> None:
 
 
 def write(folder: Path, fitted: Fitted) -> None:
-    """The two files of a model, without the trace of its run."""
+    """Write the two files of a model, without the history of its run."""
     kept = fitted.result._replace(history=History())
     arrays = {name: np.asarray(leaf) for name, leaf in _named(kept).items()}
     words = {
@@ -115,19 +115,19 @@ def write(folder: Path, fitted: Fitted) -> None:
 
 
 def load(folder: Path | str, *, problem: Problem | None = None, params: Params | None = None) -> Fitted:
-    """A fitted model from its folder.
+    """Load a fitted model from its folder.
 
     Args:
-      folder: of `jaxgd fit` or of `save`.
-      problem: for a problem of your own, which the folder cannot build again.
-      params: for a problem of your own, a tree like its parameters.
+      folder: a folder written by `jaxgd fit` or `save`.
+      problem: the problem, if it is not one of this package; such a problem is not saved.
+      params: a tree like the parameters, if the problem is not one of this package.
 
     Returns:
-      The model. Its arrays have the values and dtypes they had; float64 ones need `jax_enable_x64`.
+      The model, with the same values and dtypes. float64 arrays need `jax_enable_x64`.
 
     Raises:
-      DataError: the folder holds no model, a file is damaged, or it is of a problem of your own and `problem`
-        and `params` are not given.
+      DataError: the folder contains no model, a file is damaged, or the problem is not one of this package and
+        `problem` or `params` is missing.
     """
     folder = Path(folder)
     try:
@@ -154,13 +154,13 @@ def load(folder: Path | str, *, problem: Problem | None = None, params: Params |
 
 
 def _named(tree: Any) -> dict[str, Any]:
-    """Leaves by their path: "params.weights", "params.layers[0].bias"."""
+    """The leaves of a tree by their path, such as "params.weights" or "params.layers[0].bias"."""
     paths = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path).lstrip("."): leaf for path, leaf in paths}
 
 
 def _call(problem: Problem) -> dict[str, Any] | None:
-    """The function of `jaxgd.problems` that builds a problem, and its arguments; None for a problem of your own."""
+    """The function of `jaxgd.problems` that builds a problem, and its arguments; None for any other problem."""
     call = problem.call
     function = call.func if isinstance(call, functools.partial) else call
     name = getattr(function, "__name__", None)
@@ -184,7 +184,7 @@ def _build(words: dict[str, Any], problem: Problem | None, folder: Path) -> Prob
 
 
 def _nested(arrays: dict[str, Any]) -> Any:
-    """Dicts and lists of arrays from paths such as ".layers[0].weights". A problem accepts them as parameters."""
+    """Convert paths such as ".layers[0].weights" to nested dicts and lists, which a problem accepts as parameters."""
     if "" in arrays:
         return arrays[""]
     groups: dict[str, dict[str, Any]] = {}
@@ -199,7 +199,7 @@ def _nested(arrays: dict[str, Any]) -> Any:
 
 
 def _tree(problem: Problem, like: Params | None, field: str, arrays: dict[str, Any], folder: Path) -> Params:
-    """The tree of one field of the result: of the problem's own type, or of the structure of `like`."""
+    """The tree of one field of the result, with the problem's own type or the structure of `like`."""
     if like is None:
         mine = {name.removeprefix(field): array for name, array in arrays.items() if name.startswith(field)}
         return problem.accepts.params(jax.tree.map(jnp.asarray, _nested(mine)))

@@ -1,4 +1,4 @@
-"""What to expect before running: closed forms, Taylor expansions, curvature, and the rates that are guaranteed."""
+"""Theory of gradient descent: closed forms, Taylor expansions, curvature, and guaranteed learning rates."""
 
 from jaxgd.theory import closed_form, curvature, rates, taylor
 from jaxgd.theory.bounds import curvature_bounds, smoothness, strong_convexity

@@ -1,13 +1,15 @@
-"""Bounds on the curvature of a loss over all parameters, and the rates that they guarantee.
+"""Bounds on the curvature of a loss over all parameters, and the learning rates that they guarantee.
 
-A loss is L-smooth where `|g(a) - g(b)| <= L |a - b|` for all a and b, which for a twice differentiable one means that
-every eigenvalue of every Hessian is at most L in size. Then a step of descent changes the loss by
+A loss with the gradient g is L-smooth if `|g(a) - g(b)| <= L |a - b|` for all a and b. If the loss is twice
+differentiable, this means that at all parameters every eigenvalue of the Hessian has an absolute value of at most L.
+Then a step of descent changes the loss by
 
     f(theta - eta g) - f(theta) <= -eta (1 - eta L / 2) |g|^2
 
 (the descent lemma: Nesterov 2004, Introductory Lectures on Convex Optimization, section 1.2.3; Bubeck 2015, Convex
-Optimization: Algorithms and Complexity, section 3.2). So every rate below 2/L lowers the loss at every step from every
-start, and 1/L lowers the bound on it most. Nothing is said about rates above 2/L, which may do well on part of a run.
+Optimization: Algorithms and Complexity, section 3.2). So with every learning rate below 2/L every step lowers the loss,
+  from every start. The rate 1/L gives the smallest bound.
+For rates above 2/L this theory makes no statement; such a rate may still work well in a part of a run.
 """
 
 from typing import Any, NamedTuple
@@ -22,11 +24,12 @@ from jaxgd.types import Problem
 from jaxgd.validation import check_count
 
 GRAM_LIMIT = 1024
-"""Up to this many inputs, or rows, the extreme eigenvalues come from a Gram matrix, which takes one read of the inputs.
-Above it, its eigenvalues would cost more than the 64 products of Lanczos iteration."""
+"""With at most this many inputs or rows, the extreme eigenvalues are computed from a Gram matrix, which needs one read
+of the inputs. Above this size the eigenvalues of the Gram matrix would cost more than the 64 products of Lanczos
+iteration."""
 
 FAILURE_LOG = float(np.log(1e9))
-"""Lanczos iteration starts at random: the bound that follows it holds with probability 1 - 1e-9."""
+"""Lanczos iteration starts at a random vector, so its bound holds only with probability 1 - 1e-9."""
 
 
 class CurvatureBounds(NamedTuple):
@@ -62,7 +65,7 @@ def is_convex(problem: Problem, batch: Any) -> bool:
       batch: the data.
 
     Returns:
-      True if the smallest curvature over all parameters is known not to be negative.
+      True if it is known that no eigenvalue of the Hessian is negative at any parameters.
     """
     second = problem.second_order
     if second is None:
@@ -73,22 +76,23 @@ def is_convex(problem: Problem, batch: Any) -> bool:
 
 
 def curvature_bounds(problem: Problem, batch: Any) -> CurvatureBounds | None:
-    """L and mu of a problem on its data.
+    """The curvature bounds L and mu of a problem on its data.
 
-    For a loss whose rows have curvatures in [low, high], L is the largest eigenvalue of `high/N A^T A + l2 P` (see
-    `RowCurvature`; without the 1/N for sums) and mu the smallest of `low/N A^T A + l2 P`, or 0 if low < 0. Both are
-    exact for squared errors. The inputs are read twice: for their products and for the sums of their columns.
+    If the curvatures of all rows lie in [low, high], L is the largest eigenvalue of `high/N A^T A + l2 P`, and mu is
+    the smallest eigenvalue of `low/N A^T A + l2 P`, or 0 if low < 0. (See `RowCurvature`; for sums the factor 1/N is
+    absent.) Both are exact for squared errors. The inputs are read twice: for their products and for the sums of their
+    columns.
 
     Args:
       problem: what is minimised.
       batch: all rows.
 
     Returns:
-      The bounds, in float32 at least; None where none is known over all parameters, as for networks.
+      The bounds, in float32 or wider; None if no bounds over all parameters are known, as for networks.
 
     Raises:
-      ValueError: the problem's `check_batch` refuses the batch, such as targets outside [0, 1] of the sigmoid neuron.
-        Only where the batch is concrete.
+      ValueError: the batch is concrete and the problem's `check_batch` rejects it, for example because targets of the
+        sigmoid neuron are outside [0, 1].
     """
     second = problem.second_order
     if second is None or (second.rows is None and second.bounds is None):
@@ -112,7 +116,8 @@ def curvature_bounds(problem: Problem, batch: Any) -> CurvatureBounds | None:
         smallest, high = _extremes(design, scale * largest, l2, rows.intercept)
         return CurvatureBounds(high, smallest)
     _, high = _extremes(design, scale * largest, l2, rows.intercept)
-    # Only with low > 0 the rows add to the lower bound; low = 0 leaves the penalty, which spares the bias.
+    # Only with low > 0 the rows raise the lower bound. With low = 0 only the penalty remains, which leaves out the
+    # bias.
     if rows.low > 0:
         smallest = _extremes(design, scale * rows.low, l2, rows.intercept)[0]
     else:
@@ -123,11 +128,11 @@ def curvature_bounds(problem: Problem, batch: Any) -> CurvatureBounds | None:
 def smoothness(problem: Problem, batch: Any, *, batch_size: int | None = None) -> jax.Array | None:
     """L, a bound on the curvature of a loss over all parameters: full-batch steps with rate 1/L never raise the loss.
 
-    With `batch_size` B, L holds for every batch of B rows. Let a_i be row i of the inputs, with a 1 for the intercept,
-    and let every second derivative by a prediction lie between `low` and `high`. Then L of a mean over B rows is at
-    most `max(high, -low)` times the mean of the B largest `|a_i|^2`, plus l2, and at most N/B times the L of all rows;
-    the smaller of the two is returned. For B = 1 and a convex loss its inverse is the step of scikit-learn's SAG
-    (Schmidt, Le Roux & Bach 2017, Mathematical Programming 162, 83-112).
+    With `batch_size` B, the bound L holds for every batch of B rows. Let a_i be row i of the inputs, with a 1 for the
+    intercept. Let all second derivatives with respect to a prediction lie between `low` and `high`. Then L of a mean
+    over B rows is at most `max(high, -low)` times the mean of the B largest `|a_i|^2`, plus l2. It is also at most N/B
+    times the L of all rows. The smaller of these two bounds is returned. For B = 1 and a convex loss, 1/L is the
+    learning rate of scikit-learn's SAG (Schmidt, Le Roux & Bach 2017, Mathematical Programming 162, 83-112).
 
     Args:
       problem: what is minimised.
@@ -135,11 +140,11 @@ def smoothness(problem: Problem, batch: Any, *, batch_size: int | None = None) -
       batch_size: B, the rows of a step; None for all.
 
     Returns:
-      `[]`, in units of the loss over squared units of the parameters; None where no bound over all parameters is
-      known: `problem.second_order.unbounded` says why.
+      `[]`, in units of the loss over squared units of the parameters. None if no bound over all parameters is known;
+      `problem.second_order.unbounded` gives the reason.
 
     Raises:
-      ValueError: targets outside the range that the bound holds for, or `batch_size` out of range.
+      ValueError: targets are outside the range for which the bound holds, or `batch_size` is out of range.
       TypeError: `batch_size` is not an integer.
     """
     bounds = curvature_bounds(problem, batch)
@@ -167,26 +172,26 @@ def strong_convexity(problem: Problem, batch: Any) -> jax.Array:
       batch: all rows.
 
     Returns:
-      `[]`; 0 where no positive bound is known. A logistic loss with a free bias has none, whatever the penalty on
-      its weights: it flattens where all probabilities approach 0 or 1.
+      `[]`; 0 if no positive bound is known. A logistic loss with an unpenalised bias has no positive bound, because its
+      curvature along the bias approaches 0 as all probabilities approach 0 or 1.
 
     Raises:
-      ValueError: targets outside the range that the bound holds for.
+      ValueError: targets are outside the range for which the bound holds.
     """
     bounds = curvature_bounds(problem, batch)
     return jnp.zeros(()) if bounds is None else bounds.strong_convexity
 
 
 def quadratic_eigenvalues(problem: Problem, params: Any, batch: Any) -> jax.Array | None:
-    """The eigenvalues of the Hessian of a quadratic loss, each at least once.
+    """The eigenvalues of the Hessian of a quadratic loss. A repeated eigenvalue may be listed only once.
 
     Args:
-      problem: one that `is_quadratic`.
+      problem: a problem for which `is_quadratic` returns True.
       params: any point; only its shapes matter.
       batch: all rows.
 
     Returns:
-      `[Q]`, ascending; None where there are more than `GRAM_LIMIT` parameters and rows.
+      `[Q]`, ascending; None if there are more than `GRAM_LIMIT` parameters and rows.
     """
     second = problem.second_order
     assert second is not None
@@ -228,7 +233,7 @@ def _extremes(design: jax.Array, factor: float, l2: jax.Array, intercept: bool) 
         return jnp.zeros_like(l2), _largest_by_lanczos(design, factor, l2, intercept)
     matrix = _bounding_matrix(design, factor, l2, intercept)
     values = jnp.linalg.eigvalsh(matrix)
-    # The space of the rows leaves out directions in which only the penalty curves.
+    # Outside of the space of the rows, only the penalty has curvature.
     smallest = values[0] if len(matrix) == num_params else jnp.zeros_like(l2)
     rounding = len(matrix) * float(jnp.finfo(design.dtype).eps) * jnp.abs(values[-1])
     return jnp.maximum(smallest - rounding, 0), values[-1]
@@ -256,11 +261,11 @@ def _bounding_matrix(design: jax.Array, factor: float, l2: jax.Array, intercept:
 
 
 def _largest_by_lanczos(design: jax.Array, factor: float, l2: jax.Array, intercept: bool) -> jax.Array:
-    """An upper bound on the largest eigenvalue of `factor A^T A + l2 P` from Lanczos iteration at a random start.
+    """An upper bound on the largest eigenvalue of `factor A^T A + l2 P` by Lanczos iteration from a random vector.
 
-    After k products the Ritz value falls short of the largest eigenvalue by a share of more than epsilon with a
-    probability of at most `1.648 sqrt(P) exp(-sqrt(epsilon) (2k - 1))` (Kuczynski & Wozniakowski 1992, SIAM Journal on
-    Matrix Analysis and Applications 13, 1094-1122, theorem 4.2).
+    After k products, the probability that the Ritz value is below (1 - epsilon) times the largest eigenvalue is at most
+    `1.648 sqrt(P) exp(-sqrt(epsilon) (2k - 1))` (Kuczynski & Wozniakowski 1992, SIAM Journal on Matrix Analysis and
+    Applications 13, 1094-1122, theorem 4.2).
     """
     size = design.shape[1] + intercept
 

@@ -1,7 +1,7 @@
-"""Minimisers and exact trajectories, in float64 on the host whatever the dtype of the data.
+"""Minimisers and exact trajectories, computed in float64 on the host for data of any dtype.
 
-A float32 solution cannot serve as the reference of a float32 descent, and the normal equations square the
-condition number: least squares goes through QR and the singular values of R (Golub & Van Loan, Matrix
+A closed form in float32 would not be accurate enough to judge a run in float32. The normal equations would square the
+condition number; therefore least squares is solved by QR and the singular values of R (Golub & Van Loan, Matrix
 Computations, 4th ed., sections 5.3 and 5.5).
 """
 
@@ -26,11 +26,11 @@ SQUARED_ERROR_SCALES: dict[str, Callable[[int], float]] = {
     "mean_squared_error": lambda num_rows: 1.0 / num_rows,
     "half_mean_squared_error": lambda num_rows: 0.5 / num_rows,
 }
-"""What the plain sum of squares is multiplied by for N rows, by the name of the loss: the table of all such factors."""
+"""The factor of the sum of squares in each loss, by the name of the loss, as functions of the number of rows N."""
 
 
 DENSE_TRAJECTORY = 1024
-"""Parameters of a problem up to which its Hessian is decomposed for an exact trajectory."""
+"""An exact trajectory is computed for problems of at most this many parameters, because it decomposes the Hessian."""
 
 
 class LeastSquares(NamedTuple):
@@ -39,10 +39,10 @@ class LeastSquares(NamedTuple):
     Attributes:
       weights: `[D]` or `[D, K]` float64.
       bias: `[]` or `[K]` float64.
-      rank: the numerical rank of `[X, 1]`; the solution is the one of least norm where it falls short of
-        `num_columns`.
+      rank: the numerical rank of `[X, 1]`. If it is below `num_columns`, the solution is the one of least norm.
       num_columns: D + 1, or D without an intercept.
-      condition_number: largest over smallest singular value of `[X, 1]`; that of the Hessian is its square.
+      condition_number: largest over smallest singular value of `[X, 1]`; the condition number of the Hessian is its
+        square.
       sum_squared_error: at the solution, in squared units of the targets.
     """
 
@@ -60,10 +60,10 @@ class LeastSquares(NamedTuple):
 
 
 def least_squares(inputs: Any, targets: Any, *, penalty: float = 0.0, fit_intercept: bool = True) -> LeastSquares:
-    """Minimise `sum_i |x_i W + b - y_i|^2 + penalty |W|^2`, the bias free.
+    """Minimise `sum_i |x_i W + b - y_i|^2 + penalty |W|^2`. The bias b is not penalised.
 
-    Without a penalty this is `(A^T A)^-1 A^T y` for `A = [X, 1]`, computed as `R^-1 Q^T y` with the columns
-    of A scaled to unit length; the penalty adds the rows `sqrt(penalty) I` with targets 0.
+    Without a penalty the solution is `(A^T A)^-1 A^T y` for `A = [X, 1]`, computed as `R^-1 Q^T y` with the columns of
+    A scaled to unit length. A penalty is equivalent to additional rows `sqrt(penalty) I` with targets 0.
 
     Args:
       inputs: `[N, D]`, real.
@@ -73,10 +73,10 @@ def least_squares(inputs: Any, targets: Any, *, penalty: float = 0.0, fit_interc
       fit_intercept: False leaves b out; it is 0 in the solution.
 
     Returns:
-      The solution in float64; of least norm over (W, b) where the rank is deficient.
+      The solution in float64; if the rank is deficient, the one of least norm over (W, b).
 
     Raises:
-      ValueError: shapes that do not fit, or values that are not finite.
+      ValueError: the shapes do not fit, or values are not finite.
       TypeError: `penalty` is not a number.
     """
     inputs, targets = np.asarray(inputs, np.float64), np.asarray(targets, np.float64)
@@ -151,21 +151,22 @@ def trajectory(
         theta_t = theta_0 - eta sum_{k<t} (I - eta H)^k g = theta_0 - eta Q diag(s_i(t)) Q^T g,
         s_i(t)  = (1 - (1 - eta lambda_i)^t) / (eta lambda_i),  t for lambda_i = 0,
 
-    with `H = Q diag(lambda) Q^T`. Without `problem` the loss is that of one of these systems:
-    `(weights, bias)` and `(matrix, bias)` under a squared
-    error, with `A = [X, 1]` and `H = 2 c A^T A + l2 diag(1, .., 1, 0)`; the line; and the parabola
-    `x^2 - 4x + 5` (batch None).
+    with `H = Q diag(lambda) Q^T`. Without `problem`, the type of `params` determines the problem. `LinearParams` and
+    `LinearMapParams` are a linear model with a squared error, for which `A = [X, 1]` and
+    `H = 2 c A^T A + l2 diag(1, .., 1, 0)`. `LineParams` is the line. `ScalarParams` is the parabola `x^2 - 4x + 5`
+    (batch None).
 
     Args:
       params: the start, a `LinearParams`, `LinearMapParams`, `LineParams` or `ScalarParams`.
-      batch: the data, a `Batch` or a pair (inputs, targets), and with `problem` whatever that takes; None for
-        `ScalarParams`.
+      batch: the data, a `Batch` or a pair (inputs, targets); with `problem`, any data that the problem accepts; None
+        for `ScalarParams`.
       learning_rate: eta, `[]`.
       num_steps: T.
-      loss: the squared error by name, a key of `SQUARED_ERROR_SCALES`, which gives c; unused for `ScalarParams`.
+      loss: the name of the squared error, a key of `SQUARED_ERROR_SCALES`. It determines c. Not used for
+        `ScalarParams`.
       l2: coefficient of the penalty `1/2 l2 |W|^2`.
-      problem: any problem with a quadratic loss, your own included, of at most 1024 parameters: its gradient and its
-        Hessian are taken at the start, and `loss` and `l2` are not used. None for the systems above.
+      problem: any problem with a quadratic loss and at most 1024 parameters, also one of your own. Its gradient and
+        Hessian are evaluated at the start; `loss` and `l2` are not used. None for the problems listed above.
 
     Returns:
       A tree like `params` of float64 NumPy arrays with a leading axis of T + 1: entry t is the parameters
@@ -193,7 +194,7 @@ def trajectory(
 
 
 def _quadratic_of(problem: Problem, params: Any, batch: Any) -> tuple[_Quadratic, Callable[[Any], Any]]:
-    """A quadratic problem around a start, in float64, and the way back from a vector to its parameters."""
+    """A quadratic problem around a start, in float64, and a function from a vector to its parameters."""
     with jax.enable_x64(True):
         params, batch = jax.tree.map(_in_float64, problem.accepts.arguments(params, batch))
         flat, unravel = ravel_pytree(params)
@@ -268,7 +269,7 @@ def _quadratic(params: Any, batch: Batch | None, loss: str, l2: float) -> _Quadr
 
 
 def _restored(params: Any, path: Float64Array) -> Any:
-    """`[T, P, K]` back into a tree like `params` with a leading axis of T."""
+    """Convert `[T, P, K]` to a tree like `params` with a leading axis of T."""
     if isinstance(params, ScalarParams):
         return ScalarParams(path[:, 0, 0])
     if isinstance(params, LineParams):
@@ -282,26 +283,28 @@ def _restored(params: Any, path: Float64Array) -> Any:
 
 
 FIRST_ROWS = 20
-"""Rows for each column that the first separability programme has."""
+"""The first separability program has this many rows for each column."""
 
 
 def linearly_separable(inputs: Any, labels: Any) -> bool:
-    """Whether hyperplanes separate the classes: some scores `x . w_k + b_k` are highest for the label in every row.
+    """Whether hyperplanes separate the classes.
 
-    Then the unpenalised logistic or softmax loss has no minimiser: along the separating direction it falls to 0 and
-    the weights grow without end (Albert & Anderson 1984, Biometrika 71, 1-10). Decided exactly, up to the solver's
-    tolerance, by the linear programme `x_i . (w_y - w_k) + b_y - b_k >= 1` for the label y of row i and every other k.
-    For two classes only the difference of the scores matters, and the programme has half the unknowns.
+    The classes are separable if there are scores `x . w_k + b_k` of which in every row that of the label is highest.
+    Then the unpenalised logistic or softmax loss has no minimiser: along the separating direction the loss falls to 0,
+    and the weights grow without end (Albert & Anderson 1984, Biometrika 71, 1-10). A linear program decides this, up to
+    the tolerance of the solver. Its constraints are `x_i . (w_y - w_k) + b_y - b_k >= 1` for the label y of row i and
+    every other class k. For two classes only the difference of the scores matters, so the program has half as many
+    unknowns.
 
     Args:
       inputs: `[N, D]`, real.
       labels: `[N]`, in {0, .., K - 1}.
 
     Returns:
-      True if the programme is feasible.
+      True if the linear program is feasible.
 
     Raises:
-      ValueError: the solver came to no answer.
+      ValueError: the solver did not find out whether the program is feasible.
     """
     from scipy.optimize import linprog
 
@@ -309,7 +312,7 @@ def linearly_separable(inputs: Any, labels: Any) -> bool:
     scale = np.abs(inputs).max(axis=0)
     scale = np.where(scale == 0, 1.0, scale)
     num_classes = max(int(labels.max()) + 1, 2)
-    # The programme of all rows takes 30 times their memory. That of a few, and of those that its answer does not
+    # The program of all rows takes 30 times their memory. That of a few, and of those that its answer does not
     # separate, decides as well: most data are found not to be separable by the first few.
     rows = np.random.default_rng(0).permutation(len(inputs))[: FIRST_ROWS * (inputs.shape[1] + 1)]
     while True:
@@ -321,7 +324,7 @@ def linearly_separable(inputs: Any, labels: Any) -> bool:
         if answer.status == 2:
             return False
         if answer.status != 0:
-            raise ValueError(f"`inputs`: the separability programme came to no answer ({answer.message}).")
+            raise ValueError(f"`inputs`: the solver did not decide separability ({answer.message}).")
         found = answer.x.reshape(-1, design.shape[1])
         scores = inputs @ (found[:, :-1] / scale).T + found[:, -1]
         if num_classes == 2:
@@ -337,9 +340,9 @@ def linearly_separable(inputs: Any, labels: Any) -> bool:
 
 
 def _score_differences(design: Float64Array, labels: Any, num_classes: int) -> Any:
-    """What multiplies the weights in the score of each row's label less that of each other class: `[N (K - 1), K D]`.
+    """The matrix that maps weights to differences of scores, label minus other class, for each row: `[N (K - 1), K D]`.
 
-    For two classes the difference of their weights is the unknown, `[N, D]`.
+    For two classes the unknown is the difference of their weights, and the matrix is `[N, D]`.
     """
     from scipy.sparse import coo_array
 
@@ -354,9 +357,9 @@ def _score_differences(design: Float64Array, labels: Any, num_classes: int) -> A
 
 
 def separates(params: Any, inputs: Any, labels: Any) -> bool:
-    """Whether the scores of fitted parameters are highest for the label in every row: a proof that classes separate.
+    """Whether fitted parameters separate the classes: in every row the score of the label is the highest.
 
-    Differences of scores must exceed the rounding of their sums, `(D + 1) eps sum_j |x_j| |w_j|`, in float64.
+    Each difference of scores must exceed its rounding error, `(D + 1) eps sum_j |x_j| |w_j|`, in float64.
 
     Args:
       params: `LinearParams`, weights `[D]` of a logistic regression or `[D, K]` of a softmax regression.
@@ -364,7 +367,7 @@ def separates(params: Any, inputs: Any, labels: Any) -> bool:
       labels: `[N]`, in {0, .., K - 1}.
 
     Returns:
-      True if so.
+      True if the parameters separate the classes.
     """
     inputs, labels = np.asarray(inputs, np.float64), np.asarray(labels, int)
     weights = np.asarray(params.weights, np.float64).reshape(inputs.shape[1], -1)

@@ -1,8 +1,8 @@
 """Curvature of a loss: Hessian-vector products, the largest eigenvalue, the largest stable rate.
 
-On a quadratic loss descent multiplies the error along the eigenvector of `lambda_i` by `1 - eta lambda_i`
-each step: it converges if and only if `eta < 2 / lambda_max` (Nesterov, Lectures on Convex Optimization,
-2nd ed., section 1.2.3; Boyd & Vandenberghe, Convex Optimization, section 9.3).
+On a quadratic loss each step of descent multiplies the error along the eigenvector of `lambda_i` by `1 - eta lambda_i`.
+So descent converges if and only if `eta < 2 / lambda_max` (Nesterov, Lectures on Convex Optimization, 2nd ed., section
+1.2.3; Boyd & Vandenberghe, Convex Optimization, section 9.3).
 """
 
 from typing import Any
@@ -19,17 +19,18 @@ from jaxgd.types import Params, Problem
 from jaxgd.validation import check_floating_tree, check_same_tree
 
 DENSE_LIMIT = 256
-"""Up to this many parameters the whole Hessian is formed and its eigenvalues are exact to rounding."""
+"""With at most this many parameters the whole Hessian is computed, and its eigenvalues are exact up to rounding."""
 
 COLUMNS = 64
-"""Columns of a Hessian that are computed at a time: all at once would hold P times the activations."""
+"""The number of columns of a Hessian that are computed together. All columns together would need P times the
+activations."""
 
 
 def hessian_vector_product(problem: Problem, params: Params, batch: Any, direction: Params) -> Params:
-    """`H u`, by hand where the problem has its second order, else the derivative of the gradient in forward mode.
+    """`H u`: with the problem's own `second_order.hvp`, or else by differentiating its gradient in forward mode.
 
     Args:
-      problem: its `second_order` is used, or its `grad` differentiated.
+      problem: the problem.
       params: the point.
       batch: the data.
       direction: u, a tree like `params`.
@@ -52,12 +53,12 @@ def largest_eigenvalue(problem: Problem, params: Params, batch: Any) -> LargestE
     """Largest eigenvalue of the Hessian of a loss at a point.
 
     For a squared error of a linear model it is computed from a Gram matrix (see `curvature_bounds`). For any other
-    problem of up to `DENSE_LIMIT` parameters the Hessian is formed column by column and decomposed; with more
-    parameters the eigenvalue comes from `lanczos`.
+    problem of at most `DENSE_LIMIT` parameters, the Hessian is computed column by column and decomposed. With more
+    parameters, `lanczos` is used.
 
     Args:
-      problem: what is minimised.
-      params: the point; on a quadratic loss any.
+      problem: the problem to minimise.
+      params: the point; for a quadratic loss any point.
       batch: the data.
 
     Returns:
@@ -88,17 +89,17 @@ def largest_eigenvalue(problem: Problem, params: Params, batch: Any) -> LargestE
 def largest_stable_learning_rate(problem: Problem, params: Params, batch: Any) -> jax.Array:
     """The learning rate above which full-batch descent diverges, `2 / lambda_max`.
 
-    On a quadratic loss the limit is exact and the same everywhere. On any other loss it is the limit for small moves
-    around `params`, and guarantees nothing elsewhere.
+    For a quadratic loss the limit is exact and the same at all parameters. For any other loss the limit holds only near
+    `params`, and guarantees nothing at other parameters.
 
     Args:
-      problem: what is minimised.
-      params: the point; on a quadratic loss any.
+      problem: the problem to minimise.
+      params: the point; for a quadratic loss any point.
       batch: the data.
 
     Returns:
-      `[]`, in squared units of the parameters over units of the loss; infinite where no direction curves
-      upwards.
+      `[]`, in squared units of the parameters over units of the loss; infinite if the Hessian has no positive
+      eigenvalue.
 
     Raises:
       TypeError: a parameter is not floating.
@@ -120,7 +121,7 @@ def eigenvalues(problem: Problem, params: Params, batch: Any) -> jax.Array:
       `[P]`, ascending.
 
     Raises:
-      ValueError: more parameters than that, or none.
+      ValueError: there are more parameters than that, or none.
       TypeError: a parameter is not floating.
     """
     params, batch = problem.accepts.arguments(params, batch)
@@ -159,13 +160,13 @@ def hessian(problem: Problem, params: Params, batch: Any) -> jax.Array:
 
 
 def curved(eigenvalues: npt.ArrayLike) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The eigenvalues that rounding can tell from zero; along the others descent does not move. Host side.
+    """The eigenvalues that differ from zero by more than rounding; along the others descent does not move. Host side.
 
     Args:
       eigenvalues: `[P]`.
 
     Returns:
-      Those larger in size than `P eps lambda_max`.
+      The eigenvalues with an absolute value above `P eps lambda_max`.
     """
     values = np.asarray(eigenvalues)
     floor = len(values) * np.finfo(values.dtype).eps * np.max(np.abs(values), initial=0.0)
@@ -173,14 +174,16 @@ def curved(eigenvalues: npt.ArrayLike) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def contraction_factor(eigenvalues: npt.ArrayLike, learning_rate: float) -> float:
-    """What a step multiplies the slowest error by, `max_i |1 - eta lambda_i|` over directions that curve.
+    """The factor by which a step multiplies the slowest error component: `max_i |1 - eta lambda_i|`.
+
+    The maximum is over the eigenvalues that differ from zero by more than rounding.
 
     Args:
       eigenvalues: `[P]` of the Hessian.
       learning_rate: eta.
 
     Returns:
-      Below 1 where descent converges, above 1 where it diverges.
+      A number below 1 if descent converges, above 1 if it diverges.
     """
     return float(np.max(np.abs(1 - learning_rate * curved(eigenvalues)), initial=0.0))
 
@@ -188,14 +191,14 @@ def contraction_factor(eigenvalues: npt.ArrayLike, learning_rate: float) -> floa
 def best_learning_rate(eigenvalues: npt.ArrayLike) -> float:
     """The fixed rate with the smallest contraction factor, `2 / (mu + L)`.
 
-    There the slowest direction, `1 - eta mu`, and the fastest, `eta L - 1`, contract alike, by
+    With this rate the factors of the slowest and of the fastest direction, `1 - eta mu` and `eta L - 1`, are equal to
     `(kappa - 1) / (kappa + 1)` with `kappa = L / mu` (Nesterov 2018, theorem 2.1.15).
 
     Args:
-      eigenvalues: `[P]` of the Hessian; mu and L are the smallest and largest of those that curve.
+      eigenvalues: `[P]` of the Hessian; mu and L are the smallest and the largest nonzero eigenvalue.
 
     Returns:
-      The rate; infinite where nothing curves upwards.
+      The rate; infinite if no eigenvalue is positive.
     """
     upward = curved(eigenvalues)
     upward = upward[upward > 0]
@@ -203,14 +206,14 @@ def best_learning_rate(eigenvalues: npt.ArrayLike) -> float:
 
 
 def steps_to_accuracy(factor: float, accuracy: float) -> float:
-    """Steps until an error that each step multiplies by `factor` is `accuracy` of its start.
+    """Steps until an error is `accuracy` times its value at the start, if each step multiplies it by `factor`.
 
     Args:
       factor: a contraction factor.
       accuracy: between 0 and 1.
 
     Returns:
-      `ln(accuracy) / ln(factor)`, rounded up; infinite where the error does not shrink.
+      `ln(accuracy) / ln(factor)`, rounded up; infinite if the error does not shrink.
     """
     if factor >= 1:
         return float("inf")

@@ -15,21 +15,22 @@ from jaxgd.types import Params, Problem
 def standard_errors(problem: Problem, params: Params, batch: Any) -> Params:
     """Asymptotic standard errors of the parameters of a regression at its minimum. Host side, in float64.
 
-    For a negative log-likelihood, as the cross-entropies summed over rows are, the covariance of the estimate is
-    `H^-1`, the inverse observed information (Cox & Hinkley 1974, Theoretical Statistics, section 9.2). For a squared
-    error it is `s^2 (A^T A)^-1` with `s^2 = |r|^2 / (N - P)`. The factor of the loss (mean, sum, half) does not matter.
+    A cross-entropy summed over rows is a negative log-likelihood. For such a loss the covariance of the estimate is
+    `H^-1`, the inverse of the observed information (Cox & Hinkley 1974, Theoretical Statistics, section 9.2). For a
+    squared error it is `s^2 (A^T A)^-1` with `s^2 = |r|^2 / (N - P)`. The factor of the loss (mean, sum, half) does not
+    matter.
 
     Args:
       problem: `linear_regression` with targets `[N]`, `line` or `logistic_regression`, without a penalty.
-      params: its parameters at the minimum; elsewhere the numbers mean nothing.
+      params: the parameters at the minimum; for other parameters the result is not meaningful.
       batch: all rows.
 
     Returns:
       A tree like `params`, of float64 NumPy arrays.
 
     Raises:
-      ValueError: the problem is not such a regression, it has a penalty, there are not more rows than parameters, or
-        the Hessian is singular (collinear columns, or an unpenalised softmax).
+      ValueError: the problem is not one of these regressions or has a penalty, there are not more rows than parameters,
+        or the Hessian is singular (for example with collinear columns).
     """
     second = problem.second_order
     if second is None or second.rows is None or not is_convex(problem, batch):

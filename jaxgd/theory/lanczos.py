@@ -1,4 +1,4 @@
-"""Lanczos iteration: the largest eigenvalue of a symmetric matrix that is known by its products with vectors."""
+"""Lanczos iteration: the largest eigenvalue of a symmetric matrix, from products of the matrix with vectors."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 LANCZOS_STEPS = 64
-"""Products with vectors that the iteration takes."""
+"""The largest number of matrix-vector products."""
 
 
 class LargestEigenvalue(NamedTuple):
@@ -15,8 +15,8 @@ class LargestEigenvalue(NamedTuple):
 
     Attributes:
       value: `[]`, in units of the loss over squared units of the parameters.
-      error_bound: `[]`: an eigenvalue lies within this distance of `value`; 0 where the whole Hessian was
-        formed (then exact to rounding).
+      error_bound: `[]`: an eigenvalue lies within this distance of `value`. It is 0 if the whole Hessian was computed;
+        then `value` is exact up to rounding.
     """
 
     value: jax.Array
@@ -26,15 +26,15 @@ class LargestEigenvalue(NamedTuple):
 def lanczos(multiply: Callable[[jax.Array], jax.Array], like: jax.Array) -> tuple[LargestEigenvalue, int]:
     """Largest eigenvalue by Lanczos iteration with full reorthogonalisation, from a random start.
 
-    For the Ritz pair (theta, y) of m steps the residual is `beta_m |y_m|`, and an eigenvalue lies within that of theta
+    The Ritz pair (theta, y) after m steps has the residual `beta_m |y_m|`, and an eigenvalue lies within it of theta
     (Parlett, The Symmetric Eigenvalue Problem, theorem 4.5.1 and section 13.2).
 
     Args:
       multiply: `[P] -> [P]`, the product with the matrix.
-      like: `[P]`, whose size and dtype the vectors have.
+      like: `[P]`, an array with the size and dtype of the vectors.
 
     Returns:
-      The largest Ritz value with its bound, and the number of products taken.
+      The largest Ritz value with its error bound, and the number of products.
     """
     steps = min(LANCZOS_STEPS, like.size)
     start = jax.random.normal(jax.random.key(0), like.shape, like.dtype)
@@ -48,7 +48,7 @@ def lanczos(multiply: Callable[[jax.Array], jax.Array], like: jax.Array) -> tupl
         for _ in range(2):  # one pass leaves components as large as rounding / length
             product = product - basis.T @ (basis @ product)
         length = jnp.linalg.norm(product)
-        # An exhausted Krylov space leaves rounding: keep it as a zero row, so that it adds nothing.
+        # If the Krylov space is exhausted, only rounding errors are left; a zero row instead contributes nothing.
         exhausted = length <= jnp.finfo(like.dtype).eps * jnp.max(jnp.abs(diagonal))
         following = jnp.where(exhausted, 0, product / jnp.where(exhausted, 1, length))
         return (

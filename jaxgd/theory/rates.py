@@ -1,12 +1,13 @@
-"""What can be said about a constant learning rate before a run, and how far each statement reaches.
+"""What is known about a constant learning rate before a run.
 
-Three kinds of statement about full-batch gradient descent, from the strongest to the weakest:
+There are three kinds of statements about full-batch gradient descent, from the strongest to the weakest:
 
-- **exact**: the loss is quadratic. Its Hessian H is the same at all parameters, a step multiplies the error along the
-  eigenvector of lambda by `1 - eta lambda`, and descent diverges from almost every start above `2 / lambda_max`.
-- **guaranteed from every start**: the curvature is at most L at all parameters. Below 2/L every step lowers the loss;
-  above, nothing is known: a rate may do well, or oscillate.
-- **local at this start**: only `lambda_max` at the start is known. It speaks about small moves around that point.
+- **exact**: the loss is quadratic. Its Hessian H is the same at all parameters, and a step multiplies the error along
+the
+  eigenvector of lambda by `1 - eta lambda`. Above `2 / lambda_max` descent diverges from almost every start.
+- **guaranteed from every start**: the curvature is at most L at all parameters. Below 2/L every step lowers the loss.
+  Above 2/L nothing is known: descent may converge or oscillate.
+- **local at this start**: only `lambda_max` at the start is known. The statement holds only near the start.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -23,23 +24,23 @@ from jaxgd.types import Params, Problem
 Kind = Literal["exact", "guaranteed from every start", "local at this start"]
 
 AT_LIMIT = 1e-9
-"""Rates closer to a limit than this share of it count as at the limit: rounding decides about them."""
+"""Rates that differ from a limit by less than this fraction count as equal to the limit, because rounding decides."""
 
 
 class RateFacts(NamedTuple):
-    """What is known about the rates of a problem from one start. Python numbers, computed once.
+    """What is known about the learning rates of a problem from one start, as Python numbers.
 
     Attributes:
-      kind: how far `limit` reaches: exact, guaranteed or local.
+      kind: the kind of statement: exact, guaranteed or local.
       limit: `2 / lambda_max` of the constant Hessian (exact), 2/L (guaranteed), or `2 / lambda_max` at the start
-        (local); infinite where nothing curves upwards.
+        (local); infinite if the Hessian has no positive eigenvalue.
       local_limit: `2 / lambda_max` at the start.
-      smoothness: L; None where no bound over all parameters is known.
+      smoothness: L; None if no bound over all parameters is known.
       strong_convexity: mu, 0 if no positive lower bound is known.
       convex: whether the loss is known to be convex.
-      eigenvalues: `[Q]` ascending, those of the constant Hessian (exact) or of the Hessian at the start; None where
-        there are too many parameters.
-      unbounded: why no L is known; empty if one is.
+      eigenvalues: `[Q]` ascending, the eigenvalues of the constant Hessian (exact) or of the Hessian at the start; None
+        if there are too many parameters.
+      unbounded: the reason why no L is known; empty if L is known.
     """
 
     kind: Kind
@@ -53,13 +54,13 @@ class RateFacts(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What is known about one rate.
+    """What is known about one learning rate.
 
     Attributes:
       words: the statement.
       guaranteed: whether every step lowers the loss, in exact arithmetic, from every start.
       diverges: whether descent diverges, from almost every start.
-      contraction: what a step multiplies the distance to the minimiser by at most; None where it is not known.
+      contraction: a bound on the factor by which a step multiplies the distance to the minimiser; None if not known.
     """
 
     words: str
@@ -69,10 +70,10 @@ class Verdict(NamedTuple):
 
 
 def rate_facts(problem: Problem, params: Params, batch: Any) -> RateFacts:
-    """Everything known about constant rates of full-batch descent on a problem. Host side.
+    """Compute what is known about constant learning rates of full-batch descent on a problem. Host side.
 
     Args:
-      problem: what is minimised.
+      problem: the problem to minimise.
       params: the start.
       batch: all rows.
 
@@ -81,7 +82,7 @@ def rate_facts(problem: Problem, params: Params, batch: Any) -> RateFacts:
 
     Raises:
       TypeError: a parameter is not floating.
-      ValueError: `params` holds no arrays, or targets outside the range that a bound holds for.
+      ValueError: `params` holds no arrays, or targets are outside the range for which a bound holds.
     """
     params, batch = problem.accepts.arguments(params, batch)
     if problem.check_batch is not None:
@@ -113,7 +114,7 @@ def rate_facts(problem: Problem, params: Params, batch: Any) -> RateFacts:
 
 
 def _values(problem: Problem, params: Params, batch: Any) -> tuple[jax.Array | None, jax.Array, Any]:
-    """The eigenvalues if they are few, the largest one at the start, and the bounds."""
+    """All eigenvalues if there are few parameters, the largest eigenvalue at the start, and the curvature bounds."""
     bounds = curvature_bounds(problem, batch)
     if is_quadratic(problem):
         eigenvalues = quadratic_eigenvalues(problem, params, batch)
@@ -127,14 +128,15 @@ def _values(problem: Problem, params: Params, batch: Any) -> tuple[jax.Array | N
 
 
 def judge(facts: RateFacts, learning_rate: float) -> Verdict:
-    """What is known about a rate. Every statement follows from a theorem.
+    """State what is known about one learning rate. Every statement follows from a theorem.
 
-    With a quadratic loss the error is multiplied by at most `max_i |1 - eta lambda_i|` a step. With curvatures between
-    mu and L the distance to the minimiser is multiplied by at most `max(|1 - eta mu|, |1 - eta L|)`: a step multiplies
-    it by `I - eta M`, where M is the mean of the Hessians on the line between both points.
+    For a quadratic loss each step multiplies the norm of the error by at most `max_i |1 - eta lambda_i|`. If all
+    curvatures lie between mu and L, each step multiplies the distance to the minimiser by at most
+    `max(|1 - eta mu|, |1 - eta L|)`: the step multiplies the error by the matrix `I - eta M`, where M is the mean of
+    the Hessians on the line from the parameters to the minimiser.
 
     Args:
-      facts: of the problem, the data and the start.
+      facts: the result of `rate_facts`.
       learning_rate: eta, positive.
 
     Returns:
@@ -174,17 +176,17 @@ def guaranteed_loss(facts: RateFacts, learning_rate: float, num_steps: int, poin
 
     For every x, `f(theta_T) <= f(x) + |theta_0 - x|^2 / (2 eta T)`; with the minimiser as x and 1/L as eta this is
     `f(theta_T) - f* <= L |theta_0 - theta*|^2 / (2T)` (Beck & Teboulle 2009, SIAM Journal on Imaging Sciences 2,
-    183-202, theorem 3.1). No minimiser is needed: if there is none, as with separable classes, the bound holds with any
-    points x.
+    183-202, theorem 3.1). The bound does not need a minimiser: it holds for any point x, also if no minimiser exists,
+    as with separable classes.
 
     Args:
-      facts: of a convex problem with an L.
+      facts: the facts of a convex problem with a known L.
       learning_rate: eta.
       num_steps: T, at least 1.
       points: for each x tried, `f(x)` and `|theta_0 - x|^2`.
 
     Returns:
-      The smallest of the bounds; infinite where the rate is above 1/L or the problem is not known to be convex.
+      The smallest of the bounds; infinite if the rate is above 1/L or the problem is not known to be convex.
     """
     if not facts.convex or facts.smoothness is None or learning_rate * facts.smoothness > 1 + AT_LIMIT:
         return float("inf")
@@ -194,13 +196,13 @@ def guaranteed_loss(facts: RateFacts, learning_rate: float, num_steps: int, poin
 def comparison_points(
     problem: Problem, params: Params, batch: Any, *, num_points: int = 100
 ) -> list[tuple[float, float]]:
-    """Points x for `guaranteed_loss`: the iterates of a Newton method on their way to the minimum. Host side.
+    """Points x for `guaranteed_loss`: the iterates of a Newton method for the minimum. Host side.
 
     Args:
-      problem: with its second order.
+      problem: a problem with `second_order`.
       params: the start theta_0.
       batch: all rows.
-      num_points: iterations at most.
+      num_points: the largest number of iterations.
 
     Returns:
       For each iterate `f(x)` and `|theta_0 - x|^2`.

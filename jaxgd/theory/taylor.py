@@ -1,8 +1,8 @@
-"""Taylor's theorem as a test: remainders and their orders, directions and angles.
+"""Taylor remainders, which test a gradient and its derivative; directions and angles of steps.
 
-Why the step goes against the gradient: to first order the change of the loss along a step eta u is
-`eta u . g = eta |u| |g| cos(beta)`, which over all directions of one length is smallest at beta = 180
-degrees, `u = -g`.
+Descent steps against the gradient for the following reason. To first order a step eta u changes the loss by
+`eta u . g = eta |u| |g| cos(beta)`, where beta is the angle between u and g. Among all directions u of one length this
+is smallest for beta = 180 degrees, that is for u in the direction of -g.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,14 @@ from jaxgd.validation import check_same_tree
 
 
 class Remainders(NamedTuple):
-    """What is left of the loss after its Taylor polynomial, over S step sizes.
+    """The differences between a loss and its Taylor polynomials, for S step sizes.
 
     Attributes:
       step_sizes: `[S]`.
       remainders: `[3, S]`: `|L(theta + h u) - P_k(h)|` for the polynomials of degree k = 0, 1, 2.
-      orders: `[3, S - 1]`: the observed orders between neighbouring step sizes, near 1, 2, 3 for a right
-        gradient (and 1, 1, 1 for a wrong one). Where the loss is a polynomial of degree k the remainder
-        of degree k is only rounding, and its order means nothing.
+      orders: `[3, S - 1]`: the observed orders between neighbouring step sizes. They are near 1, 2, 3 for a right
+        gradient, and near 1, 1, 1 for a wrong gradient. If the loss is a polynomial of degree k, the remainder of
+        degree k is only rounding, and its order is not meaningful.
     """
 
     step_sizes: jax.Array
@@ -46,8 +46,8 @@ def remainders(
         R_1(h) = |L(theta + h u) - L(theta) - h u . g|                           = O(h^2)
         R_2(h) = |L(theta + h u) - L(theta) - h u . g - h^2/2 u . H u|           = O(h^3)
 
-    `g` is `grad` at theta, and `H u` is `hvp` or else the forward-mode derivative of `grad` along u: R_1 tests the
-    gradient, R_2 its derivative.
+    `g` is the value of `grad` at theta. `H u` is the value of `hvp`, or else the forward-mode derivative of `grad`
+    along u. So R_1 tests the gradient, and R_2 tests its derivative.
 
     Args:
       loss: `(params, *args) -> []`.
@@ -139,8 +139,8 @@ def inner(left: Params, right: Params) -> jax.Array:
 def angle(direction: Params, grads: Params) -> jax.Array:
     """Angle between a direction and the gradient.
 
-    Computed as `2 atan2(|a - b|, |a + b|)` of the unit vectors, which keeps its digits at 0 and 180 degrees where
-    the arc cosine loses half of them (Kahan, "How Futile are Mindless Assessments of Roundoff", 2006).
+    Computed as `2 atan2(|a - b|, |a + b|)` of the unit vectors a and b. This is accurate near 0 and 180 degrees, where
+    the arc cosine loses half of its digits (Kahan, "How Futile are Mindless Assessments of Roundoff", 2006).
 
     Args:
       direction: u, a tree like `grads`.
@@ -171,10 +171,11 @@ def norm(tree: Params) -> jax.Array:
 def change_over_angles(
     loss: LossFn, grad: GradFn, params: Params, angles: Any, step_size: Any, *args: Any, key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Change of the loss along a fan of directions, all of the length of the gradient.
+    """Change of the loss along several directions that have the length of the gradient.
 
-    Each direction lies in the plane of the gradient and one random direction, at the angle beta from the
-    gradient; to first order the change is `eta k cos(beta)`, `k = |u| |g|`, between -k eta and k eta.
+    All directions lie in the plane of the gradient and one random direction. The direction for beta has the angle beta
+    to the gradient. To first order the change is `eta k cos(beta)` with `k = |u| |g|`, so it lies between -k eta and k
+    eta.
 
     Args:
       loss: `(params, *args) -> []`.
@@ -183,7 +184,7 @@ def change_over_angles(
       angles: beta, degrees, `[A]`.
       step_size: eta, `[]`.
       *args: passed on to both functions.
-      key: draws the second direction of the plane.
+      key: the random key for the second direction of the plane.
 
     Returns:
       The change of the loss and its first-order prediction, both `[A]`, in units of the loss.
