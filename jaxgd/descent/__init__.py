@@ -1,4 +1,4 @@
-"""How a problem is minimised: the rule, the batches, the loop, and the host that drives it."""
+"""Gradient descent: the update rule, the batches, the loop, and `fit`, which runs the loop from the host."""
 
 from jaxgd.descent.curve import Curve, curve
 from jaxgd.descent.descend import descend

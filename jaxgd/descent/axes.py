@@ -1,4 +1,4 @@
-"""Axes of a sweep that are not arguments of a compiled run: batch sizes, and what an optimizer is built with."""
+"""Axes of a sweep that are not arguments of a compiled run: batch sizes and arguments of an optimizer."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +14,13 @@ from jaxgd.validation import check_count
 
 
 def arguments_of(optimizer: Any) -> tuple[str, ...]:
-    """The arguments of a function learning_rate -> GradientTransformation that may be numbers, but for the rate.
+    """The names of the arguments of an optimizer that may be numbers, except the learning rate.
 
     Args:
-      optimizer: as `descend` takes it.
+      optimizer: see `descend`.
 
     Returns:
-      Their names; none for our own rule and for a ready transformation.
+      The names; empty for `gradient_descent` and for a GradientTransformation.
     """
     if optimizer is None or isinstance(optimizer, optax.GradientTransformation) or not callable(optimizer):
         return ()
@@ -40,7 +40,7 @@ def _may_be_a_number(parameter: inspect.Parameter) -> bool:
 
 
 def check_tunable(optimizer: Any, over: Mapping[str, Any]) -> None:
-    """Refuse an axis of an argument whose value the optimizer must know while it is built.
+    """Raise an error for an axis over an argument that the optimizer needs as a concrete value, not traced.
 
     Args:
       optimizer: a function learning_rate -> GradientTransformation.
@@ -78,8 +78,8 @@ def over_batch_sizes(
       The result of every lane, as `sweep` returns it.
 
     Raises:
-      ValueError: axes of different lengths that are zipped, or a size out of range.
-      TypeError: a size that is neither an integer nor None.
+      ValueError: zipped axes have different lengths, or a size is out of range.
+      TypeError: a size is neither an integer nor None.
     """
     counts = [size if size is None else _as_count(size) for size in sizes]
     if not counts:

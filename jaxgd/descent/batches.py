@@ -1,7 +1,7 @@
 """Full, mini and single batches; true epochs.
 
-An epoch visits every row once. If the batch size does not divide the number of rows, the last batch of the epoch is
-smaller: no row is dropped, none repeated.
+An epoch visits every row exactly once. If the batch size does not divide the number of rows, the last batch of the
+epoch is smaller.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from jaxgd.validation import check_count, check_rows
 
 
 class Epochs(NamedTuple):
-    """How the rows of a batch are cut up; all static."""
+    """How the rows are cut into batches. All fields are static."""
 
     num_rows: int  # N; 0 if every step takes the whole batch, which may then have no rows
     batch_size: int  # B; 0 for the full batch
@@ -25,14 +25,14 @@ def cut(batch: Any, batch_size: int | None) -> Epochs:
     """Plan the epochs of a batch.
 
     Args:
-      batch: a tree of arrays that share their leading axis N; anything at all for the full batch.
+      batch: a tree of arrays with the same leading axis N; any value for the full batch.
       batch_size: B, between 1 and N, or None for the full batch.
 
     Returns:
       The plan.
 
     Raises:
-      ValueError: rows that differ in number, or B out of range.
+      ValueError: the arrays have different numbers of rows, or B is out of range.
       TypeError: B is not an integer.
     """
     if batch_size is None:

@@ -1,12 +1,12 @@
-"""Checkpoints of a run: one file each, which is complete or does not exist.
+"""Checkpoints of a run, one file each. An interrupted write leaves no incomplete file.
 
-A file is a magic word, the SHA-256 of what follows, and the payload: a JSON header with the settings, the
-position and the dtype and shape of every array, then the arrays' bytes. It is written under a temporary
-name, flushed to the disk and renamed; the one before it is kept, so that a damaged newest file costs one
-chunk and not the run.
+A file consists of a magic word, the SHA-256 of the payload, and the payload. The payload is a JSON header with the
+settings, the position, and the dtype and shape of every array, followed by the bytes of the arrays. The file is written
+under a temporary name, flushed to the disk and renamed. The previous checkpoint is kept: if the newest file is damaged,
+only one chunk is lost.
 
-A state whose arrays are spread over several hosts, so that none of these has all of it, is written by orbax-checkpoint
-instead, each host its own part.
+If the arrays of a state are spread over several hosts, so that no host has all of them, orbax-checkpoint writes the
+state, and each host writes its part.
 """
 
 import contextlib
@@ -31,12 +31,13 @@ def save(folder: Path, settings: dict[str, str], position: int, state: Any) -> N
     """Write a checkpoint.
 
     Args:
-      folder: made if it is not there.
-      settings: what a resumed run must agree in.
-      position: chunks done.
+      folder: the folder; it is made if it does not exist.
+      settings: the settings in which a resumed run must agree.
+      position: the number of chunks done.
       state: a tree of arrays.
 
-    If several processes hold all of the state, the first writes it; if it is spread over them, each writes its part.
+    If every process has the whole state, the first process writes it. If the state is spread over the processes, each
+    writes its part.
 
     Raises:
       OSError: the folder cannot be written.
@@ -79,21 +80,21 @@ def save(folder: Path, settings: dict[str, str], position: int, state: Any) -> N
 def load(
     folder: Path, settings: dict[str, str], like: Any, passes: Callable[[int, int], bool] | None = None
 ) -> tuple[int, Any] | None:
-    """Read the newest sound checkpoint.
+    """Read the newest checkpoint that is not damaged.
 
     Args:
-      folder: where checkpoints are written.
-      settings: of the run that wants to resume.
+      folder: the folder of the checkpoints.
+      settings: the settings of the run to resume.
       like: a state of that run, for its tree, shapes and dtypes.
-      passes: `(position, num_steps) -> bool`, whether this run has the state that a run of fewer steps had at that
-        position; other checkpoints of such a run are passed over. With None only checkpoints of the same number of
-        steps are taken.
+      passes: `(position, num_steps) -> bool`, whether this run has the same state as a run of `num_steps` steps at that
+        position. Checkpoints of runs with fewer steps for which it returns False are ignored. None means that only
+        checkpoints of runs with the same number of steps are used.
 
     Returns:
-      Position and state; None without a checkpoint.
+      Position and state; None if there is no checkpoint.
 
     Raises:
-      ValueError: a checkpoint of other settings, or only damaged ones; the text names the file.
+      ValueError: the checkpoint has other settings, or all checkpoints are damaged; the text names the file.
       ImportError: see `save`.
     """
     if is_spread(like):
@@ -123,13 +124,13 @@ def load(
 
 
 def settings_in(folder: Path) -> dict[str, str]:
-    """The settings of the run that wrote the newest sound checkpoint.
+    """The settings of the run that wrote the newest checkpoint that is not damaged.
 
     Args:
-      folder: where checkpoints are written.
+      folder: the folder of the checkpoints.
 
     Returns:
-      Names and values, as `save` was given them; empty without such a checkpoint.
+      Names and values of the settings; empty if there is no such checkpoint.
     """
     for path in _files(folder):
         with contextlib.suppress(ValueError):
@@ -139,7 +140,7 @@ def settings_in(folder: Path) -> dict[str, str]:
 
 
 def is_spread(tree: Any) -> bool:
-    """Whether some array lies on several hosts in parts.
+    """Whether the parts of some array are on several hosts.
 
     Args:
       tree: arrays, keys and numbers.
@@ -204,7 +205,7 @@ def _shape(leaf: jax.Array) -> jax.ShapeDtypeStruct:
 
 
 def digest(tree: Any) -> str:
-    """A fingerprint of arrays: equal for equal dtypes, shapes and bytes; without the bytes if spread over hosts.
+    """A hash of the dtypes, shapes and bytes of arrays; without the bytes if the arrays are spread over hosts.
 
     Args:
       tree: arrays, keys and numbers.
@@ -252,7 +253,7 @@ def _restored(entries: list[dict[str, Any]], content: bytes, like: Any) -> Any:
 
 
 def _filled(restored: jax.Array, leaf: Any) -> jax.Array:
-    """What a shorter run recorded, with the empty entries of a longer one after it."""
+    """The history of a shorter run, extended by the empty entries of a longer run."""
     more = np.shape(_data(leaf))[:1] if restored.ndim else ()
     return jnp.concatenate([restored, _data(leaf)[len(restored) :]]) if more > restored.shape[:1] else restored
 

@@ -1,4 +1,4 @@
-"""How a run is cut into chunks, each of which the host takes by one call of a compiled program."""
+"""How a run is cut into chunks. The host runs each chunk by one call of a compiled program."""
 
 import itertools
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from jaxgd.descent.fast.blocks import NUM_CHUNKS
 
 
 class Chunk(NamedTuple):
-    """Steps that one call takes: whole epochs, or some steps of one epoch, which close it or not."""
+    """The steps of one call: whole epochs, or some steps of one epoch, with or without its last step."""
 
     num_epochs: int = 0
     num_steps: int = 0
@@ -16,13 +16,13 @@ class Chunk(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """How a run is cut, whatever its number of steps."""
+    """How a run of any number of steps is cut."""
 
     steps_per_epoch: int
     chunk_steps: int
 
     def chunks(self, num_steps: int) -> Iterator[Chunk]:
-        """The chunks of a run, of few different shapes, each of which is compiled once.
+        """The chunks of a run. They have few different shapes, and each shape is compiled once.
 
         Args:
           num_steps: of the run.
@@ -41,23 +41,23 @@ class Cut(NamedTuple):
             yield from _parts(rest, max(self.chunk_steps, 1), closes=False)
 
     def passing(self, num_steps: int) -> int:
-        """The chunk that ends where no chunk of a longer run does, though another follows.
+        """The chunk that ends at a step at which no chunk of a longer run ends, although another chunk follows.
 
         Args:
           num_steps: of the run.
 
         Returns:
-          Its position, from 1; 0 if there is none.
+          Its position, counted from 1; 0 if there is no such chunk.
         """
         num_epochs, rest = divmod(num_steps, self.steps_per_epoch)
         at_once = self.chunk_steps // self.steps_per_epoch
         return -(-num_epochs // at_once) if rest and at_once and num_epochs % at_once else 0
 
     def steps_after(self, position: int, num_steps: int) -> int:
-        """Steps that the first chunks of a run take.
+        """The total number of steps of the first chunks of a run.
 
         Args:
-          position: how many chunks.
+          position: the number of chunks.
           num_steps: of the run.
 
         Returns:
@@ -68,7 +68,7 @@ class Cut(NamedTuple):
 
 
 def default_chunk(num_steps: int, steps_per_epoch: int, block_size: int) -> int:
-    """Steps of a chunk: a twentieth of the run in whole blocks; or an epoch, as parts of epochs are more programs."""
+    """The default chunk: a twentieth of the run in whole blocks, or one epoch; parts of epochs need more programs."""
     share = -(-num_steps // NUM_CHUNKS)
     # Parts of an epoch need a program for the last of them too, which closes it.
     if 1 < steps_per_epoch <= num_steps // 2:

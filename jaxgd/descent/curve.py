@@ -1,4 +1,4 @@
-"""The curve of a run: every recorded point of its way, and the one where it ended."""
+"""The curve of a run: all recorded points and the final point."""
 
 from typing import Any, NamedTuple
 
@@ -12,12 +12,13 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Curve(NamedTuple):
-    """The way of a run, on the host; entry i is theta at `step[i]`, the last entry theta_T.
+    """The recorded points of a run, on the host. Entry i is theta at `step[i]`, and the last entry is theta_T.
 
     Attributes:
       step: `[n]` int, 0 first and the number of updates T last.
-      loss: `[n]`, of the rows of the step for theta_t before it, of the whole batch for theta_T; or None.
-      params: a tree like the parameters with leading axis n; or None.
+      loss: `[n]`, or None. The loss of theta_t on the rows of step t; the last entry is the loss of theta_T on all
+        rows.
+      params: a tree like the parameters with leading axis n, or None.
     """
 
     step: Array
@@ -26,15 +27,15 @@ class Curve(NamedTuple):
 
 
 def curve(result: Result, lane: int | tuple[int, ...] | None = None) -> Curve:
-    """Theta_0 .. theta_T and their losses, as far as they were recorded, without what follows the stop.
+    """The recorded parameters theta_0 .. theta_T and their losses, up to the stop.
 
-    The history of a run holds the points before each update; the result holds the last. This joins them:
-    `plt.plot(curve.step, curve.loss)` is the whole way. After DIVERGED or NONFINITE it ends at the last point with a
-    finite loss, as `result.params` does.
+    The history of a run contains the points before each update, and the result contains the final point. This function
+    joins them, so that `plt.plot(curve.step, curve.loss)` plots the whole run. After DIVERGED or NONFINITE the curve
+    ends at the last point with a finite loss, which is `result.params`.
 
     Args:
-      result: of `descend`, `fit` or `sweep`, recorded with "loss" or "params".
-      lane: which run of a sweep, an index for each of its axes; None for a single run.
+      result: the result of `descend`, `fit` or `sweep` with "loss" or "params" in `record`.
+      lane: the run of a sweep, given by an index for each of its axes; None for a single run.
 
     Returns:
       The curve.

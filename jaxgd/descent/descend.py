@@ -22,11 +22,11 @@ from jaxgd.types import Params, Problem, evaluate
 from jaxgd.validation import check_choice, check_count, check_key, check_same_tree
 
 DEFAULT_RECORD = ("loss", "grad_norm", "learning_rate")
-"""The fields of the history that are kept if not told otherwise."""
+"""The fields of the history that are recorded by default."""
 
 
 class Settings(NamedTuple):
-    """The static arguments of a run, see `descend`: one compiled program each."""
+    """The static arguments of a run, see `descend`. Each set of values is compiled once."""
 
     num_steps: int
     batch_size: int | None = None
@@ -37,7 +37,7 @@ class Settings(NamedTuple):
 
 
 class Controls(NamedTuple):
-    """The arguments of a run that may change without compiling again, see `descend`; a schedule is static."""
+    """The arguments of a run that may change without recompilation, see `descend`. A schedule is static."""
 
     learning_rate: Any
     grad_tol: Any
@@ -46,14 +46,14 @@ class Controls(NamedTuple):
 
 
 class Program(NamedTuple):
-    """What is static in a run: other values are another program."""
+    """Everything static in a run: other values need another program."""
 
     problem: Problem
     settings: Settings
 
 
 class Given(NamedTuple):
-    """What is traced in a run, except the parameters."""
+    """Everything traced in a run, except the parameters."""
 
     batch: Any
     key: jax.Array | None
@@ -79,49 +79,50 @@ def descend(
 ) -> Result:
     """Minimise a problem by gradient descent; pure, and safe under jit, vmap and grad.
 
-    Compiled once for each problem, shape and set of static arguments; new parameters, data, learning
-    rates, tolerances and keys run the same program.
+    The run is compiled once for each problem, shape and set of static arguments. New parameters, data, learning rates,
+    tolerances and keys use the same program.
 
     How a run ends:
-      NO_CHANGE: it has converged. No parameter moved by more than `param_tol` in a whole epoch; updates that are
-        exactly zero under a gradient that is not (a warm-up from rate 0, gradient accumulation) do not count. Or the
-        parameters alternate between neighbouring values: they came back to where they were before, or after 1024
-        epochs without a better loss to within 32 units of rounding. This is found out for rates that are numbers and
-        rows that are not shuffled.
+      NO_CHANGE: the run has converged. Either no parameter changed by more than `param_tol` in a whole epoch. (Updates
+        that are exactly zero although the gradient is not, as in a warm-up from rate 0 or in gradient accumulation, do
+        not count.) Or the parameters cycle through neighbouring values: they returned to earlier values, or, after 1024
+        epochs without a better loss, to within 32 units of rounding of them. Cycles are detected only if the learning
+        rate is a number and the rows are not shuffled.
       GRADIENT_SMALL: the gradient norm was at most `grad_tol` in a whole epoch.
-      DIVERGED: the mean loss of an epoch exceeded the first loss, and exceeded the best by more than
-        `divergence_factor` times the size of the best, three epochs in a row or once by a further factor; or a
-        negative loss and its gradient both grew by that factor over their start.
+      DIVERGED: the mean loss of an epoch exceeded the first loss, and exceeded the best loss by more than
+        `divergence_factor` times the size of the best loss, in three epochs in a row, or in one epoch by a further such
+        factor. Or a negative loss and its gradient both grew by that factor over their values at the start.
       NONFINITE: the loss or the gradient was NaN or infinite.
-      MAX_STEPS: none of these.
+      MAX_STEPS: all steps were taken, and no other reason applied.
 
     Args:
-      problem: what to minimise. Static.
-      params: theta_0. A problem of this package takes its public type such as `LinearParams`, a dict with its names or
-        a tuple in its order; your own takes any tree of floating arrays. Dtypes are kept.
-      batch: the data. A problem of this package takes a `Batch` or a pair (inputs, targets) of arrays, lists or frames;
-        your own takes any tree.
-      learning_rate: eta, a number or traced scalar `[]`, or a function step -> rate (static), so that optax's
-        schedules fit. A ready `optimizer` holds its own rate, and this one is only recorded.
+      problem: the problem to minimise. Static.
+      params: theta_0. For a problem of this package, an instance of its parameter type such as `LinearParams`, a dict
+        with the same names, or a tuple in the same order. For your own problem, any tree of floating arrays. Dtypes are
+        kept.
+      batch: the data. For a problem of this package, a `Batch` or a pair (inputs, targets) of arrays, lists or frames.
+        For your own problem, any tree.
+      learning_rate: eta, a number or traced scalar `[]`, or a function step -> rate such as an optax schedule (static).
+        If `optimizer` is a GradientTransformation, it has its own rate, and this one is only recorded.
       num_steps: the largest number of updates. Static.
       batch_size: rows in a batch; None is the full batch, 1 stochastic descent. Static.
       key: shuffles the rows in every epoch; None visits them in their order.
       optimizer: an optax GradientTransformation, or a function learning_rate -> GradientTransformation such
-        as `optax.adam` (then the rate stays traced). None is `gradient_descent`. Static.
+        as `optax.adam`, with which the rate stays traced. None means `gradient_descent`. Static.
       grad_tol: `[]`, in units of the gradient; negative never stops.
       param_tol: `[]`, largest absolute change of a parameter, in its units; negative never stops.
-      divergence_factor: `[]`, above 1; `inf` never calls a run diverged, so that it goes on until its last step or
+      divergence_factor: `[]`, above 1. With `inf` a run never ends as DIVERGED; it continues until its last step or
         until its numbers overflow.
-      record: fields of `History` to keep. Static.
-      record_every: keep every so many steps. Static.
+      record: the fields of `History` to record. Static.
+      record_every: record only every this many steps. Static.
       fast: whether accelerations may be used (`jaxgd.descent.fast`); False runs the plain loop, `loop.py`. Static.
 
     Returns:
       The result.
 
     Raises:
-      ValueError: an argument out of range, trees or shapes that do not fit.
-      TypeError: parameters that are not floating, a count that is not an integer, a gradient of another dtype.
+      ValueError: an argument is out of range, or trees or shapes do not fit.
+      TypeError: parameters are not floating, a count is not an integer, or the gradient has another dtype.
     """
     # Checked outside of the compiled program: a mistake costs no compilation, and the message shows the caller's value.
     settings = Settings(num_steps, batch_size, optimizer, record, record_every, fast)
@@ -139,7 +140,7 @@ def _descend(program: Program, params: Params, given: Given) -> Result:
 
 
 def bind(program: Program, given: Given) -> Run:
-    """What does not change during a run, in the form in which the loop takes it."""
+    """Everything that does not change during a run, in the form that the loop needs."""
     (problem, settings), (batch, key, controls) = program, given
 
     def evaluate_apart(params: Params, part: Any) -> tuple[jax.Array, Params]:
@@ -172,7 +173,7 @@ def bind(program: Program, given: Given) -> Run:
 
 
 def _rule(optimizer: Any, learning_rate: Any) -> Callable[[Any], optax.GradientTransformationExtraArgs]:
-    """The rule of a step by its rate. Only our own is built from it; an optax optimizer keeps its rate in its state."""
+    """A function from the rate of a step to the rule. Only `gradient_descent` uses the rate; optax keeps its own."""
     if optimizer is None:
         return lambda rate: optax.with_extra_args_support(gradient_descent(rate))
     ready = optimizer if isinstance(optimizer, optax.GradientTransformation) else optimizer(learning_rate)
@@ -180,7 +181,7 @@ def _rule(optimizer: Any, learning_rate: Any) -> Callable[[Any], optax.GradientT
 
 
 def check_settings(problem: Problem, learning_rate: Any, settings: Settings) -> Settings:
-    """The static arguments of `descend`, checked and in one form. The learning rate is checked too, and not returned.
+    """Check the static arguments of `descend` and return them in one form. The learning rate is only checked.
 
     Raises:
       ValueError: an argument out of range.
@@ -225,12 +226,12 @@ def check_settings(problem: Problem, learning_rate: Any, settings: Settings) -> 
 
 
 def as_rate(learning_rate: Any) -> Any:
-    """A learning rate that jit takes: a function is wrapped so that it is a static part of a traced value."""
+    """A learning rate as an argument of jit: a function is wrapped so that it is a static part of a traced value."""
     return jax.tree_util.Partial(learning_rate) if callable(learning_rate) else learning_rate
 
 
 def check_problem(problem: Problem, params: Params, batch: Any) -> None:
-    """Check the structure of a problem on its parameters: shapes are traced, nothing is computed."""
+    """Check that loss and gradient of a problem have the right structure, by tracing shapes; nothing is computed."""
     loss = jax.eval_shape(problem.loss, params, batch)
     if getattr(loss, "shape", None) != () or not jnp.issubdtype(loss.dtype, jnp.floating):
         raise ValueError(f"the loss of `problem` must return one floating scalar [], got {loss}.")
@@ -238,7 +239,7 @@ def check_problem(problem: Problem, params: Params, batch: Any) -> None:
 
 
 def check_history(settings: Settings, params: Params, num_lanes: int = 1) -> None:
-    """Refuse a history that the device cannot hold, before anything is compiled."""
+    """Raise an error if the history is larger than the device's memory, before anything is compiled."""
     leaves = jax.tree.leaves(params)
     scalar = max(leaf.dtype.itemsize for leaf in leaves)
     sizes = {"params": sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)}
@@ -253,7 +254,7 @@ def check_history(settings: Settings, params: Params, num_lanes: int = 1) -> Non
 
 
 def _device_memory() -> int:
-    """Bytes; the machine's, if the device does not say."""
+    """The memory of the device in bytes; that of the machine if the device does not report it."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return int(stats["bytes_limit"])

@@ -1,4 +1,4 @@
-"""Docstrings of functions that take the arguments of another one, complete where `help` shows them."""
+"""Complete the docstrings of functions that share arguments with another function."""
 
 import inspect
 import re
@@ -9,13 +9,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def takes_arguments_of(other: Callable[..., Any]) -> Callable[[Function], Function]:
-    """Complete the Args of a docstring by those that another function describes.
+    """Add descriptions of arguments from the docstring of another function.
 
     Args:
-      other: a function whose docstring describes the arguments that the decorated one only shares.
+      other: a function whose docstring describes the shared arguments.
 
     Returns:
-      A decorator. It puts every parameter into the order of the signature, and leaves out none.
+      A decorator. It lists all parameters in the order of the signature.
     """
 
     def complete(function: Function) -> Function:

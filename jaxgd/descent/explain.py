@@ -1,4 +1,4 @@
-"""How a run ended, in a sentence: the reason, and the rate of a run that was lost beside the largest stable one."""
+"""Explain in words why a run ended, and compare the learning rate of a diverged run with the largest stable one."""
 
 import functools
 import math
@@ -17,38 +17,38 @@ from jaxgd.types import Params, Problem
 from jaxgd.validation import check_rows
 
 LOST = (StopReason.DIVERGED, StopReason.NONFINITE)
-"""How runs end that found no minimum."""
+"""The stop reasons of runs that found no minimum."""
 
 STATEMENTS: dict[Kind, str] = {
     "exact": "the largest stable one, {limit:.3g}",
     "guaranteed from every start": "the end of what is guaranteed, 2/L = {limit:.3g}",
     "local at this start": "the limit at {place}, {limit:.3g}, which guarantees nothing further on",
 }
-"""What a rate is a multiple of, by what is known about the rates of the problem; see `jaxgd.theory.rates`."""
+"""The limit in words, for each kind of statement about learning rates; see `jaxgd.theory.rates`."""
 
 
 def explain(
     result: Result, problem: Problem, batch: Any, start: Params | None = None, *, batch_size: int | None = None
 ) -> Any:
-    """How a run ended, in words.
+    """Explain in words why a run ended.
 
-    A run of gradient descent that was lost has its learning rate compared with what is known about rates: the largest
-    stable one of a quadratic loss, `2 / lambda_max`; else 2/L, where L bounds the curvature everywhere; else the limit
-    at `start`, which speaks about small moves around that point.
+    If a run of gradient descent ended as DIVERGED or NONFINITE, its learning rate is compared with a limit. For a
+    quadratic loss this is the largest stable rate, `2 / lambda_max`. Otherwise it is 2/L if a bound L on the curvature
+    at all parameters is known. Otherwise it is the limit at `start`, which holds only near that point.
 
     Args:
-      result: of `descend`, `fit` or `sweep`.
-      problem: what was minimised.
+      result: the result of `descend`, `fit` or `sweep`.
+      problem: the problem that was minimised.
       batch: the data.
-      start: theta_0, for a limit that depends on it; None takes the best parameters of the run instead.
-      batch_size: rows of a step, as the run was given it; None is all.
+      start: theta_0, for a limit that depends on it; None uses the best parameters of the run instead.
+      batch_size: the batch size of the run; None for all rows.
 
     Returns:
-      One to three sentences; of a sweep a list of them, nested as its axes are. Lanes over `l2` or `batch` are compared
-      with the limit of the `problem` and the `batch` given here.
+      One to three sentences. For a sweep, a list of such texts, nested like its axes. Lanes over `l2` or `batch` are
+      compared with the limit for the `problem` and the `batch` given here.
 
     Raises:
-      ValueError: as `descend`, or targets outside the range of the problem.
+      ValueError: as `descend`, or targets are outside the range of the problem.
       TypeError: as `descend`.
     """
     reasons = np.asarray(result.stop_reason)
@@ -82,19 +82,20 @@ def sentence(
     advice: str,
     place: str = "the start",
 ) -> str:
-    """How one run ended.
+    """Explain why one run ended.
 
     Args:
-      reason: why.
-      num_steps: updates made.
+      reason: the stop reason.
+      num_steps: the number of updates.
       rate: eta.
-      kind: what is known about the rates of the problem; None if nothing is, or if the run was not descent at `rate`.
-      limit: the rate that `kind` speaks of; infinite where nothing curves upwards.
-      advice: what to do about a rate that was too large.
-      place: where a local limit was taken.
+      kind: the kind of statement about learning rates; None if nothing is known, or if the run was not gradient descent
+        with the constant rate `rate`.
+      limit: the limit of the learning rate; infinite if there is none.
+      advice: advice for a rate that was too large.
+      place: the point of a local limit, in words.
 
     Returns:
-      The reason in words and, for a run that was lost, what its rate has to do with it.
+      The reason in words and, for a run that diverged, a comparison of its rate with the limit.
     """
     text = f"{reason.name} at step {num_steps}: {reason.describe()}."
     if reason not in LOST:
@@ -108,7 +109,7 @@ def sentence(
 
 
 def _limit(problem: Problem, params: Params, batch: Any, batch_size: int | None) -> tuple[Kind | None, float]:
-    """What is known about the rates of a problem, and the limit of which that speaks."""
+    """The kind of statement about the learning rates of a problem, and the limit."""
     if batch_size is None or batch_size >= check_rows(batch):
         facts = rate_facts(problem, params, batch)
         return facts.kind, facts.limit
@@ -118,19 +119,19 @@ def _limit(problem: Problem, params: Params, batch: Any, batch_size: int | None)
 
 
 def _first(result: Result, lost: Any) -> Params:
-    """The best parameters of the first lane that was lost."""
+    """The best parameters of the first lane that diverged."""
     index = tuple(int(i) for i in np.argwhere(lost)[0])
     return jax.tree.map(lambda leaf: leaf[index], result.best_params)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _limits(problem: Problem, lanes: Params, batch: Any) -> jax.Array:
-    """`[L]`, the largest stable rate at the parameters of each lane; one at a time, since a Hessian may be large."""
+    """`[L]`, the largest stable rate at the parameters of each lane, one lane after the other, to save memory."""
     return jax.lax.map(lambda params: largest_stable_learning_rate(problem, params, batch), lanes)
 
 
 def _are_centred(batch: Any) -> bool:
-    """Whether standardising the inputs would change little: every column has mean 0 beside their common scale."""
+    """Whether standardising would change the inputs little: all means are small compared with the common scale."""
     inputs = getattr(batch, "inputs", None)
     if inputs is None or jnp.ndim(inputs) != 2:
         return True

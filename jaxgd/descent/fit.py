@@ -41,7 +41,7 @@ from jaxgd.validation import check_concrete, check_count, check_key
 
 
 class _Place(NamedTuple):
-    """Where a run is between two chunks, as its checkpoint keeps it."""
+    """The state of a run between two chunks, which a checkpoint saves."""
 
     state: State
     judged: Judged | None  # what is known of held-out rows
@@ -71,38 +71,39 @@ def fit(  # noqa: D417 (the decorator adds the other arguments)
     held_out: Any = None,
     patience: int | None = None,
 ) -> Result:
-    """`descend`, driven from the host in compiled chunks, so that a run that has stopped ends there.
+    """`descend`, run from the host in compiled chunks. After the chunk in which the run stops, no more steps are taken.
 
-    Several processes (`jax.distributed`) that make the same call with the same rows run it together: each
-    evaluates its share, and all have the result. Their checkpoint is in a folder that all see; parameters that are
-    spread over several hosts need the extra `jaxgd[distributed]` for it.
+    If several processes (`jax.distributed`) make the same call with the same rows, they run it together: each process
+    evaluates its share of the rows, and all get the result. Their checkpoint must be in a folder that all processes can
+    access. If the parameters are spread over several hosts, checkpoints need the extra `jaxgd[distributed]`.
 
     Args:
-      fast: whether accelerations may be used (`jaxgd.descent.fast`); False runs the plain loop, `loop.py`, and
-        evaluates the sum over rows as it stands. Static.
-      chunk_steps: steps of one chunk; None is a twentieth of `num_steps`, or an epoch if that is longer and
-        there are at least two. Chunks longer than an epoch are rounded down to whole epochs. With a length that you
-        choose, losses and norms in the history of a long run may differ in the last digit; the parameters do not.
-      progress: whether to show a bar on standard error; None does on a terminal.
-      checkpoint: a folder. The state is kept there after every chunk, and a run that finds its own state
-        there goes on from it, to the same bits as if it had never been interrupted. With a larger `num_steps` than
-        that of the run it finds, finished or not, it goes on to those, in chunks of the same length: to the same
-        parameters as one run of that many steps. A folder is used by one run at a time.
-      evaluation: how the sum over rows is evaluated: "plain", "tiled", "sharded" over all devices, "compressed"
-        to its statistics, or "auto" for the fastest at its size; see `fast.choose.plan`.
-      held_out: rows in the form of `batch` that the run does not descend on. Their loss at the start and after every
-        chunk is kept in `result.held_out`, and `result.best_params` are those where it was lowest.
-      patience: chunks in a row without a lower held-out loss after which the run ends with NO_IMPROVEMENT; with None it
-        never does.
+      fast: whether accelerations may be used (`jaxgd.descent.fast`). False runs the plain loop, `loop.py`, and
+        evaluates the sum over rows in the plain way. Static.
+      chunk_steps: steps of one chunk. None means a twentieth of `num_steps`, or one epoch if that is longer and the run
+        has at least two epochs. Chunks longer than an epoch are rounded down to whole epochs. The chunk length can
+        change the last digits of losses and norms in the history of a long run, but not the parameters.
+      progress: whether to show a progress bar on standard error; None shows it only on a terminal.
+      checkpoint: a folder for the state of the run, which is saved after every chunk. If the folder contains the state
+        of the same run, the run continues from it, with the same bits as without the interruption. If `num_steps` is
+        larger than in the saved run, that run is continued to `num_steps` steps, in chunks of the same length, with the
+        same parameters as one long run. Only one run at a time can use a folder.
+      evaluation: how the sum over rows is evaluated: "plain", "tiled", "sharded" (over all devices), "compressed" (to
+        sufficient statistics), or "auto" for the fastest; see `fast.choose.plan`.
+      held_out: rows in the same form as `batch` that are not used for descent. `result.held_out` records their loss at
+        the start and after every chunk, and `result.best_params` are the parameters with the lowest of these losses.
+      patience: the run ends with NO_IMPROVEMENT after this many chunks in a row without a lower held-out loss. None
+        means never.
 
     Returns:
-      The result of `descend`. After Ctrl-C it is the state at the end of the chunk, with the reason INTERRUPTED; the
-      same call with the same `checkpoint` goes on from there. A SIGINT handler of your own stays in place.
+      The result of `descend`. After Ctrl-C it is the state at the end of the current chunk, with the reason
+      INTERRUPTED; the same call with the same `checkpoint` continues from there. If you have set your own SIGINT
+      handler, it is kept.
 
     Raises:
-      ValueError: as `descend`; `problem.check_batch` found a value outside the domain; a checkpoint of other
-        settings or in use by another run, or a damaged one with no sound one before it; a history larger than the
-        device's memory; held-out rows that do not fit, or `patience` without them.
+      ValueError: as `descend`; or `problem.check_batch` rejects the data, the checkpoint has other settings, is in use
+        by another run or is damaged, the history is larger than the device's memory, the held-out rows do not fit, or
+        `patience` is given without held-out rows.
       TypeError: as `descend`.
       OSError: the checkpoint's folder cannot be written.
     """
@@ -140,22 +141,22 @@ def fit(  # noqa: D417 (the decorator adds the other arguments)
 
 
 class _Host(NamedTuple):
-    """What the host does between the chunks of a run."""
+    """The tasks of the host between the chunks of a run."""
 
     cut: Cut
     judge: Judge | None
     patience: int | None
     folder: Path | None
-    told: dict[str, str]  # what must agree for a run to go on from the folder
+    told: dict[str, str]  # the settings in which a run must agree to continue from the folder
     progress: bool | None
 
     def after(self, position: int, state: State, judged: Judged | None) -> _Place:
-        """The place at the end of a chunk, its held-out loss included."""
+        """The place at the end of a chunk, including the held-out loss."""
         return _Place(state, self.judge and self.judge(position, state, judged))
 
 
 def _cut(run: Run, batch: Any, chunk_steps: int | None, folder: Path | None) -> Cut:
-    """How the run is cut into chunks; one that is continued with more steps keeps its own."""
+    """How the run is cut into chunks; a run that is continued with more steps keeps its chunk length."""
     kept = {} if folder is None else settings_in(folder)
     if chunk_steps is None and "chunk_steps" in kept:
         chunk_steps = int(kept["chunk_steps"])
@@ -165,13 +166,13 @@ def _cut(run: Run, batch: Any, chunk_steps: int | None, folder: Path | None) -> 
 
 
 def _together(params: Params, given: Given, is_spread: bool) -> tuple[Params, Given]:
-    """The same on all devices of all processes; rows that the evaluation has spread over them stay where they are."""
+    """Copy arrays to all devices of all processes, except rows that the evaluation has already distributed."""
     params, key = sharded.everywhere((params, given.key))
     return params, given._replace(batch=given.batch if is_spread else sharded.everywhere(given.batch), key=key)
 
 
 def _drive(program: Program, given: Given, host: _Host, state: State) -> _Place:
-    """Take the chunks that are left until the last one, the end of the run, or a reason of the host to end it."""
+    """Run the remaining chunks until the last one, until the run stops, or until the host ends it."""
     num_steps, cut = program.settings.num_steps, host.cut
     with contextlib.ExitStack() as held:
         done, place = _resumed(host, num_steps, host.after(0, state, None), held)
@@ -208,7 +209,7 @@ def _resumed(host: _Host, num_steps: int, begun: _Place, held: contextlib.ExitSt
 
 
 def _passes(cut: Cut, num_steps: int, position: int, fewer_steps: int) -> bool:
-    """Whether a run of `num_steps` and one of fewer have made the same steps after that many chunks."""
+    """Whether a run of `num_steps` steps and a shorter run have made the same steps after this many chunks."""
     return cut.steps_after(position, num_steps) == cut.steps_after(position, fewer_steps)
 
 
@@ -220,12 +221,12 @@ def _take(program: Program, given: Given, chunk: Chunk, state: State) -> State:
 
 
 def _here(leaf: jax.Array) -> jax.Array:
-    """What every process has whole, as an array of its own."""
+    """A local copy of an array that every process has completely."""
     return jnp.asarray(np.asarray(leaf)) if leaf.is_fully_replicated else leaf
 
 
 def _fingerprint(program: Program, params: Params, given: Given) -> dict[str, str]:
-    """What must agree for one run to go on as another, by name, so that a difference can be told."""
+    """The settings in which two runs must agree for one to continue the other, by name."""
 
     def named(value: Any) -> str:
         if isinstance(value, functools.partial):  # a rate is wrapped in jax's; its address says nothing
@@ -257,7 +258,7 @@ def _start(program: Program, params: Params, given: Given) -> State:
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def _run(program: Program, chunk: Chunk, state: State, history: History, given: Given) -> State:
-    """A chunk, from a state without its history."""
+    """Run a chunk from a state without its history."""
     run, state = bind(program, given), state._replace(history=history)
     if chunk.num_epochs:
         return loop.take_epochs(run, state, given.batch, chunk.num_epochs)

@@ -1,4 +1,4 @@
-"""Rows held out of a run: their loss after every chunk, the parameters where it was lowest, and when to give up."""
+"""Held-out rows of a run: their loss after every chunk, the parameters with the lowest loss, and when to stop."""
 
 import functools
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class HeldOut(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What a run remembers of its held-out rows. Entry 0 is the start, entry i the end of chunk i."""
+    """The held-out losses of a run so far. Entry 0 is the start, entry i is the end of chunk i."""
 
     steps: Any  # [C + 1] int32, updates made; -1 where none is yet
     losses: Any  # [C + 1], NaN there
@@ -44,17 +44,17 @@ def judge_of(problem: Problem, params: Params, rows: Any, num_chunks: int) -> Ju
     """A function that evaluates held-out rows.
 
     Args:
-      problem: what is minimised, in its plain form.
-      params: of the run, for their shapes.
+      problem: the problem to minimise, in its plain form.
+      params: the parameters of the run, for their shapes.
       rows: the held-out rows, in any form that a batch may have.
-      num_chunks: of the whole run.
+      num_chunks: the number of chunks of the whole run.
 
     Returns:
       The function.
 
     Raises:
-      ValueError: rows that do not fit the problem or its parameters; the text names `held_out`.
-      TypeError: rows of another type than the problem takes.
+      ValueError: the rows do not fit the problem or its parameters; the text names `held_out`.
+      TypeError: the problem does not accept rows of this type.
     """
     try:
         rows = arguments(problem, params, rows)[1]
@@ -86,18 +86,18 @@ def _loss(problem: Problem, params: Params, rows: Any) -> jax.Array:
 
 
 def check_patience(patience: int | None, held_out: Any) -> int | None:
-    """The number of chunks that a run may take without a lower held-out loss; None is any number.
+    """Check the number of chunks that a run may take without a lower held-out loss; None means any number.
 
     Args:
-      patience: what came.
-      held_out: the rows that it needs.
+      patience: the value that was given.
+      held_out: the held-out rows.
 
     Returns:
-      The number.
+      The number, or None.
 
     Raises:
-      ValueError: it is below 1, or no rows are held out.
-      TypeError: it is not an integer.
+      ValueError: the number is below 1, or there are no held-out rows.
+      TypeError: the value is not an integer.
     """
     if patience is not None and held_out is None:
         raise ValueError("`patience` needs rows to judge by: give `held_out`.")
@@ -105,12 +105,12 @@ def check_patience(patience: int | None, held_out: Any) -> int | None:
 
 
 def gives_up(patience: int | None, position: int, judged: Judged | None) -> bool:
-    """Whether the lowest held-out loss lies `patience` chunks back.
+    """Whether the lowest held-out loss was found `patience` chunks ago.
 
     Args:
       patience: see `check_patience`.
-      position: chunks done.
-      judged: so far.
+      position: the number of chunks done.
+      judged: the held-out losses so far.
 
     Returns:
       True if the run is to end.
@@ -123,11 +123,11 @@ def gives_up(patience: int | None, position: int, judged: Judged | None) -> bool
 
 
 def add_to(result: Result, judged: Judged | None) -> Result:
-    """A result with the curve of the held-out rows and the parameters at its lowest point.
+    """Add the held-out losses, and the parameters with the lowest of them, to a result.
 
     Args:
-      result: of the run.
-      judged: of the run; None leaves the result as it is.
+      result: the result of the run.
+      judged: the held-out losses of the run; None leaves the result unchanged.
 
     Returns:
       The result.

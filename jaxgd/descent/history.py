@@ -16,7 +16,7 @@ from jaxgd.types import Params
 def entry_of(
     fields: Sequence[str], step: Step, rate: Any, loss: Callable[..., jax.Array], hvp: Callable[..., Params]
 ) -> History:
-    """What a step adds to the history: one value a field.
+    """The entry of one step in the history: one value for each field.
 
     `loss` and `hvp`, `(params, vector) -> H v`, are those of the rows of the step.
     """
@@ -41,9 +41,9 @@ def entry_of(
 
 
 def write(history: History, entry: History, number: jax.Array, every: int) -> History:
-    """Write the entry of step `number`, if it is one of those to be kept.
+    """Write the entry of step `number` if this step is recorded.
 
-    If `every` is above 1, the history has one entry more than is kept, which takes all the others.
+    If `every` is above 1, the history has one additional entry, into which all other steps are written.
     """
     # `//` rounds towards minus infinity, which takes more kernels than `lax.div`; steps are never negative.
     index = lax.div(number, jnp.full_like(number, every))

@@ -1,4 +1,4 @@
-"""What the host does beside a run: progress, Ctrl-C, and the signals by which a process is told to end."""
+"""Progress, Ctrl-C and termination signals during a run."""
 
 import contextlib
 import signal
@@ -12,20 +12,20 @@ from typing import NoReturn
 from jaxgd.descent.run import State
 
 LINE_SHARE, LINE_SECONDS, LEAST_SECONDS = 0.1, 30.0, 10.0
-"""Without a terminal a line of progress comes after a tenth of the steps or 30 s, and never within 10 s of another."""
+"""Without a terminal, a line of progress is printed after a tenth of the steps or 30 s, but at most every 10 s."""
 
 LEAST_COLUMNS = 76
-"""Columns of a terminal below which only the share of the steps is shown, so that no number is cut."""
+"""On a terminal with fewer columns, only the share of the steps is shown, so that no number is cut."""
 
 
 def terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """A handler of SIGTERM and SIGHUP that ends the process as they do, but in a run lets `fit` end its chunk first."""
+    """A handler of SIGTERM and SIGHUP. It ends the process, but during a run `fit` first finishes its chunk."""
     del frame
     raise SystemExit(128 + number)
 
 
 _CAME: list[int] = []
-"""The signals noted in the last run of this process; handlers belong to a process, so this does too."""
+"""The signals received during the last run of this process. Global, because signal handlers are global."""
 
 
 def ended_by() -> int:
@@ -35,10 +35,11 @@ def ended_by() -> int:
 
 @contextlib.contextmanager
 def noted_interrupt() -> Iterator[Callable[[], int]]:
-    """A context that notes a signal to end instead of obeying it, and gives a function that says which came, or 0.
+    """A context that only records termination signals. It yields a function that returns the received signal, or 0.
 
-    Within a chunk an exception would find the state given away. Noted are SIGINT, where it would raise
-    KeyboardInterrupt, and the signals whose handler is `terminate`. Handlers of your own stay in place.
+    An exception within a chunk would lose the state, because its memory was donated to the compiled program. SIGINT is
+    recorded if it would raise KeyboardInterrupt, and other signals if their handler is `terminate`. Other handlers are
+    not changed.
     """
     usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     ours = {number: old for number, old in usual.items() if old in (signal.default_int_handler, terminate)}
@@ -56,10 +57,10 @@ def noted_interrupt() -> Iterator[Callable[[], int]]:
 
 @contextlib.contextmanager
 def progress_bar(num_steps: int, progress: bool | None, begun: int = 0) -> Iterator[Callable[[State], None]]:
-    """A context with progress on standard error, and a function that shows a state in it.
+    """A context that shows progress on standard error. It yields a function that shows a state.
 
-    On a terminal it is a bar, elsewhere a plain line now and then. `progress=None` shows it on a terminal only.
-    `begun` is the number of steps that an earlier process has made.
+    On a terminal the progress is a bar, elsewhere a line of text from time to time. `progress=None` shows it only on a
+    terminal. `begun` is the number of steps that an earlier process has made.
     """
     on_terminal = sys.stderr.isatty()
     if not (on_terminal if progress is None else progress):
@@ -92,7 +93,7 @@ def progress_bar(num_steps: int, progress: bool | None, begun: int = 0) -> Itera
 
 
 def _lines(num_steps: int, begun: int) -> Callable[[State], None]:
-    """A function that prints a line for some of the states it is given."""
+    """A function that prints a line for some of the states it receives."""
     started = time.perf_counter()
     said = [begun / num_steps, started]  # share of the steps and the time at the last line
 

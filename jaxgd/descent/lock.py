@@ -1,4 +1,4 @@
-"""A folder of checkpoints belongs to one run at a time."""
+"""A lock, so that only one run at a time uses a folder of checkpoints."""
 
 import contextlib
 import errno
@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
-"""What file systems without locks answer."""
+"""The error numbers of file systems without locks."""
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """A context in which no other run can use a folder; the system ends it with the process, however that ends.
+    """A context in which no other run can use a folder. The operating system releases the lock if the process ends.
 
     Args:
-      folder: made if it is not there.
+      folder: the folder; it is made if it does not exist.
 
     Returns:
       The context.

@@ -1,6 +1,6 @@
 """The plain loop: one step, and `lax.scan` over steps and epochs.
 
-What makes a run faster replaces `take_steps` by a function of the same signature; see `jaxgd.descent.fast`.
+Accelerations replace `take_steps` by a function with the same signature; see `jaxgd.descent.fast`.
 """
 
 from typing import Any
@@ -29,10 +29,10 @@ def run(run: Run, params: Params, batch: Any) -> Result:
 
 
 def take_step(run: Run, state: State, part: Any, closes: bool) -> tuple[State, History]:
-    """One step: evaluate, move, judge; after a stop the parameters stay, but counters go on.
+    """One step: evaluate, update, judge. After a stop the parameters do not change, but counters go on.
 
-    `part` holds the rows of the step, and `closes` (static) says whether it ends its epoch. Gives the state at
-    theta_{t+1}, and the entry of step t for the history, which is not written yet.
+    `part` contains the rows of the step. `closes` (static) is True if the step is the last of its epoch. Returns the
+    state at theta_{t+1}, and the history entry of step t, which is not written yet.
     """
     rate = rate_at(run.learning_rate, state.step)
     # Loss and gradient are those of theta_t, so that the last loss of a run is only known to `finish`.
@@ -66,9 +66,9 @@ def take_step(run: Run, state: State, part: Any, closes: bool) -> tuple[State, H
 
 
 def take_steps(run: Run, state: State, batch: Any, rows: jax.Array) -> State:
-    """Several steps, none of which ends an epoch unless every step is an epoch.
+    """Take K steps. None of them ends an epoch, unless every step is an epoch.
 
-    `rows` are `[K, B]` integers, the rows of each step; `[K, 0]` stands for K steps on all rows.
+    `rows` are `[K, B]` integers, the indices of the rows of each step; `[K, 0]` means K steps on all rows.
     """
 
     def take_one(state: State, row_indices: jax.Array) -> tuple[State, None]:
@@ -80,7 +80,7 @@ def take_steps(run: Run, state: State, batch: Any, rows: jax.Array) -> State:
 
 
 def take_epochs(run: Run, state: State, batch: Any, num_epochs: int) -> State:
-    """The next `num_epochs` epochs (static)."""
+    """Take the next `num_epochs` epochs (static)."""
     if not run.epochs.batch_size:
         return run.take_steps(run, state, batch, jnp.zeros((num_epochs, 0), jnp.int32))
 
@@ -91,7 +91,7 @@ def take_epochs(run: Run, state: State, batch: Any, num_epochs: int) -> State:
 
 
 def take_part(run: Run, state: State, batch: Any, num_steps: int, closes: bool) -> State:
-    """The next `num_steps` steps (static) of an epoch of mini-batches; `closes` (static) says whether they end it."""
+    """Take the next `num_steps` steps (static) of an epoch; `closes` (static) is True if they include its last step."""
     size, per_epoch = run.epochs.batch_size, run.epochs.steps_per_epoch
     epoch, first = lax.div(state.step, jnp.int32(per_epoch)), lax.rem(state.step, jnp.int32(per_epoch))
     # The last batch of an epoch holds the rows that are left, and so has a shape of its own.

@@ -1,4 +1,4 @@
-"""What a run returns: how it ended, its trace, and the parameters it led to."""
+"""The result of a run: stop reason, history and final parameters."""
 
 import enum
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # what `fit` adds, which a run does not know of
 
 
 class StopReason(enum.IntEnum):
-    """How a run ended."""
+    """The reason why a run ended."""
 
     MAX_STEPS = 0
     NO_CHANGE = 1
@@ -47,7 +47,7 @@ class StopReason(enum.IntEnum):
 
 
 class StopReasons(np.ndarray[Any, np.dtype[Any]]):
-    """The stop reasons of several runs: an integer array whose entries are, and print as, a `StopReason`."""
+    """The stop reasons of several runs: an integer array with entries of the type `StopReason`."""
 
     def __getitem__(self, index: Any) -> Any:
         found = super().__getitem__(index)
@@ -65,23 +65,24 @@ class StopReasons(np.ndarray[Any, np.dtype[Any]]):
 
 
 class History(NamedTuple):
-    """The trace of a run; leading axis R, the recorded steps. What was not asked for is None.
+    """The history of a run; leading axis R, the recorded steps. Fields that were not recorded are None.
 
-    Entry i describes theta_t for t = i * record_every, before update t. Entries after the stop repeat the
-    one at the stop. `jaxgd.curve` joins them with the end of the run.
+    Entry i describes theta_t for t = i * record_every, before update t. Entries after the stop repeat the entry at the
+    stop. `jaxgd.curve` joins the history with the end of the run.
 
     Attributes:
-      loss: `[R]`, of the rows of that step.
-      grad_norm: `[R]`, Euclidean norm of its gradient.
+      loss: `[R]`, the loss of theta_t on the rows of step t.
+      grad_norm: `[R]`, Euclidean norm of the gradient.
       learning_rate: `[R]`, eta_t.
       update_norm: `[R]`, Euclidean norm of theta_{t+1} - theta_t.
-      predicted_decrease: `[R]`, -g . (theta_{t+1} - theta_t), what the first-order expansion promises.
-      second_order_decrease: `[R]`, -g . d - 1/2 d . H d for d = theta_{t+1} - theta_t, what the second-order expansion
-        promises: eta |g|^2 - eta^2/2 g . H g for gradient descent. Costs a Hessian-vector product a step, by hand where
-        the problem has one.
-      actual_decrease: `[R]`, L(theta_t) - L(theta_{t+1}) on the same rows; costs one more loss a step.
+      predicted_decrease: `[R]`, -g . (theta_{t+1} - theta_t), the decrease that the first-order expansion predicts.
+      second_order_decrease: `[R]`, -g . d - 1/2 d . H d for d = theta_{t+1} - theta_t, the decrease that the
+        second-order expansion predicts. For gradient descent this is eta |g|^2 - eta^2/2 g . H g. It costs one
+        Hessian-vector product for each step.
+      actual_decrease: `[R]`, L(theta_t) - L(theta_{t+1}) on the same rows. It costs one more evaluation of the loss for
+        each step.
       params: a tree like the parameters with leading axis R.
-      step: `[R]` int32, t of every entry; kept with everything else.
+      step: `[R]` int32, t of every entry; always recorded if any field is.
     """
 
     loss: jax.Array | None = None
@@ -114,15 +115,15 @@ class Result(_Result):
     """What a run returns.
 
     Attributes:
-      params: theta at the stop; after DIVERGED or NONFINITE the last ones with a finite loss.
-      best_params: theta with the lowest loss; for mini-batches before the last update of the epoch with the lowest mean
-        loss (`params` if no epoch was completed). With held-out rows, theta with the lowest of their losses.
-      loss: `[]`, of the whole batch at `params`.
+      params: theta at the stop; after DIVERGED or NONFINITE the last theta with a finite loss.
+      best_params: theta with the lowest loss. With mini-batches, theta before the last update of the epoch with the
+        lowest mean loss (`params` if no epoch was completed). With held-out rows, theta with their lowest loss.
+      loss: `[]`, the loss of all rows at `params`.
       num_steps: `[]` int32, updates that led to `params`.
-      stop_reason: a `StopReason`, of several runs an array of them; inside jit and vmap, and as a leaf of the tree,
-        `[]` int32.
-      history: the trace.
-      learning_rate: `[]`, eta of the last step; None with an optax optimizer, whose steps are not `-eta g`.
+      stop_reason: a `StopReason`, or for several runs an array of them. Inside jit and vmap, and as a leaf of the tree,
+        it is `[]` int32.
+      history: the history.
+      learning_rate: `[]`, eta of the last step. None with an optax optimizer, because its steps are not `-eta g`.
       held_out: the loss of the held-out rows along the run, or None without them.
     """
 
@@ -130,7 +131,7 @@ class Result(_Result):
 
     @property
     def stop_reason(self) -> Any:
-        """How the run ended, in words where its value is known."""
+        """The reason why the run ended; a `StopReason` if its value is concrete."""
         code = self[self._fields.index("stop_reason")]
         if isinstance(code, jax.core.Tracer) or not getattr(code, "is_fully_addressable", isinstance(code, np.ndarray)):
             return code

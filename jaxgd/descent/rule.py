@@ -10,7 +10,7 @@ import optax
 from jaxgd.types import Params
 
 Schedule = Callable[[jax.Array], Any]
-"""`(step) -> learning rate`; optax's schedules fit."""
+"""`(step) -> learning rate`, such as an optax schedule."""
 
 
 class GradientDescentState(NamedTuple):
@@ -26,9 +26,9 @@ class GradientDescentState(NamedTuple):
 def gradient_descent(learning_rate: Any) -> optax.GradientTransformation:
     """Gradient descent, `theta_{t+1} = theta_t - eta_t g_t`, interchangeable with optax's optimizers.
 
-    `update` returns `-eta g` in the dtype of g; `optax.apply_updates` adds it. A Taylor expansion gives the reason
-    for the sign: `L(theta + u) = L(theta) + u . g + O(|u|^2)`, and of all u of one length `u = -eta g` makes
-    `u . g` smallest.
+    `update` returns `-eta g` in the dtype of g; `optax.apply_updates` adds it. A Taylor expansion explains
+    the sign: `L(theta + u) = L(theta) + u . g + O(|u|^2)`, and among all u of the same length `u . g` is smallest for
+    `u = -eta g`.
 
     Args:
       learning_rate: eta, a number, a traced scalar `[]`, or a function step -> eta.
@@ -54,5 +54,5 @@ def gradient_descent(learning_rate: Any) -> optax.GradientTransformation:
 
 
 def rate_at(learning_rate: Any, step: jax.Array | None) -> Any:
-    """The learning rate of a step, 0 at the first update; only a function step -> rate looks at it."""
+    """The learning rate of a step. The first update is step 0."""
     return learning_rate(step) if callable(learning_rate) else learning_rate

@@ -1,4 +1,4 @@
-"""A run: what is bound before it, what it carries from step to step, how it starts and how it ends."""
+"""A run: its constants, its state, how it starts and how it ends."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from jaxgd.types import Params
 
 
 class Run(NamedTuple):
-    """What does not change during a run."""
+    """Everything that does not change during a run."""
 
     loss: Callable[..., jax.Array]  # (params, part) -> []; a part is the rows of one step
     evaluate: Callable[..., tuple[jax.Array, Params]]  # (params, part) -> loss and gradient
@@ -72,7 +72,7 @@ def start(run: Run, params: Params, batch: Any) -> State:
 
 
 def finish(run: Run, state: State, batch: Any) -> Result:
-    """The result of a run: the last parameters judged on all rows."""
+    """The result of a run; evaluates the last parameters on all rows."""
     running = state.stop_reason == StopReason.MAX_STEPS
     finite = jnp.isfinite(run.loss(state.params, batch))
     broken = running & ~finite & (state.num_steps > 0)

@@ -1,4 +1,4 @@
-"""Random orders of rows: a cheaper stand-in for `jax.random.permutation(key, num_rows)`."""
+"""Random orders of rows, computed faster than by `jax.random.permutation(key, num_rows)`."""
 
 import math
 from typing import Any
@@ -12,9 +12,10 @@ from jax import lax
 def permutation(key: jax.Array, num_rows: int, first: Any = 0, count: int | None = None) -> jax.Array:
     """A random order of `num_rows` rows, or `count` of its entries from entry `first` on.
 
-    `jax.random.permutation` sorts pairs of words, always all of them. Fewer than 4096 rows are sorted here
-    as single words, five times as fast; more are enciphered, which is arithmetic on the wanted entries only. One key
-    means one order, however it is asked for: `[count]` int32. `num_rows` and `count` are static.
+    `jax.random.permutation` always sorts all rows, as pairs of words. This function sorts fewer than 4096 rows as
+    single words, which is five times as fast. For more rows it applies a cipher, which computes only the requested
+    entries. The order depends only on the key, not on `first` and `count`. The result is `[count]` int32. `num_rows`
+    and `count` are static.
     """
     count = num_rows if count is None else count
     if num_rows >= 4096:  # from there on, sorting takes longer than descending on the rows
@@ -31,8 +32,8 @@ def permutation(key: jax.Array, num_rows: int, first: Any = 0, count: int | None
 def _by_cipher(key: jax.Array, num_rows: int, entries: jax.Array) -> jax.Array:
     """Images of entries under a Feistel cipher on pairs (l, r) in Z_a x Z_b, with a b just above N.
 
-    A round is `(l, r) -> (r, l + F(r))` with a keyed hash F, which can be undone whatever F is, so that all rounds
-    together permute the a b numbers `l b + r`. The few images beyond N are enciphered again until they are below
+    A round is `(l, r) -> (r, l + F(r))` with a keyed hash F. A round is invertible for any F, so all rounds together
+    are a permutation of the a b numbers `l b + r`. The cipher is applied again to the few images that are not below N
     (Black and Rogaway 2002).
     """
     num_rounds = 8  # even, so that both halves are hashed equally often

@@ -1,7 +1,7 @@
 """sweep(): learning rates x seeds x starting points in one compiled program.
 
-A lane is one run of `descend`. Lanes share one scan: a lane that has stopped is masked, and what differs
-between lanes is picked by index inside the program, so that new values never recompile it.
+A lane is one run of `descend`. All lanes share one scan; a lane that has stopped is masked. The program selects the
+values of each lane by index, so new values do not need recompilation.
 """
 
 import functools
@@ -39,7 +39,7 @@ from jaxgd.types import Params, Problem
 from jaxgd.validation import check_choice, check_count
 
 SWEPT = ("learning_rate", "key", "params", "batch", "l2", "grad_tol", "param_tol", "divergence_factor")
-"""What `over` may name of every run: all that is traced, besides "batch_size" and arguments of the optimizer."""
+"""The names that `over` accepts for every problem, besides "batch_size" and arguments of the optimizer."""
 
 
 @takes_arguments_of(descend)
@@ -60,15 +60,15 @@ def sweep(  # noqa: D417 (the decorator adds the other arguments)
     Compiled once for each problem, number of lanes and set of static arguments.
 
     Args:
-      over: for each swept argument its values with a leading axis: `{"learning_rate": rates, "key": keys}`.
-        Any of `SWEPT`; `l2` for problems that have a penalty; an argument of the function given as `optimizer` that may
-        be a number, such as "momentum" of `optax.sgd`; and "batch_size", each value of which is a program of its own.
-        Scalars may be an array, a list or a series; parameters and batches are stacked, or in a list.
-      zipped: False runs every combination; True runs entry i of all axes together.
-      lanes_per_chunk: lanes run at a time, for sweeps wider than the device's memory; None is all. The result
-        is then on the host.
-      mesh: lanes are spread over all its devices, each running its own; over an axis named "rows" it is the rows
-        that are spread. The result is then on the host.
+      over: the values of each swept argument, with a leading axis, such as `{"learning_rate": rates, "key": keys}`. The
+        names may be those of `SWEPT`, `l2` for a problem with a penalty, arguments of the function `optimizer` that may
+        be numbers (such as "momentum" of `optax.sgd`), and "batch_size", of which each value is compiled separately.
+        Scalars may be given as an array, a list or a series; parameters and batches as stacked trees or as lists.
+      zipped: False runs every combination of values; True runs value i of all arguments together.
+      lanes_per_chunk: the number of lanes that run at the same time, for sweeps that need more than the device's
+        memory; None means all. With a number, the result is on the host.
+      mesh: a mesh over whose devices the lanes are distributed. Over an axis named "rows", the rows are distributed
+        instead. With a mesh, the result is on the host.
       evaluation: how the sum over rows is evaluated, as `fit`.
       **options: the other arguments of `descend`.
 
@@ -77,8 +77,8 @@ def sweep(  # noqa: D417 (the decorator adds the other arguments)
       if `zipped`.
 
     Raises:
-      ValueError: an axis unknown, empty, or of another length than the one it is zipped with; as `descend`.
-      TypeError: an argument given twice or unknown; as `descend`.
+      ValueError: an axis is unknown or empty, zipped axes have different lengths; also as `descend`.
+      TypeError: an argument is given twice or unknown; also as `descend`.
     """
     tunable, axes = arguments_of(options.get("optimizer")), list(over)
     for name in axes:
@@ -135,7 +135,7 @@ def _joined(shape: tuple[int, ...], *leaves: jax.Array) -> np.ndarray[Any, Any]:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _in_axes(shape: tuple[int, ...], result: Result) -> Result:
-    """An axis for each entry of `over`; leaf by leaf, outside of jit, every shape would be a program of its own."""
+    """Reshape the result to one axis for each entry of `over`, in one program for all leaves."""
     return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), result)
 
 
@@ -189,7 +189,7 @@ def _without_batch_size(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_settings(problem: Problem, given: dict[str, Any], over: Mapping[str, Any]) -> Any:
-    """The settings; what is left in `given` is traced."""
+    """Check the settings and remove them from `given`; everything left is traced."""
     # Only whether there is a rate and whether it is a function is static; the numbers are traced.
     rate = 1.0 if "learning_rate" in over else given["learning_rate"]
     settings = check_settings(problem, rate, Settings(**{name: given.pop(name) for name in Settings._fields}))
@@ -214,7 +214,7 @@ def _lane_axes(mesh: Mesh) -> tuple[str, ...]:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _run_lanes(program: Program, mesh: Mesh | None, values: _Values, indices: dict[str, jax.Array]) -> Result:
-    """The lanes whose index on each axis is given."""
+    """Run the lanes given by their index on each axis."""
 
     def run_lane(values: _Values, index: dict[str, jax.Array]) -> Result:
         picked = {name: jax.tree.map(lambda leaf, i=i: leaf[i], values.over[name]) for name, i in index.items()}
