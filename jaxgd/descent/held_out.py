@@ -21,7 +21,7 @@ class HeldOut(NamedTuple):
 
     Attributes:
       step: `[C]` int32, updates made before it.
-      loss: `[C]`, of all held-out rows, with the penalty of the problem if it has one.
+      loss: `[C]`, the loss of all held-out rows, including the penalty of the problem.
     """
 
     step: jax.Array

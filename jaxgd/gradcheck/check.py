@@ -46,43 +46,46 @@ def check_gradient(
     has_aux: bool = False,
     **kwargs: Any,
 ) -> GradientReport:
-    """Whether `grad` is the gradient of `loss`, and if not, which mistake was made.
+    """Check whether `grad` is the gradient of `loss`. If it is not, find the mistake.
 
-    Both are evaluated in float64 on exactly upcast inputs, whatever their dtype and the x64 flag, and compared
-    entry by entry with reverse mode. The tolerance of each entry is measured: how far float32 and float64 differ at
-    nearby points says how much rounding that entry has. Finite-difference slopes of the loss are a second
-    reference, which shares no rule of differentiation: they overrule a wrong rule in the loss, tell a kink from a
-    mistake, and are the only reference for a loss that JAX cannot trace. A wrong gradient is explained by edits of
-    the right one, each confirmed at a second point.
+    Both functions are evaluated in float64, for inputs of any dtype and with or without the x64 flag. The gradient is
+    compared entry by entry with reverse-mode differentiation of the loss. The tolerance of each entry is measured: the
+    difference between float32 and float64 at nearby points shows the rounding error of the entry.
 
-    Both functions may be of JAX, NumPy, autograd or PyTorch, and take arrays or tensors of any of these. They are
-    traced or called with the inputs as given first. A function that cannot be evaluated in float64, such as a kernel
-    with a dtype written into it, is checked in the dtype of its inputs, and the report says so.
+    Finite differences of the loss are a second reference, which does not depend on any derivative rule. They detect a
+    wrong derivative rule inside the loss, and they distinguish a kink from a mistake. If JAX cannot trace the loss,
+    they are the only reference. To explain a wrong gradient, the checker applies known mistakes to the right gradient,
+    and confirms an explanation at a second point.
+
+    Both functions may use JAX, NumPy, autograd or PyTorch, and may take arrays or tensors of any of these libraries. A
+    function that cannot be evaluated in float64, such as a kernel with a fixed dtype, is checked in the dtype of its
+    inputs, and the report says so.
 
     Args:
-      loss: `(params, *args, **kwargs) -> []`; `[1]` and `[1, 1]` will do.
+      loss: `(params, *args, **kwargs) -> []`; a result of shape `[1]` or `[1, 1]` is accepted as well.
       grad: `(params, *args, **kwargs) -> a tree like params`, or `(value, gradient)` as `jax.value_and_grad` returns
-        it. With `order=2` this or a Hessian-vector product `(params, vector, *args, **kwargs) -> a tree like params`.
-      params: a tree with floating or complex leaves; others are held fixed. The gradient by a complex `z = x + i y`
-        is `df/dx - i df/dy`, as `jax.grad` has it; for tensors of torch it is `df/dx + i df/dy`.
-      args: trees: data, coefficients, labels. Floating leaves are upcast, others passed as they are.
-      key: for the random directions and points, which are otherwise the same each time.
+        it. With `order=2`, the gradient or a Hessian-vector product
+        `(params, vector, *args, **kwargs) -> a tree like params`.
+      params: a tree with floating or complex leaves; other leaves are constants. The gradient with respect to a complex
+        `z = x + i y` is `df/dx - i df/dy`, as in `jax.grad`; for tensors of PyTorch it is `df/dx + i df/dy`.
+      args: further arguments (trees), such as data, coefficients and labels. Floating leaves are converted to float64;
+        other leaves are passed unchanged.
+      key: the random key for directions and points; None always uses the same ones.
       order: 1, or 2 to check the derivative of `grad`, or a Hessian-vector product.
-      seconds: how long the search for the cause of a wrong gradient may take, in CPU time of this thread, and four
-        times as long by the clock; the report says if it was stopped.
-        Whether the gradient is right does not depend on it.
+      seconds: a limit for the search for the mistake in a wrong gradient, in CPU time of this thread; the limit in wall
+        time is four times as long. The report says if the search was stopped. The verdict does not depend on it.
       argnums: as in `jax.grad`: the position of the parameters among `(params, *args)`, or several positions, for
         which `grad` returns a tuple.
-      has_aux: as in `jax.grad`: whether `loss` returns `(value, auxiliary output)`; `grad` may return
-        `(gradient, auxiliary output)` then.
-      kwargs: further arguments of both functions by name. Bind those that are called like an argument of this function
-        with `functools.partial`.
+      has_aux: as in `jax.grad`: whether `loss` returns `(value, auxiliary output)`. Then `grad` may return
+        `(gradient, auxiliary output)`.
+      kwargs: further keyword arguments of both functions. If a name is also that of an argument of `check_gradient`,
+        bind it with `functools.partial` instead.
 
     Returns:
-      The report; `str()` of it is a table.
+      The report; `str(report)` is a table.
 
     Raises:
-      TypeError: `loss` or `grad` is not a function, `key` not a key, or `params` has no floating leaf.
+      TypeError: `loss` or `grad` is not a function, `key` is not a key, or `params` has no floating leaf.
       ValueError: the loss is not a scalar, raises, has another value when it is called again, or is not finite at
         `params`; `params` hold NaN or infinity; `order` is neither 1 nor 2; `seconds` is negative; `argnums` is not a
         position of `(params, *args)`.
@@ -117,9 +120,9 @@ def check_gradient(
 def assert_gradient(
     loss: Callable[..., Any], grad: Callable[..., Any], params: Any, *args: Any, **options: Any
 ) -> None:
-    """`check_gradient` for test suites.
+    """Raise an AssertionError if `check_gradient` finds that the gradient is wrong. For test suites.
 
-    Args: as `check_gradient`; `options` are its arguments by name.
+    Args: as `check_gradient`; `options` are its keyword arguments.
 
     Raises:
       AssertionError: the gradient is wrong; the message is the report.

@@ -11,14 +11,14 @@ from jaxgd.gradcheck.finding import Finding, Kind
 
 
 class Status(enum.Enum):
-    """What a leaf of a gradient is.
+    """The verdict on a leaf of a gradient.
 
     Attributes:
-      RIGHT: it agrees with the reference.
-      KINK: the loss has no derivative here, and the leaf is one of the answers that are right at such a point.
-      REFERENCE_WRONG: it is right by the values of the loss; reverse mode of the loss is not.
-      WRONG: none of the above.
-      NOT_CHECKED: its numbers were not compared with anything.
+      RIGHT: the leaf agrees with the reference.
+      KINK: the loss is not differentiable at this point, and the leaf is a valid subgradient.
+      REFERENCE_WRONG: the leaf agrees with finite differences of the loss; reverse mode of the loss does not.
+      WRONG: the leaf is wrong.
+      NOT_CHECKED: the numbers of the leaf were not compared.
     """
 
     RIGHT = "right"
@@ -34,14 +34,15 @@ class Status(enum.Enum):
 
 
 class LeafReport(NamedTuple):
-    """One leaf.
+    """The report on one leaf.
 
     Attributes:
-      leaf: the parameter's path.
-      error: the largest difference to the reference over the largest entry of the reference; of slopes along a
-        direction where only these are known. NaN if not checked, and for a leaf that holds NaN or infinity.
-      could_see: the smallest such error that would have been seen, measured; NaN as `error`.
-      status: what it is.
+      leaf: the path of the leaf in the parameters.
+      error: the largest difference to the reference, divided by the largest entry of the reference. If only slopes
+        along a direction are known, the same for these slopes. NaN if the leaf was not checked or contains NaN or
+        infinity.
+      could_see: the smallest such error that the check could have detected; measured. NaN whenever `error` is NaN.
+      status: the verdict.
     """
 
     leaf: str
@@ -71,17 +72,17 @@ def not_checked(leaf: str) -> LeafReport:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class GradientReport:
-    """What is known about a gradient; true if the gradient is right.
+    """The result of a check; `bool(report)` is True if the gradient is right.
 
     Attributes:
-      ok: whether it is right.
-      findings: what was found, mistakes first.
-      leaves: one report a leaf, in the order of the tree.
-      taylor_order: observed order of `loss(p + t u) - loss(p) - t u.grad` in t along a random direction u of all
-        leaves: near 2 if the gradient is right along u, near 1 if it is wrong. None if rounding hides the remainder (a
-        linear loss), if a leaf was not compared or is not finite, or if it was not measured.
-      reference: what the gradient was compared with.
-      subject: what was checked, if it is the rule of a function.
+      ok: whether the gradient is right.
+      findings: the findings, mistakes first.
+      leaves: one report for each leaf, in the order of the tree.
+      taylor_order: the observed order in t of `loss(p + t u) - loss(p) - t u.grad` along a random direction u in all
+        leaves. It is near 2 if the gradient is right along u, and near 1 if it is wrong. None if it was not measured,
+        if the remainder is only rounding (as for a linear loss), or if a leaf was not compared or is not finite.
+      reference: the reference with which the gradient was compared, in words.
+      subject: the name of the rule, if a function with a custom rule was checked.
     """
 
     ok: bool
@@ -92,11 +93,11 @@ class GradientReport:
     subject: str = ""
 
     def __bool__(self) -> bool:
-        """Whether the gradient is right, so that `assert check_gradient(...)` means what it says."""
+        """Whether the gradient is right, for `assert check_gradient(...)`."""
         return self.ok
 
     def __repr__(self) -> str:
-        """The table: whether it is right, leaves, findings."""
+        """The report as text: the verdict, the leaves, the findings."""
         width = max((len(leaf.leaf or "params") for leaf in self.leaves), default=0)
         lines = [self._verdict() + (f": {self.subject}" if self.subject else "")]
         for status, name, error, seen in (leaf.cells() for leaf in self.leaves):
@@ -112,7 +113,7 @@ class GradientReport:
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        """The table for notebooks."""
+        """The report as HTML, for notebooks."""
         columns = ("", "leaf", "relative error", "could see")
         head = "".join(f"<th>{name}</th>" for name in columns)
         rows = "".join(
@@ -137,10 +138,10 @@ class GradientReport:
         return self.reference + ("" if self.taylor_order is None else f"; Taylor order {self.taylor_order:.2f}")
 
     def sentences(self) -> list[tuple[str, bool]]:
-        """The findings in words, those that say the same of several leaves as one.
+        """The findings as sentences. Findings with the same text for several leaves are joined.
 
         Returns:
-          Each text with whether it makes the gradient wrong.
+          Pairs of a text and whether the finding makes the gradient wrong.
         """
         together: dict[tuple[str, bool], list[str]] = {}
         for finding in self.findings:
@@ -157,8 +158,8 @@ class GradientReport:
         """The report as plain values, for JSON.
 
         Returns:
-          ok, findings, leaves, taylor_order, reference; None for a number that is not finite. `ok` of a leaf that was
-          not checked is None.
+          A dict with ok, findings, leaves, taylor_order and reference. A number that is not finite is None. `ok` of a
+          leaf that was not checked is None.
         """
         return {
             "ok": self.ok,

@@ -1,11 +1,12 @@
-"""What makes a run faster, and in what sense the result stays that of the plain loop.
+"""The accelerations, and how closely their results agree with the plain loop.
 
-Two kinds: other ways to take steps, functions like `loop.take_steps`, `(run, state, batch, rows) -> state`; and other
-ways to evaluate a sum over rows, functions that take a problem to one with the same loss and gradient. `choose` picks
-both for `fit` and `sweep`, but only the first kind for `descend`. `fast=False` uses none.
+There are two kinds. Other ways to take steps are functions like `loop.take_steps`,
+`(run, state, batch, rows) -> state`. Other ways to evaluate a sum over rows are functions from a problem to a problem
+with the same loss and gradient. `choose` selects both kinds for `fit` and `sweep`, but only the first kind for
+`descend`. `fast=False` uses none.
 
-`tests/descent/test_fast.py` holds every row of the table against the plain loop over one table of runs. An
-acceleration is added by adding its row there first.
+`tests/descent/test_fast.py` compares every row of the table with the plain loop. To add an acceleration, first add its
+row to that test.
 """
 
 from typing import NamedTuple
@@ -15,10 +16,10 @@ class Acceleration(NamedTuple):
     """One row of the table.
 
     Attributes:
-      file: the module of this folder.
-      does: what it does instead.
-      equal: in what sense its runs are those of the plain loop.
-      taken: when `choose` takes it.
+      file: the module in this folder.
+      does: how it differs from the plain loop.
+      equal: how closely its results agree with the plain loop.
+      taken: when `choose` selects it.
     """
 
     file: str
@@ -30,11 +31,11 @@ class Acceleration(NamedTuple):
 ACCELERATIONS = (
     Acceleration(
         "blocks",
-        does="takes steps unjudged, and judges them by the last of a block if nothing can have happened before it; "
-        "fetches the rows of many mini-batches together",
-        equal="the same decisions at the same steps, numbers within 1e-12; but at which step parameters that alternate "
-        "between neighbouring values are found to do so depends on their last digits, and a bounded run beyond its "
-        "largest stable rate amplifies the last digits until no digit of its numbers is that of the plain loop",
+        does="takes blocks of steps and judges only the last step, if no stop rule can have applied before; loads the "
+        "rows of many mini-batches together",
+        equal="the same decisions at the same steps, numbers within 1e-12. Two exceptions: the step at which a cycle "
+        "among neighbouring values is detected depends on the last digits; and a bounded run above its largest stable "
+        "rate amplifies rounding until no digit agrees",
         taken="at least 500,000 steps of gradient_descent at a fixed rate, on less than 1 MiB each",
     ),
     Acceleration(
@@ -45,13 +46,13 @@ ACCELERATIONS = (
     ),
     Acceleration(
         "tiled",
-        does="evaluates loss and gradient tile by tile, so that a row is read from memory once a step",
+        does="evaluates loss and gradient tile by tile, so that a step reads each row from memory only once",
         equal="loss and gradient within rounding of the sum",
         taken="full batches from 4 MiB on a CPU",
     ),
     Acceleration(
         "sharded",
-        does="evaluates the rows of each device there, and adds up the sums",
+        does="distributes the rows over devices, evaluates them there, and adds the sums",
         equal="loss and gradient within rounding of the sum",
         taken="full batches from 16 MiB on several devices, and on several processes those that are not compressed",
     ),

@@ -1,10 +1,10 @@
-"""Blocks of steps, judged together if nothing happened in them.
+"""Blocks of steps, of which only the last step is judged.
 
-For a small problem, judging a step (is it finite, did it move, is it the best so far?) takes longer than taking it,
-and almost always nothing happened. So a block of steps is first taken unjudged: of its losses only the lowest and the
-highest are kept, and its last step is judged like any other. `stopping.nothing_happened` says from them whether any
-step of the block can have been an event. If not, the block stands; otherwise it is taken again, step by step. Both
-ways lead to the same state.
+For a small problem, judging a step (is it finite, did it change the parameters, is it the best so far?) takes longer
+than the step, and almost never has a consequence. So a block of steps is first taken without judging them. Only the
+lowest and the highest of its losses are kept, and the last step is judged like any other. From these,
+`stopping.nothing_happened` decides whether a stop rule can have applied within the block. If not, the block is valid.
+Otherwise the block is taken again, step by step. Both ways lead to the same state.
 """
 
 from collections.abc import Callable

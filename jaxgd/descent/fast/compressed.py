@@ -1,4 +1,4 @@
-"""Least squares by its sufficient statistics, which are as many numbers for any number of rows."""
+"""Least squares by sufficient statistics, whose size does not depend on the number of rows."""
 
 import functools
 import math
@@ -19,30 +19,32 @@ CHUNK_BYTES = 2**23
 
 
 def compress(problem: Problem, batch: Batch | Iterable[Batch]) -> tuple[Problem, Batch]:
-    """A squared error of a linear model by its sufficient statistics: a step then costs O(D^2), whatever N.
+    """Replace the rows of least squares by few rows with the same loss. A step then costs O(D^2) for any N.
 
-    With the means `m` of the N rows of `[X, Y]`, and `G = sum_i (x_i - m_x)(x_i - m_x)^T = V diag(e) V^T`, for
-    any parameters (W, b)
+    Let `m` be the means of the N rows of `[X, Y]`, and `G = sum_i (x_i - m_x)(x_i - m_x)^T = V diag(e) V^T`. For any
+    parameters (W, b)
 
         |X W + b - Y|^2 = |diag(sqrt e) V^T W - T|^2 + N |m_x W + b - m_y|^2 + R,
         T = diag(1 / sqrt e) V^T sum_i (x_i - m_x)(y_i - m_y)^T,   R = sum_i |y_i - m_y|^2 - |T|^2.
 
-    So D + 2 rows have the same sum of squared errors as all N: those of `diag(sqrt e) V^T`, the mean times
-    `sqrt N`, and one for the rest R, which no parameter changes. Statistics are centred, so that columns far from 0
-    keep their digits, and added up in float64 over chunks (Chan, Golub and LeVeque 1983); the rows of one chunk
-    are all that is held in memory. The loss near 0 is known to 1e-16 of `sum_i |y_i - m_y|^2`.
+    So D + 2 rows have the same sum of squared errors as all N rows: the D rows of `diag(sqrt e) V^T`, the mean times
+    `sqrt N`, and one row for the constant R, which does not depend on the parameters. The statistics are centred, which
+    keeps them accurate for columns with a mean far from 0. They are summed in float64 over chunks of rows (Chan, Golub
+    and LeVeque 1983), and only one chunk is in memory. The absolute error of the loss is about 1e-16 times
+    `sum_i |y_i - m_y|^2`.
 
     Args:
-      problem: one with a `linear_form`: `linear_map`, `line`, `linear_regression`.
-      batch: all rows, as a `Batch` or a pair (inputs, targets), or an iterable of such batches that are read once,
-        one at a time: chunks of a file that does not fit into memory.
+      problem: a problem with a `linear_form`: `linear_map`, `line` or `linear_regression`.
+      batch: all rows, as a `Batch` or a pair (inputs, targets). Or an iterable of such batches, which are read once and
+        one after the other, for a file that does not fit into memory.
 
     Returns:
-      The problem of the small batch, with the penalty, and the batch: inputs `[D + 2, D + 1]` (the last column
+      The problem for the small batch, with the penalty, and the small batch: inputs `[D + 2, D + 1]` (the last column
       multiplies the bias), targets `[D + 2]` or `[D + 2, K]`, in the dtype of the inputs.
 
     Raises:
-      ValueError: another problem; no rows; rows that are not finite, or differ in their columns.
+      ValueError: the problem has no `linear_form`, there are no rows, rows are not finite, or batches have different
+        numbers of columns.
     """
     form = problem.linear_form
     if form is None:

@@ -21,14 +21,15 @@ ROWS_AXIS = "rows"
 
 
 def sharded(problem: Problem, mesh: Mesh) -> Problem:
-    """Spread the rows over devices: each evaluates its own, and the sums meet by `psum`.
+    """Distribute the rows over devices: each device evaluates its rows, and `psum` adds the sums.
 
-    Rows that the devices cannot share out evenly are evaluated by all of them, once in the sum. Composes with
-    `tiled`, as `sharded(tiled(problem), mesh)`, and with the lanes of a sweep on another axis of the mesh.
+    If the number of rows is not a multiple of the number of devices, all devices evaluate the remaining rows, which
+    count only once in the sum. Can be combined with `tiled`, as `sharded(tiled(problem), mesh)`, and with the lanes of
+    a sweep on another axis of the mesh.
 
     Args:
       problem: see `tiled`.
-      mesh: rows are spread over its axis "rows", or over all axes if none has this name.
+      mesh: the mesh. Rows are distributed over its axis "rows", or over all axes if none has this name.
 
     Returns:
       The problem; the same arguments give the same object.

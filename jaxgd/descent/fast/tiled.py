@@ -19,17 +19,17 @@ from jaxgd.validation import check_count
 def tiled(problem: Problem, rows: int | None = None) -> Problem:
     """Evaluate a loss and its gradient tile by tile: each row is read from memory once a step.
 
-    With tiles T of the rows, `L = sum_T L_T` for a sum and `L = sum_T n_T / N L_T` for a mean, and the gradient
-    likewise; a tile's gradient is taken while the tile is in cache. The last tile holds the rows that are left.
+    With tiles T of the rows, `L = sum_T L_T` for a sum and `L = sum_T n_T / N L_T` for a mean, and likewise for the
+    gradient. The gradient of a tile is computed while the tile is in the cache. The last tile has the remaining rows.
     Under vmap all lanes share each tile. The inputs are not copied.
 
     Args:
-      problem: one whose loss is the mean or the sum, as its `reduction` says, of terms of single rows, and its
-        penalty. The rows are the leading axis of every array in the batch.
-      rows: of a tile; None for tiles of the size of the cache, see `tile_rows`.
+      problem: a problem whose loss is the mean or the sum (its `reduction`) of terms of single rows, plus a penalty.
+        The rows are the leading axis of every array in the batch.
+      rows: the number of rows of a tile; None for tiles that fit into the cache, see `tile_rows`.
 
     Returns:
-      The problem; the same arguments give the same object. A batch of no more rows than a tile is evaluated whole.
+      The problem; the same arguments give the same object. A batch that fits into one tile is evaluated at once.
 
     Raises:
       ValueError: `rows` is below 1.

@@ -19,21 +19,22 @@ def check_rule(
     surrogate: Callable[..., Any] | None = None,
     seconds: float = 5.0,
 ) -> GradientReport:
-    """Whether a function's own rule of differentiation is its derivative, and if not, which mistake was made.
+    """Check whether a function's custom derivative rule is its derivative. If it is not, find the mistake.
 
-    The rule is called with random incoming gradients `g`. First, what it returns must be linear in `g`: a rule that
-    does not use `g`, uses it twice, or lacks it in one term, is wrong whatever the function is. Then the function
-    without its rule is the reference: `g` times its outputs is a scalar loss, and what the rule returns for `g` is
-    its hand gradient, which `check_gradient` checks and explains. Forms of `f`:
+    The rule is called with random incoming gradients `g`. The first test is whether its result is linear in `g`. A rule
+    that does not use `g`, uses it twice, or lacks it in one term is wrong for every function. The second test compares
+    the rule with the derivative of the function's own body. To do so, the checker takes the sum of `g` times the
+    outputs as a scalar loss and the result of the rule as its gradient, and calls `check_gradient`. `f` may be
 
     - a `jax.custom_vjp` or `jax.custom_jvp`, also inside `jax.jit`, with `nondiff_argnums` and integer arguments;
-    - a function that calls such functions, at any depth: their rules are taken out of its body;
+    - a function that calls such functions, at any depth: the checker then differentiates their bodies;
     - a `torch.autograd.Function`, the class or its `apply`;
-    - a pair of functions `(forward, backward)`. What `backward` takes says how they belong together:
-      `(saved, incoming)` or `(incoming, cache)` if `forward` returns `(outputs, saved)`; `(*args, incoming)` if it
-      returns the outputs; `(incoming)` if both are methods of one object that keeps values, of which a copy is used.
+    - a pair of functions `(forward, backward)`. The arguments of `backward` are `(saved, incoming)` or
+      `(incoming, cache)` if `forward` returns `(outputs, saved)`. They are `(*args, incoming)` if `forward` returns
+      only the outputs. They are `(incoming)` if both are methods of one object that stores values; a copy of it is
+      used.
 
-    Five mistakes, each found by `check_rule(f, x)` or `check_rule(f, a, b)`:
+    Five examples of mistakes, each found by `check_rule(f, x)` or `check_rule(f, a, b)`:
 
     1. The incoming gradient is not used.
 
@@ -52,8 +53,7 @@ def check_rule(
 
            f.defvjp(lambda x: (swish(x), swish(x)), lambda saved, g: (g * dswish(saved),))
 
-       "is taken at its value instead of at its argument." The output is saved where the argument is needed: save
-       `x`.
+       "is taken at its value instead of at its argument." The rule saves the output, but needs the argument: save `x`.
 
     4. A broadcast is not summed. For `x + b`, with `x` of shape `[4, 3]` and `b` of shape `[3]`:
 
@@ -63,26 +63,26 @@ def check_rule(
        summed." Write `(g, g.sum(0))`.
 
     5. A straight-through estimator: `jnp.round` with the rule `(g,)`. "x: the derivative of `f` is zero here, and the
-       rule returns another gradient." If that is on purpose, say so: `check_rule(f, x, surrogate=lambda x: x)`
-       compares the rule with the derivative of the identity.
+       rule returns another gradient." If this is intended, use
+       `check_rule(f, x, surrogate=lambda x: x)`, which compares the rule with the derivative of the identity.
 
-    The search for the mistake is that of `check_gradient`, and some more that only a rule can make: a wrong value is
-    saved, the Jacobian is applied where its transpose is meant, a part of the incoming gradient is lost.
+    The checker searches for the same mistakes as `check_gradient`, and for mistakes that only a rule can have: a wrong
+    value is saved, the Jacobian is used instead of its transpose, or a part of the incoming gradient is lost.
 
     Args:
-      f: a function with a rule of its own.
-      args: what to call it with: trees. Arguments that are not differentiated by stay as they are.
-      key: for the random incoming gradients and points, which are otherwise the same each time.
-      surrogate: `(*args) -> outputs`, the function whose derivative the rule is meant to be, if that is on purpose
-        not `f`.
-      seconds: limit of the search for the mistake in a wrong rule.
+      f: a function with a custom derivative rule.
+      args: the arguments of `f` (trees). Arguments without a derivative are passed unchanged.
+      key: the random key for incoming gradients and points; None always uses the same ones.
+      surrogate: `(*args) -> outputs`, the function of which the rule is intended to be the derivative, if this is not
+        `f`.
+      seconds: a time limit for the search for the mistake in a wrong rule.
 
     Returns:
       The report, with one row for each leaf of the arguments, named by the signature: `x`, `w['bias']`.
 
     Raises:
       TypeError: `f` has no rule, or no argument is floating.
-      ValueError: the function raises, returns nothing floating, or something is not finite.
+      ValueError: the function raises an exception, returns no floating output, or a value is not finite.
     """
     if surrogate is not None and not callable(surrogate):
         raise TypeError(f"`surrogate` must be a function (*args) -> outputs, got {type(surrogate).__name__}.")
@@ -99,7 +99,7 @@ def assert_rule(
     surrogate: Callable[..., Any] | None = None,
     seconds: float = 5.0,
 ) -> None:
-    """`check_rule` for test suites.
+    """Raise an AssertionError if `check_rule` finds that the rule is wrong. For test suites.
 
     Args:
       f: see `check_rule`.
