@@ -88,8 +88,8 @@ class Job(NamedTuple):
       test_set: the held-out rows.
       scaling: the scaling of the inputs, or None.
       batch: the rows to fit, on the device; only the rows of this process, if every process reads its own rows.
-      whole: a problem and a batch whose loss and gradient are those of all rows, see `choose.plan_of_shares`. They differ
-        from `problem` and `batch` only if every process reads its own rows.
+      whole: a problem and a batch whose loss and gradient are those of all rows, see `choose.plan_of_shares`. They
+        differ from `problem` and `batch` only if every process reads its own rows.
       params: the start.
       rows_key: the random key for the order of the rows.
       facts: what is known about the learning rates, a `RateFacts`.
