@@ -231,8 +231,8 @@ def sweep(
         for members, own in list(groups.values()) or [(True, colour)]:
             drawn = mask & members & shown
             if drawn.any():
-                style = {"color": own, "markersize": size, "label": None if groups else label}
-                axes.plot(values[drawn], losses[drawn], marker, **style)
+                look: dict[str, Any] = {"color": own, "markersize": size, "label": None if groups else label}
+                axes.plot(values[drawn], losses[drawn], marker, **look)
         if groups and (mask & shown).any():
             axes.plot([], [], marker, color=GREY, markersize=size, label=label)
     for label, (_, own) in groups.items():
