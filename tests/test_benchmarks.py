@@ -43,6 +43,24 @@ def test_the_smoke_run_measures_every_kind_of_work(tmp_path, chosen, num_rows):
     assert all(line.count(" | ") == 6 for line in table)
 
 
+@slow
+def test_two_commits_are_compared(tmp_path):
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout of git")
+    done = run(tmp_path, "tiny", "--smoke", "--against", "HEAD")
+    assert done.returncode == 0, done.stderr
+    [line] = done.stdout.splitlines()
+    ratio, _, row = line.strip().partition("  ")
+    assert 0.2 < float(ratio) < 5  # a few milliseconds each
+    assert row == "one run, 5 x 1, 100 steps"
+
+
+def test_an_unknown_commit_is_told(tmp_path):
+    done = run(tmp_path, "tiny", "--smoke", "--against", "no-such-commit")
+    assert done.returncode == 2
+    assert "--against no-such-commit: fatal: not a valid object name" in done.stderr
+
+
 def test_unknown_work_is_told(monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.setattr(sys, "argv", ["experiments.benchmarks", "speed"])

@@ -3,7 +3,7 @@
 Every figure is a ratio, measured in this process, in rounds, warmed up: the median of the rounds. Peers that are not
 installed (pip install torch optimistix) are left out.
 
-Run: python -m experiments.benchmarks [full_batch lanes ...] [--smoke] [--device gpu] [--out FOLDER] [--no-progress]
+Run: python -m experiments.benchmarks [full_batch lanes ...] [--smoke] [--device gpu] [--out FOLDER] [--against REV]
 """
 
 import argparse
@@ -18,6 +18,7 @@ import jax
 import rich.console
 import rich.table
 
+from experiments.benchmarks.against import ratios
 from experiments.benchmarks.measure import Row
 from experiments.progress import progress
 from jaxgd import cli
@@ -108,6 +109,17 @@ def markdown(table: Iterable[tuple[str, ...]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in whole)
 
 
+def _print_ratios(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """A line for each row: its time now over that of another commit."""
+    words = [*options.work, "--device", options.device, *(["--smoke"] if options.smoke else [])]
+    try:
+        found = ratios(options.against, words, shown=not options.no_progress)
+    except ValueError as error:
+        parser.error(str(error))
+    for (work, size), ratio in found.items():
+        print(f"{ratio:6.2f}  {work}, {size}")
+
+
 def main() -> None:
     """Measure, print, write."""
     # Before jax starts: a device for each core, and loops of small steps compiled whole, as the command has them.
@@ -119,11 +131,17 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="small sizes, once: does it run?")
     parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="what to measure on")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of benchmarks.json")
+    parser.add_argument(
+        "--against", metavar="REV", help="print times of the package as it is over those of a commit, measured in turns"
+    )
     parser.add_argument("--no-progress", action="store_true", help="say nothing while it runs")
     options = parser.parse_args()
     unknown = set(options.work) - set(WORK)
     if unknown:
         parser.error(f"unknown work {min(unknown)!r}; choose from {', '.join(WORK)}")
+    if options.against is not None:
+        _print_ratios(parser, options)
+        return
     jax.config.update("jax_platforms", {"cpu": "cpu", "gpu": "cuda,cpu"}[options.device])
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     console = rich.console.Console(highlight=False)
