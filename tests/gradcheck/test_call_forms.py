@@ -657,6 +657,7 @@ def rows():
 
 
 FORMS = rows()
+SOME = [row for row in FORMS[::3] if row is not an_ode_solver]  # a solver compiles a loop in a loop
 
 
 @functools.cache
@@ -667,7 +668,7 @@ def form_of(row):
         pytest.skip(f"not here: {error.name}")
 
 
-@pytest.mark.parametrize("row", quick(FORMS, FORMS[::3]), ids=[row.__name__ for row in FORMS])
+@pytest.mark.parametrize("row", quick(FORMS, SOME), ids=[row.__name__ for row in FORMS])
 def test_a_right_gradient_is_right_in_every_form(row):
     form = form_of(row)
     report = check_gradient(form.loss, form.grad, *form.arguments, **form.options)
@@ -679,7 +680,7 @@ def test_a_right_gradient_is_right_in_every_form(row):
     assert str(again) == str(report)
 
 
-@pytest.mark.parametrize("row", quick(FORMS, FORMS[::3]), ids=[row.__name__ for row in FORMS])
+@pytest.mark.parametrize("row", quick(FORMS, SOME), ids=[row.__name__ for row in FORMS])
 def test_a_wrong_gradient_is_wrong_in_every_form(row):
     form = form_of(row)
     search = {} if form.says_wrong else {"seconds": 0}  # only whether it is wrong

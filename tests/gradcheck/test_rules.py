@@ -391,6 +391,7 @@ def test_operation_left_out(name: str, operation: Any) -> None:
     assert any(words.startswith(f"is the derivative of the function without the {name}") for words in said)
 
 
+@pytest.mark.slow
 def test_worked_mistakes_of_the_documentation() -> None:
     """The sentences that the docstring of check_rule quotes are those of the reports."""
     text = " ".join((gradcheck.check_rule.__doc__ or "").split())

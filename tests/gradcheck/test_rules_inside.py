@@ -88,9 +88,7 @@ def loss_with(place: Any, f: Any) -> Any:
     return lambda p, w: place(f, p, w)
 
 
-EVERYWHERE = pytest.mark.parametrize(
-    "place", quick(PLACES, [plainly, in_jit, in_scan]), ids=lambda place: place.__name__
-)
+EVERYWHERE = pytest.mark.parametrize("place", quick(PLACES, [in_jit, in_scan]), ids=lambda place: place.__name__)
 
 
 @EVERYWHERE
@@ -191,41 +189,22 @@ def test_program_keeps_the_arguments_that_rules_meet() -> None:
 CASES = Path(__file__).resolve().parents[3] / "shared" / "realworld"
 
 
+REAL_RULES = [
+    ("micrograd_subtract", "sub", "b is -1 times the gradient in all 5 entries: the sign is wrong"),
+    ("jax_matvec_no_vector", "plain_fn", "v is zero everywhere"),
+    ("k2_ignores_cotangent", "plain_lse", "scores is the same whatever the incoming gradient is"),
+    ("jax_rem_jvp", "rem", r"y is .*\n.*floor\(x / y\) stands in place of the truncated quotient"),
+    ("flash_delta", "attention", r"q, k, each is .*\n.*Jacobian of the softmax .* p sum\(p g\) is not subtracted"),
+    ("attorch_rmsnorm_rows", "rms", r"x is .*\n.*the gradient of the sum .* is spread along the wrong axis"),
+    ("scan_blocks", "recur", r"f is wrong in the block \[1:4\]: a factor .* is multiplied onto the part from"),
+]
+REAL = [pytest.param(*row, id=row[0], marks=pytest.mark.slow if row in REAL_RULES[1:] else ()) for row in REAL_RULES]
+
+
 @pytest.mark.skipif(
     not (CASES / "cases.py").exists(), reason="needs the collection of real gradients beside the project"
 )
-@pytest.mark.parametrize(
-    ("name", "function", "words"),
-    [
-        ("jax_matvec_no_vector", "plain_fn", "v is zero everywhere"),
-        pytest.param(
-            *("k2_ignores_cotangent", "plain_lse", "scores is the same whatever the incoming gradient is"),
-            marks=pytest.mark.slow,
-        ),
-        ("micrograd_subtract", "sub", "b is -1 times the gradient in all 5 entries: the sign is wrong"),
-        ("jax_rem_jvp", "rem", r"y is .*\n.*floor\(x / y\) stands in place of the truncated quotient"),
-        *(
-            pytest.param(*row, marks=pytest.mark.slow)
-            for row in [
-                (
-                    "flash_delta",
-                    "attention",
-                    r"q, k, each is .*\n.*Jacobian of the softmax .* p sum\(p g\) is not subtracted",
-                ),
-                (
-                    "attorch_rmsnorm_rows",
-                    "rms",
-                    r"x is .*\n.*the gradient of the sum .* is spread along the wrong axis",
-                ),
-                (
-                    "scan_blocks",
-                    "recur",
-                    r"f is wrong in the block \[1:4\]: a factor .* is multiplied onto the part from",
-                ),
-            ]
-        ),
-    ],
-)
+@pytest.mark.parametrize(("name", "function", "words"), REAL)
 def test_real_rules(name: str, function: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(CASES))
     import cases

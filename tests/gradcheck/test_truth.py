@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import slow
 
 from jaxgd.gradcheck import Kind, Status, check_gradient
 from jaxgd.gradcheck.slopes import slopes
@@ -427,6 +428,9 @@ def network_grad(p, x, y, slope, factor=1.0):
     return {"W1": x.T @ d1, "b1": d1.sum(0), "W2": h1.T @ d2, "b2": d2.sum(0), "W3": factor * h2.T @ r}
 
 
+MORE = [(1.0, 1.0), (0.0, 0.0)]
+
+
 def network_at(scale, slope):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(6, 3))
@@ -435,8 +439,7 @@ def network_at(scale, slope):
     return {**p, "W3": rng.normal(size=(4, 2))}, x, rng.normal(size=(6, 2)), np.array(slope)
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.0])
-@pytest.mark.parametrize("side", [0.0, 1.0])
+@pytest.mark.parametrize(("scale", "side"), [(1.0, 0.0), (0.0, 1.0), *[pytest.param(*at, marks=slow) for at in MORE]])
 def test_a_network_with_zero_biases_may_take_either_side_of_its_ties(scale, side):
     report = check_gradient(network, network_grad, *network_at(scale, side))
     assert report, str(report)
@@ -444,7 +447,7 @@ def test_a_network_with_zero_biases_may_take_either_side_of_its_ties(scale, side
     assert "a tie of maximum in `jnp.maximum(h @ p" in str(report)
 
 
-@pytest.mark.parametrize("slope", [-0.5, 1.5])
+@pytest.mark.parametrize("slope", [-0.5, pytest.param(1.5, marks=slow)])
 def test_a_slope_beyond_both_sides_of_the_ties_of_a_network_is_wrong(slope):
     report = check_gradient(network, network_grad, *network_at(1.0, slope))
     assert status(report)["['b2']"] is Status.WRONG
@@ -479,7 +482,7 @@ def test_entries_that_tie_for_a_maximum_share_its_gradient(name):
 # Narrow dtypes.
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=slow)])
 def test_a_cast_before_a_sum_that_cancels(dtype):
     rng = np.random.default_rng(4)
     x = rng.normal(size=(2, 256))
@@ -503,7 +506,7 @@ def test_a_cast_before_a_sum_that_cancels(dtype):
     assert "test_truth.py" in str(report)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [pytest.param(jnp.bfloat16, marks=slow), jnp.float16])
 def test_plain_arithmetic_in_a_narrow_dtype_is_right(dtype):
     rng = np.random.default_rng(5)
     x, y, w = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((40, 3), (40,), (3,)))
@@ -535,7 +538,7 @@ def gaussian_grad(p, x, factor):
 B = np.random.default_rng(6).normal(size=(3, 3))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=slow)])
 def test_a_gradient_that_takes_a_covariance_for_symmetric_is_right(dtype):
     params = {"mean": W.astype(dtype), "cov": (B @ B.T + np.eye(3)).astype(dtype)}
     params["cov"] = (params["cov"] + params["cov"].T) / 2
@@ -641,7 +644,7 @@ def test_nothing_is_ok_where_the_values_are_too_rough():
     assert "too rough for a slope to be measured" in str(report)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=slow)])
 def test_labels_that_add_up_to_one_only_up_to_rounding(dtype):
     rng = np.random.default_rng(8)
     q = np.exp(rng.normal(size=(7, 4))).astype(dtype)

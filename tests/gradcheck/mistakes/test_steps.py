@@ -166,6 +166,7 @@ def test_functions_of_numpy_are_rebuilt_with_jax_numpy():
     assert in_jax(lambda v: v + 1) is None
 
 
+@pytest.mark.slow
 def test_the_search_goes_on_where_complex_values_are_changed():
     """In float32, sums of complex numbers are evaluated with other inputs in double precision all the same."""
 
