@@ -42,5 +42,5 @@ def _entries(doc: str) -> dict[str, str]:
 
 
 def _after(section: str) -> str:
-    """What follows the arguments."""
+    """The part of a docstring after the arguments."""
     return section.partition("\n\n")[2]

@@ -112,7 +112,7 @@ class _Result(NamedTuple):
 
 
 class Result(_Result):
-    """What a run returns.
+    """The result of a run.
 
     Attributes:
       params: theta at the stop; after DIVERGED or NONFINITE the last theta with a finite loss.

@@ -1,7 +1,7 @@
-"""When a run ends and why: every stop rule, and beside them the bound by which a block of steps goes unjudged.
+"""All stop rules of a run, and the test that decides whether the steps of a block need to be judged.
 
-What is judged once an epoch (the best parameters, divergence, convergence to rounding) is judged at the epoch's last
-step. For the full batch every step is an epoch.
+The best parameters, divergence, and convergence to rounding are judged once in an epoch, at its last step. With full
+batches every step is an epoch.
 """
 
 import functools
@@ -17,7 +17,7 @@ from jaxgd.types import Params
 
 
 class Limits(NamedTuple):
-    """When to stop. The first three are the caller's, see `descend`; the others are static."""
+    """The limits at which a run stops. The first three are arguments of `descend`; the others are static."""
 
     grad_tol: Any
     param_tol: Any
@@ -31,7 +31,7 @@ class Limits(NamedTuple):
 
 
 class Point(NamedTuple):
-    """All that the next step depends on, if the rate and the rows do not change."""
+    """Everything on which the next step depends, if the rate and the rows do not change."""
 
     params: Params
     rule_state: Any
@@ -52,7 +52,7 @@ class Step(NamedTuple):
 
 
 class Anchor(NamedTuple):
-    """An earlier point that the run may come back to; times are counted in looks back."""
+    """An earlier point to which the run may return. Times are counted in comparisons with it."""
 
     point: Point
     near: jax.Array  # [] bool, whether the parameters have stayed in its neighbourhood
@@ -62,7 +62,7 @@ class Anchor(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """What the stop rules remember from step to step."""
+    """The state of the stop rules."""
 
     best_params: Params  # theta with the lowest loss of an epoch
     best_loss: jax.Array  # [], infinite before the first epoch is over
@@ -77,7 +77,7 @@ class Watch(NamedTuple):
 
 
 def begin(point: Point, first_loss: jax.Array, may_wait: bool, may_repeat: bool) -> Watch:
-    """What the stop rules know before the first step.
+    """The state of the stop rules before the first step.
 
     `may_wait`: the rule has a state or the rate is a schedule. `may_repeat`: the rate is a number, and every epoch
     visits the rows in the same order. Both are static.
@@ -91,7 +91,7 @@ def begin(point: Point, first_loss: jax.Array, may_wait: bool, may_repeat: bool)
 
 
 def judge(limits: Limits, watch: Watch, step: Step) -> tuple[jax.Array, Watch]:
-    """Judge one step: the `StopReason` (`[]` int32; MAX_STEPS means go on), and the watch after it."""
+    """Judge one step: its `StopReason` (`[]` int32; MAX_STEPS means that the run continues), and the new state."""
     step = lax.stop_gradient(step._replace(closes=None))._replace(closes=step.closes)
     watch = watch._replace(first_grad_norm=jnp.where(step.number == 0, step.grad_norm, watch.first_grad_norm))
     watch = _follow_loss(limits, watch, step)
@@ -107,7 +107,7 @@ def judge(limits: Limits, watch: Watch, step: Step) -> tuple[jax.Array, Watch]:
 
 
 def _follow_loss(limits: Limits, watch: Watch, step: Step) -> Watch:
-    """Keep the best parameters, and hold the epoch's mean loss against the best: a diverged run spends its patience."""
+    """Update the best parameters, and compare the mean loss of the epoch with the best to detect divergence."""
     # Divided by the steps of an epoch, the sum so far bounds the mean from below, for losses that are not negative.
     epoch_loss = watch.epoch_loss + step.loss
     mean = epoch_loss / limits.steps_per_epoch
@@ -131,7 +131,7 @@ def _follow_loss(limits: Limits, watch: Watch, step: Step) -> Watch:
 
 
 def _follow_params(limits: Limits, watch: Watch, step: Step) -> Watch:
-    """Count the steps that moved nothing by more than `param_tol`, and those whose gradient is small."""
+    """Count the steps that changed no parameter by more than `param_tol`, and the steps with a small gradient."""
     if watch.has_moved is not None:
         moving = jax.tree.map(jnp.any, step.updates)
         watch = watch._replace(has_moved=jax.tree.map(jnp.logical_or, watch.has_moved, moving))
@@ -145,10 +145,9 @@ def _follow_params(limits: Limits, watch: Watch, step: Step) -> Watch:
 
 
 def _is_waiting(watch: Watch, step: Step) -> jax.Array:
-    """Whether the rule holds back every update, while it warms up from rate 0 or accumulates gradients.
+    """Whether the rule returns only zero updates, because it warms up from rate 0 or accumulates gradients.
 
-    Leaves that were never updated while others were are held for good (`optax.set_to_zero`): that they do not follow
-    their gradient is not waiting.
+    Leaves that were never updated, while others were, are constant (`optax.set_to_zero`). They do not count as waiting.
     """
     if watch.has_moved is None:
         return jnp.asarray(False)
@@ -157,18 +156,18 @@ def _is_waiting(watch: Watch, step: Step) -> jax.Array:
 
 
 def _look_back(limits: Limits, watch: Watch, step: Step) -> tuple[jax.Array, Watch]:
-    """Whether the run goes round among neighbouring values of the parameters: it has converged to within rounding.
+    """Whether the parameters cycle through neighbouring values, so that the run has converged to within rounding.
 
-    A run whose steps depend only on the point they start from repeats itself without end once it comes to a point
-    where it was before. One earlier point is kept, and replaced after 1, 2, 4, 8, ... looks without a new best loss,
-    so that it lies within the cycle at last, and a cycle of any period is found (Brent 1980).
+    If a step depends only on the point where it starts, a run that returns to an earlier point repeats itself forever.
+    One earlier point is kept. It is replaced after 1, 2, 4, 8, ... comparisons without a new best loss, so it
+    eventually lies on the cycle, and a cycle of any period is found (Brent 1980).
 
-    With many parameters cycles are too long to wait for. It then counts, too, if after many epochs without a new best
-    every parameter returns to within a few units of its rounding. One that still moved in one direction, by one unit
-    an epoch, would be further away by then.
+    With many parameters cycles are too long for this. Therefore the run has also converged if, after many epochs
+    without a new best loss, every parameter returns to within a few units of its rounding. A parameter that moves in
+    one direction by one unit per epoch would be further away by then.
 
-    Neither counts if the parameters ever left the neighbourhood of the earlier point: a run that bounces between the
-    two sides of a valley has not converged.
+    Neither rule applies if the parameters have left the neighbourhood of the earlier point in between: a run that jumps
+    between the two sides of a valley has not converged.
     """
     anchor = watch.anchor
     every = limits.look_steps // limits.steps_per_epoch | 1  # odd, to see both sides of an oscillation
@@ -202,7 +201,7 @@ def _look_back(limits: Limits, watch: Watch, step: Step) -> tuple[jax.Array, Wat
 
 
 class Unjudged(NamedTuple):
-    """What is known of the steps of a block before its last, none of which was judged."""
+    """What is known about the steps of a block before its last step, which were not judged."""
 
     num_steps: int
     epoch_loss: jax.Array  # [], sum over the epoch so far, these steps included
@@ -212,7 +211,7 @@ class Unjudged(NamedTuple):
 
 
 def skip(limits: Limits, watch: Watch, seen: Unjudged) -> Watch:
-    """What the rules remember after steps of which none was an event: the watch before the last step of a block."""
+    """The state of the stop rules before the last step of a block, if no stop rule applied at an earlier step."""
     none = jnp.zeros((), jnp.int32)
     if limits.steps_per_epoch > 1:
         return watch._replace(epoch_loss=seen.epoch_loss, num_still=none, num_flat=none)
@@ -221,10 +220,10 @@ def skip(limits: Limits, watch: Watch, seen: Unjudged) -> Watch:
 
 
 def nothing_happened(limits: Limits, watch: Watch, seen: Unjudged, reason: jax.Array, last: Watch) -> jax.Array:
-    """Whether no step of a block can have been an event, so that it need not be judged step by step.
+    """Whether no stop rule can have applied at a step of a block before its last, so that these need not be judged.
 
-    `watch` is from before the block, `seen` is known of its steps before the last; `reason` and `last` are what
-    `judge` said of the last step after `skip`.
+    `watch` is the state before the block, and `seen` describes its steps before the last. `reason` and `last` are the
+    result of `judge` for the last step after `skip`.
     """
     # If an earlier step had changed nothing, or met a number that is not finite, so would the last.
     stands = (reason == StopReason.MAX_STEPS) & (last.num_still == 0) & (last.num_flat == 0)

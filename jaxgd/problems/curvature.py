@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 
 def hvp_sum_squared_error(predictions: jax.Array, vector: jax.Array, targets: jax.Array) -> jax.Array:
-    """Hessian of `sum_squared_error` by the predictions, times a vector: `d/df 2 (f - y) = 2`, so `2 u`.
+    """Hessian of `sum_squared_error` with respect to the predictions, times a vector: `d/df 2 (f - y) = 2`, so `2 u`.
 
     Args:
       predictions: `[N]` or `[N, K]`; the Hessian does not depend on them.
@@ -28,7 +28,7 @@ def hvp_sum_squared_error(predictions: jax.Array, vector: jax.Array, targets: ja
 
 
 def hvp_half_sum_squared_error(predictions: jax.Array, vector: jax.Array, targets: jax.Array) -> jax.Array:
-    """Hessian of `half_sum_squared_error` by the predictions, times a vector: u itself.
+    """Hessian of `half_sum_squared_error` with respect to the predictions, times a vector: u itself.
 
     Args:
       predictions: `[N]` or `[N, K]`; the Hessian does not depend on them.
@@ -43,7 +43,7 @@ def hvp_half_sum_squared_error(predictions: jax.Array, vector: jax.Array, target
 
 
 def hvp_mean_squared_error(predictions: jax.Array, vector: jax.Array, targets: jax.Array) -> jax.Array:
-    """Hessian of `mean_squared_error` by the predictions, times a vector: `2/N u`.
+    """Hessian of `mean_squared_error` with respect to the predictions, times a vector: `2/N u`.
 
     Args:
       predictions: `[N]` or `[N, K]`; the Hessian does not depend on them.
@@ -58,7 +58,7 @@ def hvp_mean_squared_error(predictions: jax.Array, vector: jax.Array, targets: j
 
 
 def hvp_half_mean_squared_error(predictions: jax.Array, vector: jax.Array, targets: jax.Array) -> jax.Array:
-    """Hessian of `half_mean_squared_error` by the predictions, times a vector: `1/N u`.
+    """Hessian of `half_mean_squared_error` with respect to the predictions, times a vector: `1/N u`.
 
     Args:
       predictions: `[N]` or `[N, K]`; the Hessian does not depend on them.
@@ -73,7 +73,7 @@ def hvp_half_mean_squared_error(predictions: jax.Array, vector: jax.Array, targe
 
 
 def hvp_sum_sigmoid_cross_entropy(logits: jax.Array, vector: jax.Array, labels: jax.Array) -> jax.Array:
-    """Hessian of `sum_sigmoid_cross_entropy` by the logits, times a vector: `p (1 - p) u`.
+    """Hessian of `sum_sigmoid_cross_entropy` with respect to the logits, times a vector: `p (1 - p) u`.
 
     `d/dz (sigma(z) - y) = sigma'(z) = p (1 - p)`, which is computed as `e / (1 + e)^2` with `e = exp(-|z|)`. This form
     is accurate even if p rounds to 1. The largest value is 1/4, at z = 0.
@@ -92,7 +92,7 @@ def hvp_sum_sigmoid_cross_entropy(logits: jax.Array, vector: jax.Array, labels: 
 
 
 def hvp_mean_sigmoid_cross_entropy(logits: jax.Array, vector: jax.Array, labels: jax.Array) -> jax.Array:
-    """Hessian of `mean_sigmoid_cross_entropy` by the logits, times a vector: `1/N p (1 - p) u`.
+    """Hessian of `mean_sigmoid_cross_entropy` with respect to the logits, times a vector: `1/N p (1 - p) u`.
 
     Args:
       logits: z, `[N]` or `[N, K]`.
@@ -106,7 +106,9 @@ def hvp_mean_sigmoid_cross_entropy(logits: jax.Array, vector: jax.Array, labels:
 
 
 def hvp_mean_softmax_cross_entropy(logits: jax.Array, vector: jax.Array, labels: jax.Array) -> jax.Array:
-    """Hessian of `mean_softmax_cross_entropy` by the logits, times a vector: `1/N (P * u - P (P . u))` in each row.
+    """Hessian of `mean_softmax_cross_entropy` with respect to the logits, times a vector.
+
+    In each row this is `1/N (P * u - P (P . u))`.
 
     `dP_k/dz_j = P_k ([j = k] - P_j)`, so row i of the Hessian is `diag(P) - P P^T`. Its eigenvalues lie in [0, 1/2]:
     `diag(P) - P P^T <= 1/2 (I - 1 1^T / K)` (Boehning 1992, Annals of the Institute of Statistical Mathematics 44,

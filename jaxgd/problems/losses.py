@@ -34,7 +34,7 @@ def sum_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def grad_sum_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
-    """Derivative of `sum_squared_error` by the predictions, `2 (f_i - y_i)`.
+    """Derivative of `sum_squared_error` with respect to the predictions, `2 (f_i - y_i)`.
 
     Args:
       predictions: `[N]` or `[N, K]`, floating.
@@ -68,7 +68,7 @@ def half_sum_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Ar
 
 
 def grad_half_sum_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
-    """Derivative of `half_sum_squared_error` by the predictions, `f_i - y_i`.
+    """Derivative of `half_sum_squared_error` with respect to the predictions, `f_i - y_i`.
 
     Args:
       predictions: `[N]` or `[N, K]`, floating.
@@ -102,7 +102,7 @@ def mean_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def grad_mean_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
-    """Derivative of `mean_squared_error` by the predictions, `2/N (f_i - y_i)`.
+    """Derivative of `mean_squared_error` with respect to the predictions, `2/N (f_i - y_i)`.
 
     Args:
       predictions: `[N]` or `[N, K]`, floating.
@@ -136,7 +136,7 @@ def half_mean_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.A
 
 
 def grad_half_mean_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
-    """Derivative of `half_mean_squared_error` by the predictions, `1/N (f_i - y_i)`.
+    """Derivative of `half_mean_squared_error` with respect to the predictions, `1/N (f_i - y_i)`.
 
     Args:
       predictions: `[N]` or `[N, K]`, floating.
@@ -180,7 +180,7 @@ def sum_sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array
 
 
 def grad_sum_sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Derivative of `sum_sigmoid_cross_entropy` by the logits, `p_i - y_i`.
+    """Derivative of `sum_sigmoid_cross_entropy` with respect to the logits, `p_i - y_i`.
 
     `d softplus(u)/du = sigma(u)` at `u = -s z`, so the derivative is `-s sigma(-s z)`. This is `sigma(z)` for y = 0 and
     `-sigma(-z) = p - 1` for y = 1, which is accurate even if p rounds to 1. The loss and the derivative share
@@ -227,7 +227,7 @@ def mean_sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Arra
 
 
 def grad_mean_sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Derivative of `mean_sigmoid_cross_entropy` by the logits, `1/N (p_i - y_i)`.
+    """Derivative of `mean_sigmoid_cross_entropy` with respect to the logits, `1/N (p_i - y_i)`.
 
     Args:
       logits: `[N]`, floating.
@@ -263,7 +263,7 @@ def mean_softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Arra
 
 
 def grad_mean_softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Derivative of `mean_softmax_cross_entropy` by the logits, `1/N (P - onehot(y))`.
+    """Derivative of `mean_softmax_cross_entropy` with respect to the logits, `1/N (P - onehot(y))`.
 
     With `P_k = exp(z_k) / sum_j exp(z_j)`: `d/dz_k log sum_j exp z_j = P_k` and `dz_y/dz_k = [k = y]`.
 

@@ -23,20 +23,22 @@ from jaxgd.descent.stopping import Unjudged, norm, nothing_happened, skip
 from jaxgd.types import Params
 
 NUM_CHUNKS = 20
-"""Chunks of a run that the host drives: enough to stop early, few enough to cost nothing. Blocks end where they do."""
+"""The number of chunks of a run of `fit`: enough to stop early, few enough to cost nothing. Blocks end with chunks."""
 
 MAX_FULL_STEPS = 16384
-"""Full-batch steps of a block, at most; and at most as many as the history has entries, if that is more than 512."""
+"""The largest number of full-batch steps in a block. It is also limited by the entries of the history, if these exceed
+512."""
 
 GATHERED_BYTES, GATHERED_STEPS = 2**23, 8192
-"""Bytes and steps of mini-batches that are fetched together, at most; fetched one by one, each waits for memory."""
+"""The largest number of bytes and steps of mini-batches that are loaded together. Loaded singly, each waits for
+memory."""
 
 MAX_FAILURES = 6
-"""After n tries in a row that failed, 2^n blocks are taken step by step before the next; n is at most this."""
+"""After n failed blocks in a row, the next 2^n blocks are taken step by step; n is at most this number."""
 
 
 class Moved(NamedTuple):
-    """What steps that were not judged led to."""
+    """The result of steps that were not judged."""
 
     params: Params
     rule_state: Any
@@ -60,7 +62,7 @@ Move = Callable[[Run, State, Any, int], Moved]
 
 
 def block_steps(run: Run, batch: Any, most: int = GATHERED_STEPS) -> int:
-    """How many steps a block of a run has, `most` for mini-batches; 0 for epochs too short to be cut into blocks."""
+    """The number of steps in a block of a run: `most` for mini-batches, 0 if an epoch is too short for blocks."""
     if not run.epochs.batch_size:
         most = min(MAX_FULL_STEPS, max(512, run.num_steps // run.record_every))
         # Twenty chunks of a run that the host drives hold whole blocks of one length.
@@ -124,7 +126,7 @@ def move(run: Run, state: State, parts: Any, num_steps: int) -> Moved:
 
 
 def _take_block(run: Run, state: State, parts: Any, size: int, move: Move) -> State:
-    """A block, unjudged if that stands, else step by step."""
+    """Take a block without judging its steps; if a stop rule can have applied, take it again step by step."""
     full = not run.epochs.batch_size
     # The history is written to beside the branches: what goes through them is copied.
     bare = state._replace(history=History())
@@ -156,7 +158,7 @@ def _take_block(run: Run, state: State, parts: Any, size: int, move: Move) -> St
 
 
 def _take_unjudged(run: Run, state: State, parts: Any, size: int, move: Move) -> _Taken:
-    """All steps but the last without a look, then the last; and whether none of them can have been an event."""
+    """Take all steps but the last unjudged, judge the last, and decide whether a stop rule can have applied before."""
     full, watch = not run.epochs.batch_size, state.watch
 
     def part(at: Any) -> Any:
@@ -204,7 +206,7 @@ def _in_all_lanes_batched(axis_size: int, in_batched: list[bool], flag: jax.Arra
 
 
 def _write_block(history: History, entries: History, first: jax.Array, every: int) -> History:
-    """Write those entries of the steps from `first` on that are to be kept."""
+    """Write the entries of the recorded steps from `first` on."""
 
     def put(values: jax.Array, new: jax.Array) -> jax.Array:
         if every == 1:

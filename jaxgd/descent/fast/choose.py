@@ -1,4 +1,4 @@
-"""Which acceleration a run takes: how its sum over rows is evaluated, and how its steps are taken."""
+"""Choose the accelerations of a run: how its sum over rows is evaluated, and how its steps are taken."""
 
 import functools
 import math
@@ -23,7 +23,7 @@ TakeSteps = Callable[[Run, State, Any, jax.Array], State]
 """The signature of `loop.take_steps`."""
 
 EVALUATIONS = ("auto", "plain", "tiled", "sharded", "compressed")
-"""How a sum over rows may be evaluated; "auto" is what `fastest` takes for its size."""
+"""The ways to evaluate a sum over rows; "auto" means the result of `fastest`."""
 
 TILED_FROM, SHARDED_FROM, COMPRESSED_FROM = 2**22, 2**24, 2**20
 """Bytes of a batch from which each pays, measured on two cores: out of the cache, worth two threads, worth a pass."""
@@ -33,7 +33,8 @@ BLOCKS_FROM, BLOCK_STEPS = 500_000, 100
 more to compile: on two cores the first run gains from 0.5 to 1.6 million steps, the second from half as many."""
 
 BLOCK_BYTES = 2**20
-"""Bytes of the rows of one step above which the stop tests cost nothing, so that none are left out."""
+"""If the rows of one step have more bytes than this, the stop tests cost nothing in comparison, and blocks are not
+used."""
 
 
 class Plan(NamedTuple):
@@ -174,7 +175,7 @@ def fastest(
 
 
 def how_to_step(problem: Problem, run: Run, batch: Any, rule_is_ours: bool) -> TakeSteps:
-    """The fastest of the functions that take the steps of a run.
+    """The fastest function that takes the steps of a run.
 
     Blocks are judged by their last step if a step depends on nothing but the point it starts from, and only `loss`,
     `grad_norm` and `learning_rate` are recorded.
@@ -186,7 +187,7 @@ def how_to_step(problem: Problem, run: Run, batch: Any, rule_is_ours: bool) -> T
       rule_is_ours: whether the rule is `gradient_descent`.
 
     Returns:
-      `loop.take_steps`, or a function that stands in for it.
+      `loop.take_steps`, or a faster function with the same signature.
     """
     # What else is recorded needs the parameters before and after every step.
     recorded = set(run.record) <= {"loss", "grad_norm", "learning_rate"}

@@ -188,7 +188,7 @@ def spread(batch: Any, mesh: Mesh) -> Any:
 
 
 def everywhere(tree: Any) -> Any:
-    """What every process holds in the same way, as global arrays on all devices of all processes."""
+    """Convert arrays that are equal in every process to global arrays on all devices of all processes."""
     return _placed(tree, NamedSharding(_all_devices(), PartitionSpec()))
 
 
