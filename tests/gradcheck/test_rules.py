@@ -537,8 +537,8 @@ def torch_functions() -> dict[str, Any]:
 
 def test_torch_saved_value() -> None:
     report = gradcheck.check_rule(torch_functions()["swish"], np.array([0.3, -1.2, 0.7]))
-    assert [finding.kind for finding in report.findings] == [Kind.OPERAND]
-    assert "x is the derivative with the output in place of x" in str(report)
+    assert [finding.kind for finding in report.findings] == [Kind.DERIVATIVE]
+    assert re.search(r"the derivative of `x \* torch.sigmoid\(x\)` .* is taken at its value instead of", str(report))
 
 
 @pytest.mark.parametrize(

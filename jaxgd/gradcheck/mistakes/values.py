@@ -108,13 +108,14 @@ def _in_jax(thing: Any, depth: int) -> Any:
     return thing
 
 
-def _names(code: types.CodeType) -> set[str]:
+def names_in(code: types.CodeType) -> set[str]:
+    """The global names and attributes that a function reads, and those of the functions inside it."""
     inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
-    return set(code.co_names).union(*map(_names, inner))
+    return set(code.co_names).union(*map(names_in, inner))
 
 
 def _function_in_jax(function: types.FunctionType, depth: int) -> types.FunctionType:
-    names = _names(function.__code__)
+    names = names_in(function.__code__)
     old = {name: function.__globals__[name] for name in names if name in function.__globals__}
     # A function that calls itself keeps calling itself.
     new = {name: value if value is function else _in_jax(value, depth + 1) for name, value in old.items()}

@@ -9,7 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgd.gradcheck.rules.rule import Rule, argument_names, place_of
+from jaxgd.gradcheck.mistakes import tensors as stand_ins
+from jaxgd.gradcheck.mistakes import values
+from jaxgd.gradcheck.precision import precision
+from jaxgd.gradcheck.rules.rule import Rule, argument_names, is_inexact, place_of
 
 
 def function_of(f: Any) -> Any:
@@ -68,7 +71,41 @@ def of_torch(f: Any, args: Sequence[Any]) -> Rule | None:
     skip = 0 if "setup_context" in function.__dict__ else 1  # without setup_context the first parameter is ctx
     names = argument_names(functools.partial(forward, None) if skip else forward, args)
     pull, derivative = (functools.partial(differentiate, run) for run in (function.apply, plainly))
-    return Rule(function.__name__, place_of(forward), names, held, body, pull, derivative=derivative)
+    traced = _in_jax(forward, () if skip == 0 else (_Context(),), body, args)
+    rule = Rule(function.__name__, place_of(forward), names, held, body, pull, derivative=derivative)
+    return rule if traced is None else rule._replace(body=traced, derivative=None)
+
+
+def _in_jax(forward: Any, context: tuple[Any, ...], body: Any, args: Sequence[Any]) -> Any:
+    """The forward pass by functions of JAX, if it can be traced so and has the values of torch at two points."""
+    plain = values.in_jax(forward) or forward
+    if "detach" in values.names_in(forward.__code__):
+        return None  # which holds nothing constant there, because the rule is all that is differentiated
+
+    def traced(*args: Any) -> Any:
+        return stand_ins.of_arrays(functools.partial(plain, *context))(*args)
+
+    moving = [i for i, arg in enumerate(args) if is_inexact(arg)]
+
+    def of_moving(*moved: Any) -> Any:
+        given = dict(zip(moving, moved, strict=True))
+        return traced(*(given.get(i, arg) for i, arg in enumerate(args)))
+
+    try:
+        with precision(np.float64):
+            for scale in (1.0, 0.9):
+                moved = [
+                    scale * np.asarray(args[i]).astype(np.promote_types(args[i].dtype, np.float64)) for i in moving
+                ]
+                there = dict(zip(moving, moved, strict=True))
+                wanted = jax.tree.leaves(body(*(there.get(i, arg) for i, arg in enumerate(args))))
+                found = jax.tree.leaves(jax.jit(of_moving)(*moved))
+                pairs = zip(found, wanted, strict=True)
+                if not all(np.allclose(a, b, rtol=1e-10, atol=1e-14) for a, b in pairs):
+                    return None
+    except Exception:  # a forward pass of which JAX has not every function, or which looks at numbers
+        return None
+    return traced
 
 
 def calls(run: Callable[[], Any]) -> list[tuple[Any, list[Any]]]:
