@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import assert_trees_equal
+from common import assert_trees_equal, cast, normal_like
 
 import jaxgd
 from jaxgd import cli, data, problems
@@ -31,8 +31,8 @@ MODELS = {
 @pytest.mark.parametrize(("problem", "inputs", "targets"), MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64, jnp.bfloat16])
 def test_a_saved_model_is_loaded_bit_for_bit(tmp_path, problem, inputs, targets, dtype):
-    batch = jaxgd.Batch(inputs.astype(dtype), targets if targets.dtype.kind == "i" else targets.astype(dtype))
-    params = problem.init(jax.random.key(0), batch)
+    batch = cast(jaxgd.Batch(inputs, targets), dtype)
+    params = cast(normal_like(0, jax.eval_shape(problem.init, jax.random.key(0), batch)), dtype)
     result = jaxgd.Result(params, params, jnp.float32(1.5), jnp.int32(7), jnp.int32(1), jaxgd.History(jnp.ones(3)))
     names = tuple(f"x{i}" for i in range(inputs.ndim == 2 and inputs.shape[1]))
     jaxgd.save(tmp_path / "run", jaxgd.Fitted(problem, result, input_names=names, class_names=("a", "b")))

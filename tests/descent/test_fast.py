@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import KINDS, assert_trees_close, assert_trees_equal, cast, quick, setting, slow
+from common import KINDS, assert_trees_close, assert_trees_equal, cast, quick, quick_systems, setting, slow
 from jax.sharding import Mesh
 
 import jaxgd
@@ -240,7 +240,7 @@ def test_the_table_names_what_is_tested_here():
     assert all(row.does and row.equal and row.taken for row in fast.ACCELERATIONS)
 
 
-@pytest.mark.parametrize(("problem", "make_batch"), KINDS)
+@pytest.mark.parametrize(("problem", "make_batch"), quick_systems(KINDS, "mlp((8,))"))
 def test_systems_in_blocks_that_are_chosen(monkeypatch, problem, make_batch):
     """As users get them, but for shorter runs: 40,000 steps are blocks of 2000."""
     monkeypatch.setattr(choose, "BLOCKS_FROM", 40_000)
