@@ -26,13 +26,16 @@ def where(mask: Any) -> str:
     low, high = indices.min(0), indices.max(0) + 1
     whole_box = count == int(np.prod(high - low))
     if mask.ndim == 2:
-        if mask.shape[0] == mask.shape[1] and np.array_equal(mask, np.eye(len(mask), dtype=bool)):
-            return "the diagonal"
-        if mask.shape[0] == mask.shape[1] and np.array_equal(mask, ~np.eye(len(mask), dtype=bool)):
-            return "all entries off the diagonal"
-        for words, triangle in (("below", np.tril(np.ones_like(mask), -1)), ("above", np.triu(np.ones_like(mask), 1))):
-            if np.array_equal(mask, triangle):
-                return f"all entries {words} the diagonal"
+        diagonal, whole = np.eye(len(mask), dtype=bool), np.ones_like(mask)
+        patterns = {
+            "the diagonal": diagonal,
+            "all entries off the diagonal": ~diagonal,
+            "all entries below the diagonal": np.tril(whole, -1),
+            "all entries above the diagonal": np.triu(whole, 1),
+        }
+        for words, pattern in patterns.items():
+            if np.array_equal(mask, pattern):
+                return words
         for axis, words in ((0, "row"), (1, "column")):
             lines = mask.all(1 - axis)
             if np.array_equal(mask, np.broadcast_to(np.expand_dims(lines, 1 - axis), mask.shape)):

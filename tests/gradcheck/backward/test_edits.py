@@ -61,9 +61,14 @@ def standardised(a):
     return centred / jnp.sqrt(jnp.mean(centred**2, 1, keepdims=True) + 0.01)
 
 
-def back_in_time(spectrum):
-    """What a gradient by the four frequencies of six numbers makes by the numbers."""
-    return np.array([sum((spectrum[k] * np.exp(-2j * np.pi * k * n / 6)).real for k in range(4)) for n in range(6)])
+def back_in_time(spectrum, count=6):
+    """What a gradient by the frequencies of some numbers makes by the numbers."""
+    wave = np.exp(-2j * np.pi * np.outer(np.arange(count), np.arange(len(spectrum))) / count)
+    return (wave * spectrum).real.sum(1)
+
+
+by_bins = np.array([v6 @ np.fft.irfft(coefficients * unit_bin) for unit_bin in np.eye(4)])
+p_rows = np.exp(rows) / np.exp(rows).sum(0)
 
 
 def hits(axis_hit):
@@ -344,6 +349,38 @@ EXAMPLES = [
         "mask of a ReLU": A.T @ (v3 * (A @ x3 > 0)),
         "its own value": A.T @ (v3 * (A @ x3)),
     }),
+    ("elementwise", None, lambda x: jnp.sum(w * jnp.log1p(jnp.exp(x))), (x,), {"by that of tanh": w * d}),
+    ("elementwise", None, lambda x: jnp.sum(w * (x * jax.nn.sigmoid(x))), (x,), {"by that of tanh": w * d}),
+    ("elementwise", None, lambda x: jnp.sum(w * ((x + jnp.abs(x)) / 2)), (x,), {"by that of tanh": w * d}),
+    ("elementwise", None, lambda x: jnp.sum(w * jax.nn.elu(x)), (x,), {"by that of tanh": w * d}),
+    ("softmax", "div", lambda a: jnp.sum(W34 * jax.nn.softmax(a, 0)), (rows,), {
+        "is replaced by p g": p_rows * W34,
+        "sum(g) stands in place": p_rows * (W34 - W34.sum(0)),
+        "the factor p is left out": W34 - (p_rows * W34).sum(0),
+    }),
+    ("reduce_max", "reduce_max", lambda a: jnp.sum(v2 * a.max(0)), (ties.T,), {
+        "every entry that ties": hits(np.array([[1, 1, 0], [1, 0, 1]])).T,
+        "to the first entry": hits(np.array([[1, 0, 0], [1, 0, 0]])).T,
+        "to the last entry": hits(np.array([[0, 1, 0], [0, 0, 1]])).T,
+        "shared by all entries equally": hits(np.full((2, 3), 1 / 3)).T,
+    }),
+    ("cumsum", "cumsum", lambda a: jnp.sum(W34 * jnp.cumsum(a, 1)), (rows,), {
+        "summed forwards": np.cumsum(W34, 1),
+    }),
+    ("cumsum", "cumsum", lambda a: jnp.sum(W34 * jax.lax.cumsum(a, 1, reverse=True)), (rows,), {
+        "summed forwards": np.cumsum(W34[:, ::-1], 1)[:, ::-1],
+    }),
+    ("fft", "fft", lambda a: jnp.sum(jnp.real(coefficients[:3] * jnp.fft.rfft(a))), (x,), {
+        "count twice": back_in_time(coefficients[:3] * np.array([1, 2, 2]), 5),
+    }),
+    ("fft", "fft", lambda a: jnp.sum(v6 * jnp.fft.irfft(coefficients * a)), (v4,), {
+        "count twice": by_bins * np.array([1, 2, 2, 1]),
+        "count half": by_bins * np.array([1, 0.5, 0.5, 1]),
+    }),
+    ("broadcast_in_dim", "broadcast_in_dim", lambda a: jnp.sum(W * jnp.broadcast_to(a[:, None], (3, 3))), (v3,), {
+        "only its first part": W[:, 0],
+        "along the wrong axis": W.sum(0),
+    }),
 ]  # fmt: skip
 
 ROWS = [
@@ -387,6 +424,44 @@ def test_an_edit_sends_back_what_its_words_say(family, operation, loss, args, pa
     assert tried, f"the edit is not a candidate: {part}"
     edited = [backward(tape, [candidate.edits(tape)])[0][1] for candidate in tried]
     assert any(np.allclose(gradient, expected, rtol=1e-9, atol=1e-12) for gradient in edited), (edited, expected)
+
+
+LIKE_DET, LIKE_LOG_DET = (value + 0.4 for value in (det, np.linalg.slogdet(A)[1]))
+
+REFUSED = [
+    # Loss, arguments, parts of the words of edits that make no sense there.
+    (lambda b, a: jnp.sum(W34 * (a @ b)), (rows.T @ rows[:, :4], W34), ("{other} is not transposed",)),
+    (lambda a, b: jnp.sum(jnp.sin(a @ b)), (W34, RNG.normal(size=(4, 2))),
+     ("matrix product {f} by {x} is transposed", "entries of {other} stand in reversed", "complex conjugate")),
+    (lambda b: jnp.sin(jnp.sum(b)), (B,), ("spread along the wrong axis",)),
+    (lambda b: jnp.sum(jnp.sin(b.sum(1))), (rows,), ("spread along the wrong axis",)),
+    (lambda a: jnp.sum(v3 * jnp.broadcast_to(a, (1, 3))), (x3,), ("only its first part", "averaged over its copies")),
+    (lambda a: jnp.sum(W34 * jnp.broadcast_to(a, (3, 4))), (v4[:1],), ("over all rows", "once for each")),
+    (lambda a: jnp.sum(W34 * jnp.broadcast_to(a, (3, 4))), (v4,), ("along the wrong axis",)),
+    (lambda a: jnp.sum(v3 * a[np.array([2, 0, 1])]), (x3,), ("several times",)),
+    (lambda a: jnp.sum(v2 * jnp.sin(a)), (v2[::-1],), ("shifted by one",)),
+    (lambda a, b: jnp.sin(a * b), (x[0], c[0]), ("stand in reversed", "complex conjugate", "is ignored")),
+    (lambda a: jnp.sum(jnp.sin(jnp.tanh(a) * a)), (v6[:1],), ("cut to its diagonal",)),
+    (lambda a: jnp.sum(a / jnp.sqrt(jnp.sum(a**2))), (np.arange(1.0, 66.0),), ("cut to its diagonal",)),
+    (lambda a: jnp.sum(jnp.sin(jnp.cos(a))), (W34,),
+     ("transposes are lost", "determinant", "log det", "singular values")),
+    (lambda a: jnp.sum(W * jnp.sin(jnp.cos(a))), (0.1 * A,), ("transposes are lost", "R^T is taken once")),
+    (lambda a: jnp.sum(a) * LIKE_DET / np.sum(A), (A,), ("of the determinant",)),
+    (lambda a: jnp.sum(a) * LIKE_LOG_DET / np.sum(A), (A,), ("of log det",)),
+    (lambda a: jnp.sum(W * jax.scipy.linalg.solve_triangular(a, B, lower=True, unit_diagonal=True)), (A,),
+     ("is not masked to", "is masked to the wrong", "triangular solve {f} is transposed")),
+    (lambda a: jnp.sum(jnp.sin(a) ** 2), (x,), ("replaced by 1 - f^2", "by that of tanh", "replaced by x (1 - x)")),
+    (lambda a: jnp.sum(w * jnp.sin(a)), (x,), ("lacks a factor x", "has a factor f")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("loss", "args", "parts"), REFUSED)
+def test_an_edit_is_not_tried_where_it_makes_no_sense(loss, args, parts):
+    _, tried = read_program(loss, args)
+    assert tried
+    words = {change.words for candidate in tried for _, change in candidate.spots}
+    assert not [text for part in parts for text in words if part in text]
+    assert all(any(part in change.words for changes in EDITS.values() for change in changes) for part in parts)
 
 
 @pytest.mark.parametrize("family", EDITS)

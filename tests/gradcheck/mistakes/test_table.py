@@ -11,7 +11,7 @@ from common import blocks_of
 from jaxgd.gradcheck import budget
 from jaxgd.gradcheck.finding import Kind
 from jaxgd.gradcheck.inputs import Point
-from jaxgd.gradcheck.mistakes import shapes
+from jaxgd.gradcheck.mistakes import shapes, table
 from jaxgd.gradcheck.mistakes.study import Case, Place, Study
 from jaxgd.gradcheck.mistakes.table import MISTAKES, Mistake, each, explain
 
@@ -520,3 +520,32 @@ def test_a_budget_ends_by_the_time_of_its_thread_and_later_by_the_clock(monkeypa
     assert given.left() == 2.0
     now["cpu"] += 3.0
     assert given.left() == 0.0
+
+
+def test_two_points_are_enough_for_an_explanation():
+    """A loss that is defined at one other point only."""
+    others = [right(moved(FIRST, 2.0, False))]
+
+    def both(point):
+        gradient = others.pop()
+        return [2 * gradient[0], gradient[1]], gradient
+
+    case = study_of(lambda g, p: 2 * g).case._replace(both=both)
+    (found,) = explain(case._replace(elsewhere=lambda distance, arguments: moved(FIRST, 2.0, False)))
+    assert found.kind is Kind.FACTOR
+
+
+def test_a_search_that_ends_late_says_so(monkeypatch):
+    """The time is over when the last row has been tried: it may have been cut short."""
+    now = [0.0]
+    monkeypatch.setattr(time, "thread_time", lambda: now[0])
+
+    def slow(study, leaves):
+        now[0] += 10.0
+        return {}
+
+    monkeypatch.setattr(table, "MISTAKES", (Mistake("slow", "the only one", slow),))
+    case = study_of(lambda g, p: g + np.sin(7 * g)).case
+    for seconds, words in ((5.0, "stopped because its time was over"), (60.0, "no single mistake that is known")):
+        (found,) = explain(case._replace(seconds=seconds))
+        assert words in found.message
