@@ -1,9 +1,8 @@
 """Where does descent on a logistic regression end?
 
 Expected: with a penalty it ends at the coefficients that scikit-learn's solver finds. On separable data without a
-  penalty
-the loss has no minimum, so it does not end: the norm of the weights grows like log t (Soudry et al. 2018), and jaxgd
-reports that the data are separable.
+penalty the loss has no minimum, so it does not end: the norm of the weights grows like log t (Soudry et al. 2018), and
+jaxgd reports that the data are separable.
 
 Run: python -m experiments logistic
 """

@@ -1,8 +1,7 @@
 """How does descent on x^2 - 4x + 5 depend on the learning rate?
 
 Expected: the minimum is at x = 2, where 2x - 4 = 0. Each step multiplies the error by 1 - 2 eta. So the rate 1/2
-  reaches
-the minimum in one step, the rate 1 oscillates forever, and larger rates diverge.
+reaches the minimum in one step, the rate 1 oscillates forever, and larger rates diverge.
 
 Run: python -m experiments parabola
 """

@@ -1,8 +1,7 @@
 """Which path does descent take over the loss surface of a sigmoid neuron?
 
 Expected: if the rate is small enough, every step lowers the loss. The path crosses the contours at right angles,
-  because
-the steps go against the gradient. If the neuron saturates, f (1 - f) is near 0 and the surface is flat.
+because the steps go against the gradient. If the neuron saturates, f (1 - f) is near 0 and the surface is flat.
 
 Run: python -m experiments sigmoid_neuron
 """

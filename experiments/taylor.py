@@ -1,8 +1,7 @@
 """Do the Taylor remainders have the orders 1, 2, 3, and is the direction of steepest descent against the gradient?
 
 Expected: on logarithmic axes the remainders have the slopes 1, 2, 3 against the step (Taylor's theorem). To first order
-  a
-step eta u changes the loss by eta k cos(beta) with k = |u| |g|, which is smallest at beta = 180 degrees.
+a step eta u changes the loss by eta k cos(beta) with k = |u| |g|, which is smallest at beta = 180 degrees.
 
 Run: python -m experiments taylor
 """

@@ -18,13 +18,13 @@ def count() -> int:
 
 
 def gather(value: T) -> list[T]:
-    """A value of every process, in their order. All processes must call this at the same point of their work.
+    """Exchange one value of every process. All processes must call this function at the same point of the program.
 
     Args:
-      value: of this process; small, and picklable.
+      value: the value of this process; small, and picklable.
 
     Returns:
-      As many values as there are processes.
+      The values of all processes, in order.
     """
     if count() == 1:
         return [value]

@@ -48,7 +48,7 @@ def share(
     one_hot: Sequence[str] = (),
     drop_missing: bool = False,
 ) -> Dataset | None:
-    """The rows of this process: of P processes the k-th has about the k-th P-th of a large table.
+    """Read the rows of this process: each of P processes reads about 1/P of the rows of a large table.
 
     Args:
       source: see `load`.
@@ -111,11 +111,11 @@ def share(
 
 
 def with_targets(dataset: Dataset, change: Callable[[Dataset], Dataset]) -> tuple[Dataset, Dataset] | None:
-    """Change targets as all rows together would be changed, by the different values among them.
+    """Apply a change of targets that depends on the distinct targets of all processes, such as a conversion to labels.
 
     Args:
-      dataset: of `share`.
-      change: of targets, each by its value and by which others there are.
+      dataset: the result of `share`.
+      change: the change. It may depend on the value of a target and on the set of all targets.
 
     Returns:
       The data changed, and changed rows in which every target of any process occurs once, up to `MOST_VALUES` of each
@@ -141,11 +141,11 @@ def with_targets(dataset: Dataset, change: Callable[[Dataset], Dataset]) -> tupl
 
 
 def equivalent_inputs(dataset: Dataset, transform: Callable[[Array], Array]) -> Array:
-    """Few inputs with the means and covariances of those of all processes; see `Statistics.equivalent_rows`.
+    """Few rows of inputs with the same means and covariances as all rows of all processes.
 
     Args:
-      dataset: of `share`.
-      transform: applied to inputs `[n, D]`.
+      dataset: the result of `share`.
+      transform: a function applied to inputs `[n, D]` first.
 
     Returns:
       `[2 D, D]`.

@@ -8,8 +8,8 @@ Then a step of descent changes the loss by
 
 (the descent lemma: Nesterov 2004, Introductory Lectures on Convex Optimization, section 1.2.3; Bubeck 2015, Convex
 Optimization: Algorithms and Complexity, section 3.2). So with every learning rate below 2/L every step lowers the loss,
-  from every start. The rate 1/L gives the smallest bound.
-For rates above 2/L this theory makes no statement; such a rate may still work well in a part of a run.
+from every start. The rate 1/L gives the smallest bound. For rates above 2/L this theory makes no statement; such a rate
+may still work well in a part of a run.
 """
 
 from typing import Any, NamedTuple

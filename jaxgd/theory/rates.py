@@ -3,8 +3,7 @@
 There are three kinds of statements about full-batch gradient descent, from the strongest to the weakest:
 
 - **exact**: the loss is quadratic. Its Hessian H is the same at all parameters, and a step multiplies the error along
-the
-  eigenvector of lambda by `1 - eta lambda`. Above `2 / lambda_max` descent diverges from almost every start.
+  the eigenvector of lambda by `1 - eta lambda`. Above `2 / lambda_max` descent diverges from almost every start.
 - **guaranteed from every start**: the curvature is at most L at all parameters. Below 2/L every step lowers the loss.
   Above 2/L nothing is known: descent may converge or oscillate.
 - **local at this start**: only `lambda_max` at the start is known. The statement holds only near the start.
