@@ -171,10 +171,18 @@ def _of_all_leaves(problem: Problem, params: Any, batch: Any) -> Iterator[tuple[
         return lambda p, b: jax.tree.map(lambda k, q: k.astype(q.dtype), kept, p)
 
     if len(jax.tree.leaves(params)) > 1 and batch is not None:
-        # An operand of the predictions; in a linear squared error this equals a penalty, or inputs that are left out.
-        yield "last bias left out", without_last_bias, {Kind.OPERAND, Kind.ARGUMENT, Kind.PENALTY}
+        kinds = {Kind.OPERAND}
+        if "cross_entropy" not in problem.name and problem.name.startswith(SQUARED) and "output=" not in problem.name:
+            # The square of the bias is a term of a squared error, whose derivative is what the bias lacks.
+            kinds.add(Kind.PENALTY)
+        if not jax.tree_util.keystr(jax.tree_util.tree_leaves_with_path(params)[-1][0]).endswith("bias"):
+            kinds.add(Kind.ARGUMENT)  # the last leaf is a weight: without it no inputs reach the predictions
+        yield "last bias left out", without_last_bias, kinds
     yield STALE, stale, {Kind.STALE}
 
+
+SQUARED = ("linear_map", "linear_regression", "mlp")
+"""Systems with squared errors of outputs that are linear in the last bias, unless their name says otherwise."""
 
 STALE = "stale"
 """Right where it was computed, so that every leaf counts as wrong."""
