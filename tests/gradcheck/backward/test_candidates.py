@@ -119,6 +119,18 @@ def test_the_condition_of_a_where(parts, inside):
     assert any(np.allclose(found, expected) for found in tried(reading, "condition of", *parts))
 
 
+def test_a_condition_that_is_spread_over_rows():
+    """The comparison is of one number for each row, and read through the broadcast."""
+
+    def loss(h):
+        return jnp.sum(W * jnp.where((jnp.abs(h) < 1)[:, None], h[:, None] * U[:, :1], jnp.sin(h)[:, None]))
+
+    h = np.array([0.3, -2.0, 1.5])
+    expected = np.where(h < 1, (W * U[:, :1]).sum(1), W.sum(1) * np.cos(h))
+    found = tried(reading_of(loss, h), "compares args[0] with its sign, where its absolute value is meant")
+    assert any(np.allclose(one, expected) for one in found)
+
+
 def test_a_condition_that_lacks_one_of_its_parts():
     reading = reading_of(lambda a: jnp.sum(w * jnp.where((a > -0.5) & (a < 0.5), a * a, 0.0)), x)
     (first, second) = (w * np.where(part, 2 * x, 0) for part in (x > -0.5, x < 0.5))
