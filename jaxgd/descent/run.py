@@ -84,8 +84,7 @@ def finish(run: Run, state: State, batch: Any) -> Result:
     kept = jnp.arange(-(-run.num_steps // run.record_every), dtype=jnp.int32)
     kept = jnp.minimum(kept, lax.div(state.last_step, jnp.int32(run.record_every)))
     history: History = jax.tree.map(lambda values: values[kept], state.history)
-    if run.record:
-        history = history._replace(step=kept * jnp.int32(run.record_every))
+    history = history._replace(step=kept * jnp.int32(run.record_every) if run.record else None)
     return Result(
         params=params,
         best_params=optax.tree.where(last_is_best, params, state.watch.best_params),

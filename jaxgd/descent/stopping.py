@@ -79,8 +79,7 @@ class Watch(NamedTuple):
 def begin(point: Point, first_loss: jax.Array, may_wait: bool, may_repeat: bool) -> Watch:
     """The state of the stop rules before the first step.
 
-    `may_wait`: the rule has a state or the rate is a schedule. `may_repeat`: the rate is a number, and every epoch
-    visits the rows in the same order. Both are static.
+    `may_wait`: the rule has a state or the rate is a schedule. `may_repeat`: rate and order of rows stay the same.
     """
     zero, false, infinite = jnp.zeros((), jnp.int32), jnp.asarray(False), jnp.full_like(first_loss, jnp.inf)
     # Without a state and with a fixed rate every update is a multiple of its gradient, and none is held back.
@@ -259,9 +258,9 @@ def norm(tree: Params, ord: str | None = None) -> jax.Array:
     tree = optax.tree.cast(tree, jnp.float64 if wide else jnp.float32)
     if ord is not None:
         return optax.tree.norm(tree, ord=ord)
+    # XLA vectorises a product on a CPU, but not a sum. For few numbers `optax.tree.norm` costs a kernel more.
     if optax.tree.size(tree) >= 64:
-        return jnp.sqrt(optax.tree.vdot(tree, tree))  # XLA vectorises a product on a CPU, but not a sum
-    # As optax.tree.norm, which costs short steps a kernel more: 3 % of a step of ten rows.
+        return jnp.sqrt(optax.tree.vdot(tree, tree))
     return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
 
 
