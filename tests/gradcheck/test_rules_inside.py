@@ -101,6 +101,18 @@ def test_wrong_rule_is_named(place: Any) -> None:
     assert re.match(r"the rule of `difference` \(test_rules_inside.py:\d+\): b is -1 times the gradient", said), report
 
 
+@pytest.mark.parametrize("place", quick(PLACES, [in_jit]), ids=lambda place: place.__name__)
+def test_check_rule_of_a_function_that_calls_a_wrong_rule(place: Any) -> None:
+    """The leaf that reaches the wrong argument of the rule is wrong; where only it does, the other one is right."""
+
+    def layer(p: Any, w: Any) -> Any:
+        return place(wrong, p, w)
+
+    report = gradcheck.check_rule(layer, P, W)
+    assert {leaf.leaf for leaf in report.leaves if not leaf.ok} >= {"p['b']"}, report
+    assert gradcheck.check_rule(lambda p, w: place(right, p, w), P, W).ok
+
+
 @EVERYWHERE
 def test_right_rule_is_no_finding(place: Any) -> None:
     loss = loss_with(place, right)

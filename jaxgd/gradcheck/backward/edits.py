@@ -22,6 +22,7 @@ EDITS: dict[str, tuple[Change, ...]] = {
     "matrix scalar": matrices.MATRIX_SCALAR,
     "elementwise": elementwise.ELEMENTWISE,
     "mask": elementwise.MASKS,
+    "abs": elementwise.ABS,
     "mul": elementwise.MUL,
     "numerator": elementwise.NUMERATOR,
     "denominator": elementwise.DENOMINATOR,
@@ -53,7 +54,7 @@ NORMS = {"standardised": norms.is_normalised("standardised"), "scaled to one": n
 RECOGNISED = {**{name: jacobians.is_like(name) for name in ("softmax", "log_softmax")}, **NORMS}
 """Functions of several operations that are recognised by their values."""
 
-MASKING = frozenset({"max", "min", "select_n", "abs", "clamp"})
+MASKING = frozenset({"max", "min", "select_n", "clamp"})
 BROADCASTING = frozenset({"add", "sub", "mul", "div"})
 AFFINE = frozenset({"dot_general", "add", "conv_general_dilated"})
 PLAIN = frozenset({"neg", "copy", "copy_p", "stop_gradient", "sign", "floor", "ceil", "convert_element_type"})
@@ -93,7 +94,7 @@ def families(site: Site, elementwise: bool = False) -> Iterator[str]:
             yield "inverse" if matrices.is_inverse(site) else "elementwise" if elementwise else "jacobian"
         return
     alike = site.x.shape == site.y.shape
-    if name in UNARY and name not in PLAIN and alike and name not in MASKING:
+    if name in UNARY and name not in (*PLAIN, "abs") and alike:
         yield "elementwise"
     if name in MASKING and alike and site.x.dtype.kind == "f":
         yield "mask"

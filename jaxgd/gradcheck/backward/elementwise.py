@@ -160,6 +160,8 @@ MASKS = (
     ),
 )
 
+ABS = (Change(M, "the sign of {x} is left out of the derivative of {f}", lambda s, g, r: g),)
+
 MUL = (
     Change(D, "in the product {f}, the other factor {other} is left out", lambda s, g, r: like(g, s.x)),
     Change(D, "in the product {f}, {x} itself stands in place of {other}", lambda s, g, r: like(g * s.x, s.x)),

@@ -101,6 +101,11 @@ def is_like(name: str) -> Callable[[Site], bool]:
     return lambda site: _axes(name)(site) is not None
 
 
+def _along_the_other_axis(site: Site, ahead: Any, right: Any) -> Any:
+    axis = _axes("softmax")(site)
+    return right if axis is None else site.y * (ahead - np.sum(site.y * ahead, 2 - axis, keepdims=True))
+
+
 SOFTMAX = (
     Change(D, "the Jacobian of the softmax {f} is left out: the gradient passes it unchanged", lambda s, g, r: g),
     Change(D, "the Jacobian of the softmax {f}, with values p and arriving gradient g, is replaced by p g: "
@@ -113,6 +118,14 @@ SOFTMAX = (
            "p (g - sum(p g))", _along("softmax", lambda p, g, total: g - total(p * g))),
     Change(D, "in the Jacobian of the softmax {f}, with values p and arriving gradient g, p sum(p g) is added, not "
            "subtracted", _along("softmax", lambda p, g, total: p * (g + total(p * g)))),
+    Change(D, "in the Jacobian of the softmax {f}, with values p and arriving gradient g, the mean of p g stands in "
+           "place of sum(p g)",
+           _along("softmax", lambda p, g, total: p * (g - total(p * g) / total(np.ones_like(p * g))))),
+    Change(D, "in the Jacobian of the softmax {f}, with values p and arriving gradient g, sum(p g) runs over all rows, "
+           "not over each", lambda s, g, r: s.y * (g - np.sum(s.y * g, tuple(range(1, g.ndim)), keepdims=True)),
+           lambda s: s.y.ndim > 1),
+    Change(D, "in the Jacobian of the softmax {f}, with values p and arriving gradient g, sum(p g) runs along the "
+           "wrong axis", _along_the_other_axis, lambda s: s.y.ndim == 2),
 )  # fmt: skip
 
 LOG_SOFTMAX = (

@@ -195,18 +195,19 @@ def _is_right_side(site: Site) -> bool:
 
 
 SOLVE = (
-    Change(Kind.TRANSPOSED, "the backward solve of {f} = A^-1 b is with A, not with its transpose",
-           _system(lambda a, x, g: np.linalg.solve(a, g)), _is_right_side),
-    Change(D, "in the derivative of {f} = A^-1 b, the solve with the transpose of A is left out",
+    Change(Kind.TRANSPOSED, "in the backward pass of the solve {f}, x = A^-1 b, by b, the solve is with A, not with "
+           "its transpose", _system(lambda a, x, g: np.linalg.solve(a, g)), _is_right_side),
+    Change(D, "in the backward pass of the solve {f}, x = A^-1 b, by b, the solve with the transpose of A is left out",
            _system(lambda a, x, g: g), _is_right_side),
-    Change(D, "in the derivative of {f} = A^-1 b, a product with the transpose of A stands in place of the solve",
-           _system(lambda a, x, g: a.T @ g), _is_right_side),
-    Change(Kind.SIGN, "in the derivative -A^-T g x^T of {f} = A^-1 b = x by A, the sign is lost",
+    Change(D, "in the backward pass of the solve {f}, x = A^-1 b, by b, a product with the transpose of A stands in "
+           "place of the solve", _system(lambda a, x, g: a.T @ g), _is_right_side),
+    Change(Kind.SIGN, "in the derivative -A^-T g x^T by A of the solve {f}, x = A^-1 b, the sign is lost",
            _system(lambda a, x, g: -_by_the_matrix(np.linalg.solve(a.T, g), x)), _is_matrix),
-    Change(Kind.TRANSPOSED, "the derivative -A^-T g x^T of {f} = A^-1 b = x by A is transposed",
+    Change(Kind.TRANSPOSED, "the derivative -A^-T g x^T by A of the solve {f}, x = A^-1 b, is transposed",
            _system(lambda a, x, g: _by_the_matrix(np.linalg.solve(a.T, g), x).T), _is_matrix),
-    Change(Kind.TRANSPOSED, "in the derivative -A^-T g x^T of {f} = A^-1 b = x by A, the solve is with A, not with its "
-           "transpose", _system(lambda a, x, g: _by_the_matrix(np.linalg.solve(a, g), x)), _is_matrix),
-    Change(D, "in the derivative -A^-T g x^T of {f} = A^-1 b = x by A, the solve is left out",
+    Change(Kind.TRANSPOSED, "in the derivative -A^-T g x^T by A of the solve {f}, x = A^-1 b, the inverse of A stands "
+           "in place of that of its transpose",
+           _system(lambda a, x, g: _by_the_matrix(np.linalg.solve(a, g), x)), _is_matrix),
+    Change(D, "in the derivative -A^-T g x^T by A of the solve {f}, x = A^-1 b, the solve is left out",
            _system(lambda a, x, g: _by_the_matrix(g, x)), _is_matrix),
 )  # fmt: skip

@@ -30,7 +30,7 @@ BY_VALUE: dict[str, Callable[[Any], Any]] = {"exp": lambda y: y, "sqrt": lambda 
 def other_arrays(reading: Reading, index: int) -> Iterator[tuple[Edge, Change]]:
     """Masks, factors of products and arguments of functions that are another array of the shape."""
     tape, step = reading.tape, reading.tape.steps[index]
-    if step.name in ("max", "min", "select_n", "abs"):
+    if step.name in ("max", "min", "select_n"):
         position = next((j for j, i in enumerate(step.ins) if tape.active[i]), 0)
         for number, name in _alike(reading, tape.values[step.outs[0]].shape, index, (*step.ins, *step.outs)):
             for inside, words in ((True, "the sign of"), (False, "the opposite of the sign of")):

@@ -76,6 +76,15 @@ def rounded(study: Study, leaf: int) -> Explanation | None:
 
 def some_entries(study: Study, leaf: int) -> Explanation | None:
     """Some entries are the gradient times a constant, the rest are right; where, by an argument if one says it."""
+    return _entries(study, leaf, moving=False)
+
+
+def entries_by_sign(study: Study, leaf: int) -> Explanation | None:
+    """As `some_entries`, in entries that are others at another point: where a parameter is negative, or positive."""
+    return _entries(study, leaf, moving=True)
+
+
+def _entries(study: Study, leaf: int, *, moving: bool) -> Explanation | None:
     bad = study.case.bad[leaf]
     if bad.all() or not bad.any():
         return None
@@ -90,7 +99,7 @@ def some_entries(study: Study, leaf: int) -> Explanation | None:
         constants += [c] if wrong.any() else []
     same = all(not (mask & ~bad).any() for mask in masks)
     condition = _condition(study, leaf, masks) or (_condition(study, leaf, [bad for _ in masks]) if same else "")
-    if (not same and not condition) or len({c > 0 for c in constants}) > 1:
+    if not (condition if moving else same) or len({c > 0 for c in constants}) > 1:
         return None
     shown = "0" if not any(constants) else multiple(study, constants, 10 * study.case.exact)
     if shown is None:

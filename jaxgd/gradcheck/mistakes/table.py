@@ -66,6 +66,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake("some entries", "says where and not why: after what says why for whole leaves", each(shapes.some_entries)),
     Mistake("one change", "the search over the backward pass: thousands of candidates, so that simpler rows come first",
             steps.one_change),
+    Mistake("entries by sign", "says where and not why: a sign that the search finds is missing there",
+            each(shapes.entries_by_sign)),
     Mistake("parameter", "an accident of functions that vanish at 0, unless the search finds no other reason",
             arguments.parameter_replaced),
     Mistake("argument's multiple", "as the row for arguments, with a factor", arguments.replaced_and_scaled),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from common import blocks_of
 from scipy.linalg import expm
+from scipy.special import softmax
 
 from jaxgd.gradcheck.backward import elementwise
 from jaxgd.gradcheck.backward.candidates import candidates
@@ -103,6 +104,11 @@ EXAMPLES = [
         "sum(g) stands in place": p * (w - w.sum()),
         "the factor p is left out": w - (p * w).sum(),
         "p sum(p g) is added": p * (w + (p * w).sum()),
+        "the mean of p g stands": p * (w - (p * w).mean()),
+    }),
+    ("softmax", "div", lambda a: jnp.sum(W * jax.nn.softmax(a, 1)), (B,), {
+        "runs over all rows": softmax(B, 1) * (W - (softmax(B, 1) * W).sum()),
+        "runs along the wrong axis": softmax(B, 1) * (W - (softmax(B, 1) * W).sum(0)),
     }),
     ("softmax", "div", lambda x: jnp.sum(w * (jnp.exp(x) / jnp.sum(jnp.exp(x)))), (x,), {"is replaced by p g": p * w}),
     ("log_softmax", "sub", lambda x: jnp.sum(w * jax.nn.log_softmax(x)), (x,), {
@@ -170,6 +176,7 @@ EXAMPLES = [
         "from the sign of {x}": np.where(x > 0, w, 0),
         "passes its own value": np.where(x > -0.3, x, 0),
     }),
+    ("abs", "abs", lambda x: jnp.sum(w * jnp.abs(x)), (x,), {"the sign of {x} is left out": w}),
     ("mul", "mul", lambda x, c: jnp.sum(jnp.sin(x * c)), (x, c), {
         "the other factor {other} is left out": np.cos(x * c),
         "{x} itself stands": np.cos(x * c) * x,
@@ -291,8 +298,8 @@ EXAMPLES = [
     }),
     ("solve", None, lambda a, b: jnp.sum(v3 * jnp.linalg.solve(a, b)), (A, x3), {
         "the sign is lost": np.outer(db3, X3),
-        "= x by A is transposed": -np.outer(X3, db3),
-        "the solve is with A": -np.outer(np.linalg.solve(A, v3), X3),
+        "x = A^-1 b, is transposed": -np.outer(X3, db3),
+        "the inverse of A stands": -np.outer(np.linalg.solve(A, v3), X3),
         "the solve is left out": -np.outer(v3, X3),
     }),
     ("svd", "svd", lambda a: jnp.sum(v3 * jnp.linalg.svd(a, compute_uv=False)), (A,), {

@@ -268,7 +268,7 @@ EXAMPLES = [
         1,
     ),
     Example(
-        "some entries",
+        "entries by sign",
         lambda g, p: np.where(p.params[1] < 0, -g, g),
         Kind.ENTRIES,
         "where ['b'] is negative; all other entries are right",
@@ -377,6 +377,7 @@ def test_the_order_of_the_table():
         ("some entries", "one change"),
         ("one change", "two changes"),
         ("one change", "one term"),
+        ("one change", "entries by sign"),
         ("penalty", "varying penalty"),
         ("radial part", "varying penalty"),
         ("other order", "other rows"),
