@@ -252,6 +252,7 @@ import jax.numpy as jnp
 import numpy as np
 import jaxgd
 from jaxgd.descent.fast import choose
+from jaxgd.descent.fast.sharded import of_shares, shares_of
 from jaxgd.types import Batch, evaluate
 from common import SYSTEMS, flat, setting
 
@@ -274,6 +275,13 @@ for num_rows in (64, 67):
     for name, where in {"mesh": {"mesh": square}, "only rows": {"evaluation": "sharded"}}.items():
         found = flat(jaxgd.sweep(problem, params, batch, **options, **where))
         gaps[f"sweep, {name}, {num_rows} rows"] = [float(np.max(np.abs(found - lone)))]
+for num_rows in (3, 64, 67):  # devices without a row, with as many each, and filled up
+    inputs = jnp.asarray(np.random.default_rng(1).normal(size=(num_rows, 5)))
+    batch = Batch(inputs, jax.nn.sigmoid(inputs.sum(axis=1)))
+    params = problem.init(jax.random.key(0), batch)
+    expected = evaluate(problem, params, batch)
+    found = evaluate(of_shares(problem), params, shares_of(batch, (num_rows,)))
+    gaps[f"shares of {num_rows} rows"] = [float(np.max(np.abs(flat(found) - flat(expected))))]
 large = Batch(jnp.ones((2**20, 4), jnp.float32), jnp.ones(2**20, jnp.float32))
 gaps["plan"] = choose.plan(problem, large, num_steps=10).evaluation
 print(json.dumps([len(devices), gaps]))
@@ -289,5 +297,5 @@ def test_devices_share_the_rows_of_every_problem_and_the_lanes_of_a_sweep():
     num_devices, gaps = json.loads(done.stdout)
     assert num_devices == 4
     assert gaps.pop("plan") == "sharded"
-    assert len(gaps) == len(SYSTEMS) + 4
+    assert len(gaps) == len(SYSTEMS) + 7
     assert {name: found for name, found in gaps.items() if max(found) > 1e-14} == {}

@@ -19,6 +19,7 @@ import jaxgd
 from jaxgd import problems
 from jaxgd.descent.chunks import Chunk
 from jaxgd.descent.descend import Controls, Given, Program, Settings, check_settings
+from jaxgd.descent.fast.sharded import Shares, of_shares
 from jaxgd.types import Batch
 
 fitting = importlib.import_module("jaxgd.descent.fit")  # in the package this is the name of the function
@@ -84,6 +85,22 @@ def on_a_mesh(problem):
     return jaxgd.sharded(problem, Mesh(np.asarray(jax.devices()[:1]), ("rows",)))
 
 
+def epoch_part(params, batch):
+    """A chunk of a fit that ends within an epoch of mini-batches."""
+    with jax.numpy_dtype_promotion("standard"):
+        program = Program(LINEAR, check_settings(LINEAR, 0.1, Settings(100, batch_size=10)))
+        given = Given(batch, jax.random.key(0), Controls(0.1, 0.0, 0.0, 1000.0))
+        state = fitting._start(program, params, given)
+        chunk = Chunk(num_steps=7)
+        return fitting._run(program, chunk, state._replace(history=jaxgd.History()), state.history, given)
+
+
+def of_processes(params, batch):
+    """Rows of which every process has its own."""
+    counts = jnp.full(len(jax.devices()), NUM_ROWS, jnp.int32)
+    return descend(of_shares(LINEAR), **RATE, num_steps=5)(params, Shares(batch, counts, NUM_ROWS))
+
+
 PROGRAMS = {
     "full batches": descend(**RATE, num_steps=5),
     "everything recorded": descend(**RATE, num_steps=5, record=jaxgd.descent.result.RECORDED),
@@ -93,8 +110,10 @@ PROGRAMS = {
     "tiles": descend(jaxgd.tiled(LINEAR, 128), **RATE, num_steps=5),
     "rows over a mesh": descend(on_a_mesh(LINEAR), **RATE, num_steps=5),
     "tiles over a mesh": descend(on_a_mesh(jaxgd.tiled(LINEAR, 128)), **RATE, num_steps=5),
+    "rows of processes": of_processes,
     "a sweep": sweep,
     "a chunk of fit": chunk,
+    "a chunk within an epoch": epoch_part,
 }
 QUICK = ("full batches", "rows over a mesh", "a chunk of fit")
 
@@ -104,9 +123,10 @@ def test_programs_are_ready_for_accelerators(name):
     assert_ready(lowered(PROGRAMS[name], *data()))
 
 
-def test_devices_exchange_one_message_a_step():
+@pytest.mark.parametrize("name", ["rows over a mesh", pytest.param("rows of processes", marks=slow)])
+def test_devices_exchange_one_message_a_step(name):
     """One all-reduce each for the loss at the start, loss and gradient of a step, and two losses at the end."""
-    assert lowered(PROGRAMS["rows over a mesh"], *data()).count("stablehlo.all_reduce") == 4
+    assert lowered(PROGRAMS[name], *data()).count("stablehlo.all_reduce") == 4
 
 
 @pytest.mark.parametrize(
