@@ -124,6 +124,21 @@ def test_the_screen(command):
 
 
 @slow
+def test_a_folder_that_one_process_cannot_write_is_refused_by_all(tmp_path):
+    (tmp_path / "both-process-1").mkdir()
+    with free_address() as address:
+        words = [sys.executable, "-m", "jaxgd", "fit", "--data", "diabetes", "--json", "--out", "both", "--distributed"]
+        start = functools.partial(subprocess.Popen, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+        env = os.environ | {"JAX_PLATFORMS": "cpu"}
+        processes = [start([*words, f"{address},2,{i}"], env=env) for i in range(2)]
+        printed = [process.communicate(timeout=240)[0] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    error = "--out both-process-1 exists already; name a new folder."
+    assert [json.loads(text) for text in printed] == [{"error": error, "exit_code": 2}] * 2
+    assert not (tmp_path / "both").exists()
+
+
+@slow
 @pytest.mark.parametrize(
     ("words", "evaluation"),
     [((), "compressed"), (("--evaluation", "sharded", "--held-out", "0.01"), "sharded")],

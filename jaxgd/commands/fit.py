@@ -19,12 +19,13 @@ from jaxgd import data, reporting
 from jaxgd.commands import errors, folders, outcome, tables
 from jaxgd.commands import job as jobs
 from jaxgd.commands.clock import seconds_compiling
-from jaxgd.commands.errors import UserError
+from jaxgd.commands.errors import PrintedError, UserError
 from jaxgd.commands.job import Job
 from jaxgd.commands.optimizers import find_optimizer, find_schedule
 from jaxgd.descent import Result, fit
 from jaxgd.descent.checkpoint import settings_in
 from jaxgd.descent.fast.blocks import NUM_CHUNKS
+from jaxgd.descent.fast.choose import SHARDED_FROM
 from jaxgd.descent.fast.sharded import shares_of
 from jaxgd.descent.host import ended_by
 from jaxgd.theory.bounds import smoothness
@@ -111,15 +112,43 @@ def run(options: FitOptions) -> int:
     """
     _check(options)
     if options.distributed is not None:
+        # Before jax starts; how many bytes of numbers a file holds is known only when it is read.
+        if os.path.isfile(options.data) and os.path.getsize(options.data) >= SHARDED_FROM:
+            jobs.use_all_cores()
         _join(options.distributed)
+        _check_folders(options.out)
     # Compilation leaves the interpreter free for what is needed only at the end. Leaving the block waits for
     # the thread: an interpreter that ends under a compilation crashes.
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as meanwhile:
         meanwhile.submit(importlib.import_module, "matplotlib.figure")
-        code = _run(options, meanwhile)
+        try:
+            code = _run(options, meanwhile)
+        except PrintedError:  # the run itself is complete, and the others wait for its end
+            if options.distributed is not None:
+                leave()
+            raise
     if options.distributed is not None:
         leave()
     return code
+
+
+def _check_folders(out: Path | None) -> None:
+    """Refuse in all processes, before anything runs, what one of them could not write at the end."""
+    refusal = None
+    try:
+        folders.check_new_folder(out and _folder_of(out))
+    except UserError as error:
+        refusal = str(error)
+    for told in data.gather(refusal):
+        if told is not None:
+            leave()
+            raise UserError(told)
+
+
+def _folder_of(out: Path) -> Path:
+    """The folder of this process: that of the first may be on the same disk."""
+    process = jax.process_index()
+    return out.with_name(f"{out.name}-process-{process}") if process else out
 
 
 def leave() -> None:
@@ -176,9 +205,7 @@ def _run(options: FitOptions, meanwhile: concurrent.futures.Executor) -> int:
     process = jax.process_index()
     if process and options.out is None:
         return code
-    folder = options.out or folders.new_folder(f"{summary['data']}-{job.name}")
-    if process:  # the folder of the first process may be the same
-        folder = folder.with_name(f"{folder.name}-process-{process}")
+    folder = _folder_of(options.out) if options.out else folders.new_folder(f"{summary['data']}-{job.name}")
     config = {**dataclasses.asdict(options), "problem": job.problem.name, "num_steps": plan.num_steps}
     # Printed first: if the disk is full, the numbers are on the screen.
     if options.json and not process:

@@ -177,7 +177,7 @@ def prepare(options: DataOptions) -> Job:
     name, dataset, test_set, problem, codes = load(options)
     scaling = data.standardization(dataset) if options.standardize else None
     if dataset.shares is None and problem.linear_form is None and dataset.inputs.nbytes >= SHARDED_FROM:
-        _use_all_cores()
+        use_all_cores()
     batch = data.to_batch(dataset, scaling.apply if scaling else lambda inputs: inputs)
     if dataset.shares is None and problem.check_batch is not None:
         try:
@@ -231,7 +231,7 @@ def _note_on_codes(name: str, dataset: data.Dataset, *, chosen: bool) -> list[st
     return []
 
 
-def _use_all_cores() -> None:
+def use_all_cores() -> None:
     """Make one device for each core, to distribute rows. Has no effect if the process has already used JAX."""
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
