@@ -31,11 +31,11 @@ TESTS_OF_ROOM = {
     "theory": ["tests/theory"],
     "gradcheck": ["tests/gradcheck"],
     "problems": ["tests/problems"],
-    "data": ["tests/test_data.py", "tests/test_files.py", "tests/data"],
-    "descent": ["tests/descent"],
-    "commands": ["tests/test_words.py", "tests/test_cli.py", "tests/commands"],
-    "reporting": ["tests/test_saved.py", "tests/test_cli.py"],
-    "": ["tests/test_plot.py", "tests/test_refusals.py", "tests/test_words.py", "tests/test_cli.py"],
+    "data": ["tests/test_data.py", "tests/test_files.py", "tests/test_parts.py", "tests/test_processes.py"],
+    "descent": ["tests/descent", "tests/test_forms.py"],
+    "commands": ["tests/test_tables.py", "tests/test_words.py", "tests/test_cli.py", "tests/test_long_runs.py"],
+    "reporting": ["tests/test_saved.py", "tests/test_cli.py", "tests/test_long_runs.py"],
+    "": [f"tests/test_{name}.py" for name in ("plot", "refusals", "interrupt", "start", "words", "cli")],
 }
 """Which tests run first for a change in a room; those that do not exist are left out. "" is the top level."""
 

@@ -122,6 +122,14 @@ def test_sweep_colours_lanes_by_a_further_argument():
     np.testing.assert_allclose(sorted(line.get_ydata().tolist() for line in drawn), sorted(result.loss.T.tolist()))
     legend = {text.get_text() for text in axes.get_legend().get_texts()}
     assert legend == {"below its start", "l2 0.1", "l2 0.2", "l2 0.3"}
+    # With more values than there are colours of their own, the colours go from dark to bright with the value.
+    over |= {"l2": np.arange(1, 10) / 10}
+    many = jax.tree.map(lambda leaf: np.concatenate([leaf] * 3, axis=1), result)
+    axes = jaxgd.plot.sweep(many, over, colour_by=("l2",)).axes[0]
+    colours = dict.fromkeys(line.get_color() for line in axes.lines if len(line.get_xdata()))
+    brightness = [sum(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in colours]
+    assert len(brightness) == 9
+    assert brightness == sorted(brightness)
 
 
 def test_taylor_names_the_orders():
