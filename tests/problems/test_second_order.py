@@ -6,7 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import FEW, FEW_SYSTEMS, SYSTEMS, flat, normal_like, quick_systems, setting, slow, stacked
+from common import (
+    FEW,
+    FEW_SYSTEMS,
+    SYSTEMS,
+    assert_trees_close,
+    flat,
+    normal_like,
+    quick_systems,
+    setting,
+    slow,
+    stacked,
+)
 
 import jaxgd
 from jaxgd import problems
@@ -42,7 +53,8 @@ def rounding_scale(problem, params, vector, batch):
 
 SEEDS = 5
 STEP_SIZES = 2.0 ** -np.arange(7.0, 11.0)
-TRIED = quick_systems(SYSTEMS, *(s.id for s in SYSTEMS[::4]), *FEW)
+IN_TURNS = [s.id for s in SYSTEMS[::4]]
+TRIED = quick_systems(SYSTEMS, *IN_TURNS, *FEW)
 
 
 @functools.cache
@@ -92,6 +104,19 @@ def test_equals_forward_mode_of_the_hand_gradient_within_4_eps(problem, make_bat
         for seed in range(SEEDS):
             error = np.max(np.abs(left[seed] - right[seed])) / max(scale[seed], 1e-300) / EPS
             assert error <= 4, f"{jax.tree_util.keystr(path)}, seed {seed}: {error:.1f} eps"
+
+
+@pytest.mark.parametrize(("problem", "make_batch"), [s for s in SYSTEMS if s.id not in {*FEW, *IN_TURNS}])
+def test_is_the_derivative_of_the_gradient(problem, make_batch):
+    """At one point, for the systems whose ladder is slow."""
+    params, batch = setting(problem, make_batch)
+
+    @jax.jit
+    def both(params, vector):
+        forward = jax.jvp(lambda p: problem.grad(p, batch), (params,), (vector,))[1]
+        return problem.second_order.hvp(params, vector, batch), forward
+
+    assert_trees_close(*both(params, normal_like(10, params)), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize(("problem", "make_batch"), TRIED)
