@@ -39,6 +39,7 @@ EDITS: dict[str, tuple[Change, ...]] = {
     "cholesky": matrices.CHOLESKY,
     "cumsum": signals.CUMULATIVE,
     "padded": signals.PADDED,
+    "transpose": signals.TRANSPOSE,
     "fft": signals.FOURIER,
     "complex": elementwise.COMPLEX,
     "passed on": jacobians.PASSED_ON,

@@ -105,7 +105,8 @@ ACTIVATIONS = {
 """Functions of which one derivative is taken for another's."""
 
 
-def _is_activation(site: Site) -> bool:
+def is_activation(site: Site) -> bool:
+    """Whether the function is one that neurons have."""
     if site.y.dtype.kind != "f" or site.x.dtype.kind != "f" or site.x.ndim == 0:
         return False
     return any(np.allclose(one.value(site.x), site.y, rtol=1e-9, atol=1e-12) for one in ACTIVATIONS.values())
@@ -130,11 +131,11 @@ ELEMENTWISE = (
     Change(D, f"{the}, at its argument x, is replaced by x (1 - x)", lambda s, g, r: g * s.x * (1 - s.x), _saturates),
     Change(D, f"{the}, at its argument x, is replaced by 1 - x^2", lambda s, g, r: g * (1 - s.x * s.x), _saturates),
     *(
-        Change(D, f"{the} is replaced by that of {name} at its argument", _times(one.slope), _is_activation)
+        Change(D, f"{the} is replaced by that of {name} at its argument", _times(one.slope), is_activation)
         for name, one in ACTIVATIONS.items()
     ),
     *(
-        Change(D, f"{the} is replaced by {name} of its argument", _times(ACTIVATIONS[name].value), _is_activation)
+        Change(D, f"{the} is replaced by {name} of its argument", _times(ACTIVATIONS[name].value), is_activation)
         for name in ("the sigmoid", "tanh")
     ),
     Change(D, f"{the} is taken twice", lambda s, g, r: r * s.slope()),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxgd.gradcheck.backward.arithmetic import UNARY, evaluate
-from jaxgd.gradcheck.backward.elementwise import slope_by_value
+from jaxgd.gradcheck.backward.elementwise import is_activation, slope_by_value
 from jaxgd.gradcheck.backward.reading import Candidate, Reading, label, turn_of
 from jaxgd.gradcheck.backward.site import Change, Site
 from jaxgd.gradcheck.backward.sweep import Edge
@@ -60,6 +60,10 @@ def other_values(
     """Another array in place of the value of a function whose derivative people write as a formula of its value."""
     site = Site(reading.tape, edge)
     slope = slope or slope_by_value(site)
+    if site.is_group and is_activation(site):
+        for number, name in _alike(reading, site.x.shape, edge.step, (site.number, *site.step.outs)):
+            words = f"the derivative of {{f}} is taken at {name}, not at its argument"
+            yield edge, Change(Kind.OPERAND, words, functools.partial(_slope_at, number=number))
     if slope is None:
         return
     for number, name in _alike(reading, site.y.shape, edge.step, (site.number, *site.step.outs)):

@@ -122,6 +122,11 @@ PADDED = (
            lambda s, g, r: g[(slice(None), *(_inside(s) or ()))]),
 )  # fmt: skip
 
+TRANSPOSE = (
+    Change(Kind.TRANSPOSED, "the axes that {f} exchanges are not exchanged back: what arrives is only reshaped",
+           lambda s, g, r: g.reshape(r.shape)),
+)  # fmt: skip
+
 CUMULATIVE = (
     Change(Kind.ORDER, "the gradient of the cumulative sum {f} is summed forwards, not backwards",
            lambda s, g, r: np.flip(np.cumsum(np.flip(g, s.step.primitive.params["axis"] + 1),

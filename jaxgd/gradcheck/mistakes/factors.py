@@ -20,6 +20,9 @@ def lengths(study: Study) -> dict[int, str]:
             if length > 1:
                 found.setdefault(int(length), f"the length of axis {axis} of {label}")
     for label, leaf in study.labels()[: len(study.case.labels)]:
+        if np.ndim(leaf) > 2:
+            rows = int(np.prod(np.shape(leaf)[:-1]))
+            found.setdefault(rows, f"the number of rows of {label}, over all axes but its last")
         if np.ndim(leaf) > 1:
             found.setdefault(int(np.size(leaf)), f"the number of entries of {label}")
     return found

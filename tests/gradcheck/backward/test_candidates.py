@@ -300,6 +300,9 @@ def test_the_slope_at_another_array():
     assert any(
         np.allclose(one, w * y * y * (1 - y)) for one in tried(reading, "is taken of args[1] in place of its value")
     )
+    reading = reading_of(lambda a, c: jnp.sum(w * jax.nn.softplus(a) * c), x, y)
+    found = tried(reading, "the derivative of", "softplus(a)", "is taken at args[1], not at its argument")
+    assert any(np.allclose(one, w * y / (1 + np.exp(-y))) for one in found)
     reading = reading_of(lambda a, c: jnp.sum(w * jnp.exp(a) * c), x, y)
     assert any(np.allclose(one, w * y * y) for one in tried(reading, "is taken of args[1] in place of its value"))
 

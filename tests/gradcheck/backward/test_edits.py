@@ -278,6 +278,9 @@ EXAMPLES = [
         "g exp(A)^T stands": W @ expm(B).T,
         "entry by entry": W * np.exp(B),
     }),
+    ("transpose", "transpose", lambda a: jnp.sum(jnp.sin(a.T) * W34.T), (rows,), {
+        "is only reshaped": (np.cos(rows.T) * W34.T).reshape(3, 4),
+    }),
     ("padded", None, lambda a: jnp.sum(v6 * jnp.pad(a, 1, mode="edge")), (v4,), {"sends nothing back": v6[1:-1]}),
     ("cumsum", "cumsum", lambda a: jnp.sum(w * jnp.cumsum(a)), (x,), {
         "summed forwards": np.cumsum(w),
