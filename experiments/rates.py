@@ -171,5 +171,5 @@ def plot(outcome: Outcome) -> Figure:
     ax.invert_yaxis()
     ax.set(xscale="log", xlabel="learning rate over the limit")
     ax.set_title(f"{len(outcome.rows)} rates judged, then run: {outcome.numbers['false']} false statements")
-    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=4, fontsize=7)
+    figure.legend(frameon=False, loc="outside lower center", ncols=4, fontsize=7)
     return figure
