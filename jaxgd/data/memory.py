@@ -44,4 +44,4 @@ def _process() -> Iterator[float]:
 
 
 LIMITS: tuple[Callable[[], Iterator[float]], ...] = (_machine, _container, _process)
-"""Each function yields the bytes that one kind of limit still allows, or nothing if there is no such limit."""
+"""Each function yields the bytes that one kind of limit still allows, or nothing without such a limit."""

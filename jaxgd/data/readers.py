@@ -244,7 +244,7 @@ def checked(dataset: Dataset) -> Dataset:
     """The data, unchanged, after a check that all numbers are finite and that there are inputs and rows.
 
     Raises:
-      DataError: a value is NaN or infinite, there is no input column, or there are fewer than two rows.
+      DataError: a value is NaN or infinite, no input column is left, or there are fewer than two rows.
     """
     if dataset.inputs.shape[1] == 0:
         raise DataError(f"{dataset.name}: no column is left to predict from.")

@@ -91,7 +91,7 @@ def load(
         checkpoints of runs with the same number of steps are used.
 
     Returns:
-      Position and state; None if there is no checkpoint.
+      Position and state; None without a checkpoint.
 
     Raises:
       ValueError: the checkpoint has other settings, or all checkpoints are damaged; the text names the file.
@@ -130,7 +130,7 @@ def settings_in(folder: Path) -> dict[str, str]:
       folder: the folder of the checkpoints.
 
     Returns:
-      Names and values of the settings; empty if there is no such checkpoint.
+      Names and values of the settings; empty without such a checkpoint.
     """
     for path in _files(folder):
         with contextlib.suppress(ValueError):

@@ -47,7 +47,7 @@ class Cut(NamedTuple):
           num_steps: of the run.
 
         Returns:
-          Its position, counted from 1; 0 if there is no such chunk.
+          Its position, counted from 1; 0 without such a chunk.
         """
         num_epochs, rest = divmod(num_steps, self.steps_per_epoch)
         at_once = self.chunk_steps // self.steps_per_epoch

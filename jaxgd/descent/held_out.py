@@ -96,7 +96,7 @@ def check_patience(patience: int | None, held_out: Any) -> int | None:
       The number, or None.
 
     Raises:
-      ValueError: the number is below 1, or there are no held-out rows.
+      ValueError: the number is below 1, or no rows are held out.
       TypeError: the value is not an integer.
     """
     if patience is not None and held_out is None:

@@ -70,7 +70,7 @@ def softmax_regression(num_classes: int, *, l2: float = 0.0) -> Problem:
     1992).
 
     Adding the same vector to every column of W changes no probability, so without a penalty the minimiser is not
-    unique. If hyperplanes separate the classes, there is no minimiser without a penalty.
+    unique. If hyperplanes separate the classes, no minimiser exists without a penalty.
 
     Args:
       num_classes: K, at least 2.

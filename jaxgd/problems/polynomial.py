@@ -51,7 +51,7 @@ def _polynomial(coefficients: tuple[float, ...]) -> Problem:
     minimum = _lowest(np.array(coefficients)) if bounded else 0.0
 
     def init(key: jax.Array, batch: Any) -> ScalarParams:
-        """A random point near the minimum, or near 0 if there is no minimum."""
+        """A random point near the minimum, or near 0 if the polynomial has none."""
         del batch
         return ScalarParams(minimum + jax.random.normal(key))
 

@@ -21,7 +21,7 @@ def quadratic(hessian: Any = None, linear: Any = None, constant: float = 0.0) ->
     Gradient of the general function, by hand: `d/dx_i 1/2 sum_jk x_j H_jk x_k = 1/2 sum_k (H_ik + H_ki) x_k = (H x)_i`
     for a symmetric H, so the gradient is `H x - g`. The Hessian maps v to `H v`. If H is positive definite, the minimum
     is at `H^-1 g`, and a step multiplies the error along the eigenvector of lambda by `1 - eta lambda`. If H has a
-    negative eigenvalue, there is no minimum. `theory.closed_form.trajectory(..., problem=problem)` gives all iterates.
+    negative eigenvalue, no minimum exists. `theory.closed_form.trajectory(..., problem=problem)` gives all iterates.
 
     Args:
       hessian: H, `[P, P]`, symmetric. None gives the parabola; `linear` and `constant` must then be left out.

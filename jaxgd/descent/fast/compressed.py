@@ -43,7 +43,7 @@ def compress(problem: Problem, batch: Batch | Iterable[Batch]) -> tuple[Problem,
       multiplies the bias), targets `[D + 2]` or `[D + 2, K]`, in the dtype of the inputs.
 
     Raises:
-      ValueError: the problem has no `linear_form`, there are no rows, rows are not finite, or batches have different
+      ValueError: the problem has no `linear_form`, no row is given, rows are not finite, or batches have different
         numbers of columns.
     """
     form = problem.linear_form
