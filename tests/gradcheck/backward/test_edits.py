@@ -481,6 +481,11 @@ def test_every_edit_has_an_example(family):
     assert not missing
 
 
+@pytest.mark.parametrize(("function", "slope"), elementwise.BY_VALUE)
+def test_a_slope_by_the_value_is_the_derivative(function, slope):
+    np.testing.assert_allclose(slope(function(x)), (function(x + 1e-5) - function(x - 1e-5)) / 2e-5, rtol=1e-8)
+
+
 def test_the_example_of_contributing(monkeypatch):
     """An edit is added as CONTRIBUTING shows it: change, entry and example."""
     change, entry, shown = blocks_of("Adding an edit of the backward pass")
