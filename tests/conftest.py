@@ -66,6 +66,7 @@ LIMIT = Path("/proc/sys/vm/max_map_count")
 def few_memory_maps():
     """Every compiled program keeps memory maps, and at Linux's limit XLA crashes: half way there, forget them all."""
     yield
+    assert jax.config.read("jax_enable_x64"), "a test of this file has left float64 off for those that follow"
     if MAPS.exists() and LIMIT.exists() and MAPS.read_bytes().count(b"\n") > int(LIMIT.read_text()) / 2:
         jax.clear_caches()
         gc.collect()

@@ -28,7 +28,7 @@ WORK = [
 
 @pytest.mark.parametrize(
     ("chosen", "num_rows"),
-    [pytest.param(["stochastic", "tiny"], 2, id="two kinds"), pytest.param([], 20, id="all kinds", marks=slow)],
+    [pytest.param(["stochastic", "tiny"], 2, id="two kinds"), pytest.param([], 21, id="all kinds", marks=slow)],
 )
 def test_the_smoke_run_measures_every_kind_of_work(tmp_path, chosen, num_rows):
     done = run(tmp_path, "--smoke", *chosen)

@@ -339,6 +339,8 @@ def test_rate_works_for_every_model_and_says_how_far_it_reaches(command, words, 
     assert (found["smallest_eigenvalue"] is not None) == curved
     assert any(row["diverges"] for row in found["rates"]) == (kind == "exact")
     assert any(row["guaranteed"] for row in found["rates"]) == (kind != "local at this start")
+    if words == ("digits",):
+        return  # 24 s for a run; the others show the table
     code, out, _ = command("rate", "--data", *words)
     assert code == 0
     assert ("never" in out) == (kind == "exact")

@@ -239,6 +239,13 @@ def in_processes(num_processes, commands, folder):
     return [json.loads(out.splitlines()[-1]) for out, _ in ended]
 
 
+@pytest.fixture
+def x64_restored():
+    """What the command sets by `--x64` is taken back after the test."""
+    yield
+    jax.config.update("jax_enable_x64", True)
+
+
 FITS = [
     ("csv", "--target word --num-steps 40"),
     ("parquet", "--target word --held-out 0.2 --l2 0.01 --patience 3 --num-steps 40"),
@@ -261,7 +268,7 @@ UNEQUAL = {"seconds", "compile_seconds", "folder", "evaluation", "notes", "grad_
 
 @slow
 @pytest.mark.parametrize("num_processes", [2, 4])
-def test_the_results_are_those_of_one_process(tmp_path, monkeypatch, capsys, num_processes):
+def test_the_results_are_those_of_one_process(tmp_path, monkeypatch, capsys, x64_restored, num_processes):
     """Every kind of system and of target; two processes of two devices each, and four of one."""
     for kind in ("csv", "parquet"):
         written(tmp_path, columns(), kind)

@@ -39,7 +39,8 @@ def cells(rows: Sequence[Row]) -> tuple[str, ...]:
 
     first = rows[0]
     limit = f"{joined(f'{row.over_limit():.2f}' for row in rows if row.limit)} {first.limit}" if first.limit else ""
-    others = [f"{name} {joined(f'{row.times(name):.3g}' for row in rows)}" for name in first.peers() if name != "small"]
+    peers = dict.fromkeys(peer for row in rows for peer in row.peers() if peer != "small")
+    others = [f"{name} {joined(f'{row.times(name):.3g}' for row in rows if name in row.seconds)}" for name in peers]
     if all([text for text, _ in row.reach] == [text for text, _ in first.reach] for row in rows):
         reach = [
             f"{text}: {joined('yes' if row.reach[i][1] else 'no' for row in rows)}"

@@ -338,7 +338,7 @@ def test_a_history_beyond_the_memory_is_refused():
 
 
 SPREAD = """
-import os, sys
+import os, sys, time
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jaxgd
@@ -355,12 +355,16 @@ params = jax.make_array_from_callback(start.shape, spread, start.__getitem__)
 def loss(params, batch):
     return jnp.sum((params - batch) ** 2 * jnp.arange(1.0, 9.0))
 
+def leave(code):
+    time.sleep(process == 0)  # the first process serves the others: should it end first, they would be aborted
+    os._exit(code)
+
 write, positions = module.save, []
 def save(folder, settings, position, state):
     write(folder, settings, position, state)
     positions.append(position)
     if position == last:
-        os._exit(7)
+        leave(7)
 
 module.save = save
 problem = jaxgd.autodiff(loss)
@@ -371,10 +375,10 @@ try:
     )
 except ValueError as error:
     print(str(error).partition(" is of ")[2])
-    os._exit(2)
+    leave(2)
 local = np.concatenate([shard.data for shard in result.params.addressable_shards])
 print(positions, [float(value).hex() for value in local], flush=True)
-os._exit(0)
+leave(0)
 """
 
 

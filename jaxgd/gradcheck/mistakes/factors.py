@@ -87,7 +87,8 @@ def cause(study: Study, c: float, exact: float = 1e-9) -> str:
     for length, whose in found.items():
         count = round(abs(c) * length)
         if 1 <= count < 4 * length and equal(count / length) and length > 2:
-            return f"a factor {count}/{length} is too much, as if {count} stood for {length} ({length} is {whose})"
+            stands = f"{count} stood for {length} in a product, or {length} for {count} in a divisor"
+            return f"a factor {count}/{length} is too much, as if {stands} ({length} is {whose})"
     scalars = [
         (label, float(np.ravel(leaf)[0]))
         for label, leaf in study.labels()[: len(study.case.labels)]

@@ -251,4 +251,6 @@ def _in_words(changes: tuple[Candidate, ...], instead: str, times: str, untouche
         kind = Kind.SIGN if instead == WRONG_SIGN else Kind.FACTOR
     listed = "\n".join(texts)
     only = f"\nThe gradient of {', '.join(untouched)} does not have this mistake." if untouched else ""
-    return Explanation(kind, f"is the gradient with {number} in its backward pass{times}:\n{listed}.{only}")
+    # A factor that is negative, for instance, is left out as one mistake and found as a part and a sign.
+    joint = "\nOnly both together give this gradient; they may be one mistake." if times or len(changes) == 2 else ""
+    return Explanation(kind, f"is the gradient with {number} in its backward pass{times}:\n{listed}.{joint}{only}")
