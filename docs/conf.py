@@ -31,7 +31,7 @@ exclude_patterns = ["_build", "generated"]
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(?!jaxgd).*")]  # types of other libraries, for which there are no pages
+nitpick_ignore_regex = [("py:.*", r"(?!jaxgd).*")]  # types of other libraries, which have no pages here
 
 # Tutorials are run when the site is built; one that raises fails the build.
 nb_execution_mode = "force"

@@ -31,7 +31,7 @@ def is_command(words: list[str]) -> bool:
 
 
 def begin() -> None:
-    """End the process at SIGINT until `restore` is called. Does nothing unless this process is the command."""
+    """Let SIGINT end the process, until `restore` is called, if this process was started as the command `jaxgd`."""
     if is_command(sys.orig_argv) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
 

@@ -230,7 +230,7 @@ def between(slopes: Slopes, slope: float) -> bool:
       slope: the gradient's along it.
 
     Returns:
-      True if it does; always False if there is no kink.
+      True if it does; always False without a kink.
     """
     low, high = sorted((slopes.left, slopes.right))
     slack = 20 * slopes.side_error + 1e-5 * max(abs(low), abs(high))

@@ -92,7 +92,7 @@ def _dtype_of(leaf: Leaf) -> Any:
     if leaf.family == "python":
         return None
     part = np.zeros(0, leaf.dtype)
-    return jnp.asarray(part + 1j * part if len(leaf.roles) == 2 else part).dtype
+    return jnp.result_type(part + 1j * part if len(leaf.roles) == 2 else part)
 
 
 def _about_a_sequence(answer: Any, params: Any, layout: Layout) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxgd.gradcheck import points, rounding, slopes
 from jaxgd.gradcheck.facts import EPS64, GradientFacts, LossFacts
-from jaxgd.gradcheck.inputs import Arrays, Point
+from jaxgd.gradcheck.inputs import SMALL, Arrays, Point
 from jaxgd.gradcheck.pair import Pair
 from jaxgd.gradcheck.precision import precision
 
@@ -36,7 +36,7 @@ class Gradients(NamedTuple):
 
 def eps_of(leaf: Any) -> float:
     """The rounding unit of the dtype of an array or a Python float."""
-    return float(jnp.finfo(jnp.asarray(leaf).dtype).eps)
+    return float(jnp.finfo(jnp.result_type(leaf)).eps)
 
 
 def unit_of(pair: Pair, loss: LossFacts, grad: GradientFacts) -> float:
@@ -109,7 +109,8 @@ def slopes_along(pair: Pair, direction: Arrays, unit: float, *, rough: bool = Fa
       Slopes from both sides and from each.
     """
     point, ahead = pair.base, direction
-    if pair.loss.traceable:  # moved to the device once, not in every round
+    # Many numbers are moved to the device once, not in every round; few go with the call.
+    if pair.loss.traceable and sum(leaf.size for leaf in direction) > SMALL:
         with precision(np.float64):
             point, ahead = jax.tree.map(jnp.asarray, (point, ahead))
 

@@ -38,9 +38,9 @@ class LeafReport(NamedTuple):
 
     Attributes:
       leaf: the path of the leaf in the parameters.
-      error: the largest difference to the reference, divided by the largest entry of the reference. If only slopes
-        along a direction are known, the same for these slopes. NaN if the leaf was not checked or contains NaN or
-        infinity.
+      error: the largest difference to the reference, divided by the largest entry of the reference. If the
+        check knows only slopes along random directions, they take the place of the entries. NaN if the leaf was not
+        checked or contains NaN or infinity.
       could_see: the smallest such error that the check could have detected; measured. NaN whenever `error` is NaN.
       status: the verdict.
     """

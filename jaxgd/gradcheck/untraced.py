@@ -177,11 +177,12 @@ def trace_in_jax(pair: Pair, rng: np.random.Generator) -> Callable[[Point], Any]
     """Trace a loss with jax.numpy in place of NumPy or PyTorch.
 
     Args:
-      pair: a loss that JAX cannot trace, or not differentiate: a kernel of Pallas can be taken apart and run backwards.
-      rng: draws a point at which the values are compared, too.
+      pair: a loss that JAX cannot trace, or can trace but not differentiate. A Pallas kernel is of the second kind; the
+        search takes it apart into operations that it differentiates itself.
+      rng: draws a second point. There and at the given point the traced loss must have the values of the original.
 
     Returns:
-      `point -> the program`; None if the loss cannot be traced so, or has other values then.
+      `point -> jaxpr`; None if the loss cannot be traced, or if the traced loss has other values than the original.
     """
     value = _value(pair)
     function: Callable[..., Any] | None = pair.loss.function

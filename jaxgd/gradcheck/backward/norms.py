@@ -26,14 +26,14 @@ class Norm(NamedTuple):
 
 
 def norm_of(site: Site, name: str) -> Norm | None:
-    """How the output is the input normalised, with a small constant in the root or without.
+    """Recognise a group of operations whose output is its input, normalised; a small constant may stand under the root.
 
     Args:
       site: a group of operations.
-      name: "standardised" if the mean is subtracted, "scaled" if not.
+      name: the kind to look for: "standardised" (the mean is subtracted) or "scaled" (it is not).
 
     Returns:
-      The normalisation; None if it is not one.
+      The normalisation; None if the group is not one of this kind.
     """
     x, y = site.x, site.y
     if x.shape != y.shape or x.ndim == 0 or x.dtype.kind != "f" or y.dtype.kind != "f" or not x.size:

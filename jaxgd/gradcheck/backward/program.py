@@ -242,7 +242,7 @@ def coarsest(closed: Any) -> float:
 
 
 def name_of_unit(unit: float) -> str:
-    """The dtype with a rounding unit.
+    """The name of the dtype whose rounding unit is `unit`.
 
     Args:
       unit: the distance from 1 to the next number.

@@ -48,8 +48,8 @@ def two_changes(study: Study, leaves: list[int]) -> dict[int, Explanation]:
     if made is None:
         return {}
     simple = [c for c in made.candidates if c.named and (c.kind in PAIRED or "left out" in c.words)]
-    alone = trial(made.tapes[0], [(c,) for c in simple], study.places[0].hand, study.budget)
-    misfit = np.where(np.isfinite(alone.scaled[:, leaves]), alone.scaled[:, leaves], np.inf).max(axis=1, initial=0.0)
+    single = trial(made.tapes[0], [(c,) for c in simple], study.places[0].hand, study.budget)
+    misfit = np.where(np.isfinite(single.scaled[:, leaves]), single.scaled[:, leaves], np.inf).max(axis=1, initial=0.0)
     nearest = sorted(np.argsort(misfit, kind="stable")[:PAIR_CANDIDATES].tolist())
     pairs = [(simple[i], simple[j]) for i, j in itertools.combinations(nearest, 2)]
     return _search(study, made, leaves, pairs, exactly=True)

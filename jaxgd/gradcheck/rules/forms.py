@@ -12,7 +12,7 @@ from jaxgd.gradcheck.rules.rule import Rule, argument_names, flatten, name_of, p
 
 
 def rule_of(f: Any, args: Sequence[Any]) -> Rule:
-    """Read a function with a rule of its own.
+    """The differentiation rule of a function, whichever form the function has.
 
     Args:
       f: in any of the forms of `check_rule`.
@@ -22,7 +22,7 @@ def rule_of(f: Any, args: Sequence[Any]) -> Rule:
       The rule.
 
     Raises:
-      TypeError: `f` has no rule of its own, or no form that is known.
+      TypeError: `f` has no rule of its own, or is not in one of the forms that `check_rule` accepts.
     """
     for read in READERS:
         if (rule := read(f, args)) is not None:
